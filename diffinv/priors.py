@@ -1,0 +1,174 @@
+"""Priors: what a diffusion model says about the clean image behind a noisy one.
+
+`Prior.denoise(x_t, level)` is Tweedie's formula, D(x_t) = E[x0 | x_t] = (x_t + sigma^2 score(x_t)) / alpha, whatever
+the network was trained to predict. Analytic priors have it in closed form, so that samplers can be held against
+laws that are known exactly.
+"""
+
+from typing import Any, Callable, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.fft import dctn, idctn
+
+from diffinv.pytree import pytree, static
+from diffinv.schedules import Level, Schedule
+
+EDM_SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] (Karras et al., 2022, Table 1)
+
+
+class Denoised(NamedTuple):
+  """What a prior says of `x_t`, `[h, w, c]` each."""
+
+  x0: jax.Array  # E[x0 | x_t], clipped to [-1, 1] when the prior says so
+  eps: jax.Array  # (x_t - alpha x0) / sigma, of the clipped x0
+  var_frac: jax.Array | float  # in [0, 1]: places the reverse log variance between log beta~ (0) and log beta (1)
+
+
+class AnyPrior(Protocol):
+  """What samplers need of a prior."""
+
+  schedule: Schedule
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised: ...
+
+
+def eps_from_x0(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
+  """Return eps = (x_t - alpha x0) / sigma; 0 at sigma = 0, where there is no noise to speak of."""
+  sigma = jnp.where(level.sigma > 0, level.sigma, 1.0)
+  return jnp.where(level.sigma > 0, (x_t - level.alpha * x0) / sigma, 0.0)
+
+
+def score(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
+  """Return the score of p_t, (alpha x0 - x_t) / sigma^2, from the denoised image (Tweedie)."""
+  return (level.alpha * x0 - x_t) / level.sigma**2
+
+
+def x0_from_eps(x_t, eps, level):
+  return (x_t - level.sigma * eps) / level.alpha
+
+
+def x0_from_v(x_t, v, level):
+  """v = alpha eps - sigma x0 (Salimans and Ho, 2022, arXiv 2202.00512, Sec. 4)."""
+  return level.alpha * x_t - level.sigma * v
+
+
+def edm_scales(level: Level) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Return c_skip, c_out, c_in, c_noise at sbar = sigma / alpha (Karras et al., 2022, arXiv 2206.00364, Table 1)."""
+  sbar = level.sigma / level.alpha
+  norm = jnp.sqrt(sbar**2 + EDM_SIGMA_DATA**2)
+  c_noise = jnp.log(jnp.maximum(sbar, 1e-5)) / 4  # a clean image asks for sbar = 0, where the logarithm ends
+  return EDM_SIGMA_DATA**2 / norm**2, sbar * EDM_SIGMA_DATA / norm, 1 / norm, c_noise
+
+
+X0_FROM = {
+  "eps": x0_from_eps,
+  "v": x0_from_v,
+  "x0": lambda x_t, x0, level: x0,
+}
+PREDICTIONS = (*X0_FROM, "edm")
+VARIANCES = ("learned_range", "fixed_small", "fixed_large")
+
+
+@pytree
+class Prior:
+  """A trained network as a prior. `params` are arguments of every compiled function, never closed over.
+
+  Build it with `network_prior`, or load it with `diffinv.load_prior`.
+  """
+
+  params: Any
+  apply: Callable = static()  # (params, x_t [h, w, c], t []) -> [h, w, c], or [h, w, 2c] with a learned variance
+  schedule: Schedule = static()
+  prediction: str = static("eps")  # of PREDICTIONS
+  variance: str = static("fixed_small")  # of VARIANCES
+  clip: bool = static(True)  # x0 to [-1, 1]
+  image_shape: tuple = static((None, None, 3))  # what the network takes: None for any multiple of `size_multiple`
+  size_multiple: int = static(1)  # pixels
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
+    """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
+    channels = x_t.shape[-1]
+    if self.prediction == "edm":
+      c_skip, c_out, c_in, c_noise = edm_scales(level)
+      output = self.apply(self.params, c_in * (x_t / level.alpha), c_noise)
+      x0 = c_skip * (x_t / level.alpha) + c_out * output[..., :channels]
+    else:
+      output = self.apply(self.params, x_t, level.t)
+      x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
+    if self.clip:
+      x0 = jnp.clip(x0, -1.0, 1.0)
+    if self.variance == "learned_range":
+      var_frac = (output[..., channels:] + 1.0) / 2.0  # Nichol and Dhariwal, Eq. 15, v in [-1, 1]
+    else:
+      var_frac = 1.0 if self.variance == "fixed_large" else 0.0
+    return Denoised(x0, eps_from_x0(x_t, x0, level), var_frac)
+
+
+@pytree
+class GaussianMixture:
+  """The prior sum_k w_k N(m_k, C_k) over images of `shape`, in closed form; build it with `mixture` or `gaussian`.
+
+  D(x) = sum_k r_k(x) (m_k + alpha C_k S_k^-1 (x - alpha m_k)),  S_k = alpha^2 C_k + sigma^2 I, with the
+  responsibilities r_k ∝ w_k N(x; alpha m_k, S_k). Nothing is clipped.
+  """
+
+  log_weights: jax.Array  # [k]
+  means: jax.Array  # [k, d]
+  eigvals: jax.Array  # [k, d], of the covariances
+  eigvecs: jax.Array  # [k, d, d], columns
+  schedule: Schedule = static()
+  variance: str = static("fixed_small")
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
+    """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
+    centred = jnp.ravel(x_t)[None, :] - level.alpha * self.means
+    coords = jnp.einsum("kij,ki->kj", self.eigvecs, centred)
+    spread = level.alpha**2 * self.eigvals + level.sigma**2
+    log_density = -0.5 * jnp.sum(coords**2 / spread + jnp.log(spread), axis=1)
+    r = jax.nn.softmax(self.log_weights + log_density)
+    moved = jnp.einsum("kij,kj->ki", self.eigvecs, level.alpha * self.eigvals / spread * coords)
+    x0 = jnp.reshape(r @ (self.means + moved), x_t.shape)
+    return Denoised(x0, eps_from_x0(x_t, x0, level), 1.0 if self.variance == "fixed_large" else 0.0)
+
+
+def mixture(weights, means, covariances, schedule: Schedule, *, variance: str = "fixed_small") -> GaussianMixture:
+  """Build a Gaussian-mixture prior.
+
+  Args:
+    weights: `[k]`, positive, normalised here.
+    means: `[k, d]`, in units of the image.
+    covariances: `[k, d, d]`, symmetric positive semi-definite.
+    schedule: the forward process.
+    variance: "fixed_small" or "fixed_large", the reverse variance of DDPM.
+
+  Raises:
+    ValueError: shapes do not agree, a weight is not positive or a covariance is not a covariance.
+  """
+  weights, means, covariances = (np.asarray(a, np.float64) for a in (weights, means, covariances))
+  k, d = means.shape if means.ndim == 2 else (0, 0)
+  if weights.shape != (k,) or covariances.shape != (k, d, d):
+    raise ValueError(
+      f"mixture: expected weights [k], means [k, d], covariances [k, d, d], got {weights.shape}, {means.shape}, "
+      f"{covariances.shape}"
+    )
+  if not np.all(weights > 0):
+    raise ValueError(f"mixture: expected positive weights, got {weights.min():g}; drop empty components")
+  eigvals, eigvecs = np.linalg.eigh(covariances)
+  asymmetry = np.abs(covariances - np.swapaxes(covariances, 1, 2)).max()
+  if asymmetry > 1e-8 * np.abs(covariances).max() or eigvals.min() < -1e-8 * eigvals.max():
+    raise ValueError("mixture: expected symmetric positive semi-definite covariances; symmetrise them first")
+  return GaussianMixture(
+    log_weights=jnp.asarray(np.log(weights / weights.sum())),
+    means=jnp.asarray(means),
+    eigvals=jnp.asarray(np.maximum(eigvals, 0.0)),
+    eigvecs=jnp.asarray(eigvecs),
+    schedule=schedule,
+    variance=variance,
+  )
+
+
+def gaussian(mean, covariance, schedule: Schedule, *, variance: str = "fixed_small") -> GaussianMixture:
+  """Build the prior N(mean, covariance): `mean` `[d]`, `covariance` `[d, d]`."""
+  return mixture([1.0], np.asarray(mean)[None], np.asarray(covariance)[None], schedule, variance=variance)

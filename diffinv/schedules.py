@@ -1,0 +1,183 @@
+"""Noise schedules of the forward process x_t = alpha x0 + sigma eps, and their respacing.
+
+Tables are float64 NumPy and are cast once, when they become the arrays of a grid: 1 - alpha_bar is 1e-4 at the
+first step of the linear schedule, and float32 differences of squares lose it.
+
+Sources: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239 (linear); Nichol and
+Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, arXiv 2102.09672 (cosine, Eq. 17; respacing,
+Sec. 4; learned-range variance, Eq. 15).
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+COSINE_OFFSET = 0.008  # s of Nichol and Dhariwal's Eq. 17
+MAX_BETA = 0.999  # the cosine schedule's singularity at t = T is cut here (ibid., Sec. 3.2)
+
+
+class Level(NamedTuple):
+  """A noise level of x_t = alpha x0 + sigma eps; fields are scalars, or `[n]` for a sequence of levels."""
+
+  t: jax.Array  # what the network is told: the ORIGINAL index, in 0 .. T-1
+  alpha: jax.Array  # signal factor, sqrt(alpha_bar) for variance-preserving schedules
+  sigma: jax.Array  # standard deviation of the noise, in units of the image ([-1, 1])
+
+
+class Tables(NamedTuple):
+  """Per-step coefficients of the DDPM posterior q(x_s | x_t, x0), ascending in time, float64, `[n]` each."""
+
+  betas: np.ndarray
+  alpha_bar: np.ndarray
+  posterior_variance: np.ndarray  # beta~
+  posterior_log_variance_clipped: np.ndarray  # log beta~, its value at t = 0 (log 0) replaced by that at t = 1
+  posterior_mean_coef1: np.ndarray  # of x0
+  posterior_mean_coef2: np.ndarray  # of x_t
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A named variance-preserving schedule of `num_steps` steps; hashable, so that a prior can carry it."""
+
+  name: str  # a key of BETAS
+  num_steps: int = 1000
+
+  def alpha_bar(self) -> np.ndarray:
+    """Return prod(1 - beta), `[num_steps]`, ascending in time, float64."""
+    return np.cumprod(1.0 - BETAS[self.name](self.num_steps))
+
+  def grid(self, steps: int | str | None = None) -> Level:
+    """Return the levels of a reverse chain: `steps` noisy ones, descending, then the clean image.
+
+    Args:
+      steps: "N" or "ddimN" or per-section counts "a,b,c" (see `respace`); None for every step.
+
+    Returns:
+      Level of float64 NumPy arrays, `[steps + 1]`; the last one is alpha = 1, sigma = 0.
+    """
+    spacing = str(self.num_steps) if steps is None else str(steps)
+    return vp_grid(self.alpha_bar(), respace(self.num_steps, spacing))
+
+
+def betas_linear(num_steps: int) -> np.ndarray:
+  """Return Ho et al.'s linear betas, scaled so that any `num_steps` ends at the noise of 1000 steps."""
+  scale = 1000 / num_steps
+  return np.linspace(scale * 1e-4, scale * 0.02, num_steps, dtype=np.float64)
+
+
+def betas_cosine(num_steps: int) -> np.ndarray:
+  """Return beta_t = min(1 - f(t+1)/f(t), 0.999), f(t) = cos^2((t/T + s)/(1 + s) pi/2) (Nichol and Dhariwal, Eq. 17)."""
+
+  def f(u):
+    return math.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
+
+  return np.array([min(1 - f((i + 1) / num_steps) / f(i / num_steps), MAX_BETA) for i in range(num_steps)])
+
+
+BETAS = {"linear": betas_linear, "cosine": betas_cosine}
+
+
+def respace(num_steps: int, spacing: str) -> np.ndarray:
+  """Choose the time steps of a shorter chain.
+
+  Args:
+    num_steps: T, the length of the training schedule.
+    spacing: "N": N steps at a rounded fractional stride, first and last included; "ddimN": N steps at an integer
+      stride from 0 (without T-1 in general); "a,b,c": N per equal section of [0, T).
+
+  Returns:
+    Ascending original indices, `[N]`.
+
+  Raises:
+    ValueError: the spacing is malformed, or asks for more steps than there are.
+  """
+  try:
+    counts = [int(part) for part in spacing.removeprefix("ddim").split(",")]
+  except ValueError:
+    raise ValueError(f"steps: expected 'N', 'ddimN' or 'a,b,c' with whole numbers, got {spacing!r}") from None
+  if min(counts) < 1:
+    raise ValueError(f"steps: expected at least 1, got {spacing!r}")
+  if spacing.startswith("ddim"):
+    return _ddim_stride(num_steps, counts, spacing)
+  if sum(counts) > num_steps:
+    raise ValueError(f"steps: the schedule has {num_steps} steps, got {spacing}; ask for at most {num_steps}")
+  chosen, start = [], 0
+  for section, count in enumerate(counts):
+    size = num_steps // len(counts) + (section < num_steps % len(counts))
+    if count > size:
+      raise ValueError(f"steps: section {section} of {spacing!r} holds {size} steps, got {count}")
+    stride = 1.0 if count == 1 else (size - 1) / (count - 1)
+    # The reference accumulates in floating point and rounds half to even: `start + i * stride` rounds differently.
+    position = 0.0
+    for _ in range(count):
+      chosen.append(start + round(position))
+      position += stride
+    start += size
+  return np.array(chosen)
+
+
+def _ddim_stride(num_steps: int, counts: list[int], spacing: str) -> np.ndarray:
+  if len(counts) != 1:
+    raise ValueError(f"steps: expected 'ddimN' with one number, got {spacing!r}")
+  for stride in range(1, num_steps + 1):
+    steps = np.arange(0, num_steps, stride)
+    if len(steps) == counts[0]:
+      return steps
+  raise ValueError(f"steps: no integer stride through {num_steps} steps gives {counts[0]}, got {spacing!r}; use 'N'")
+
+
+def vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> Level:
+  """Return the descending levels at `timesteps` followed by the clean image, float64, `[n + 1]`."""
+  kept = alpha_bar[timesteps][::-1]
+  return Level(
+    t=np.append(timesteps[::-1].astype(np.float64), 0.0),
+    alpha=np.append(np.sqrt(kept), 1.0),
+    sigma=np.append(np.sqrt(1.0 - kept), 0.0),
+  )
+
+
+def ve_grid(sigmas: np.ndarray) -> Level:
+  """Return the variance-exploding levels x_t = x0 + sigma eps at descending `sigmas`, then the clean image."""
+  sigmas = np.asarray(sigmas, np.float64)
+  return Level(
+    t=np.append(np.arange(len(sigmas))[::-1].astype(np.float64), 0.0),
+    alpha=np.ones(len(sigmas) + 1),
+    sigma=np.append(sigmas, 0.0),
+  )
+
+
+def tables(grid: Level) -> Tables:
+  """Return the float64 coefficient tables of a variance-preserving grid, ascending in time (Ho et al., Eq. 7)."""
+  alpha_bar = grid.alpha[:-1][::-1] ** 2
+  previous = np.append(1.0, alpha_bar[:-1])
+  betas = 1.0 - alpha_bar / previous
+  variance = betas * (1.0 - previous) / (1.0 - alpha_bar)
+  first = variance[min(1, len(variance) - 1)]
+  return Tables(
+    betas=betas,
+    alpha_bar=alpha_bar,
+    posterior_variance=variance,
+    posterior_log_variance_clipped=np.log(np.append(first, variance[1:])) if first > 0 else np.full(1, -np.inf),
+    posterior_mean_coef1=np.sqrt(previous) * betas / (1.0 - alpha_bar),
+    posterior_mean_coef2=np.sqrt(1.0 - betas) * (1.0 - previous) / (1.0 - alpha_bar),
+  )
+
+
+def step_beta(now: Level, nxt: Level) -> jax.Array:
+  """Return beta = 1 - alpha_bar_now / alpha_bar_nxt of the step between two variance-preserving levels, [].
+
+  Of the two equal forms each loses digits in float32 where the other keeps them: differences of alpha vanish near
+  the image, differences of sigma vanish near the noise.
+  """
+  from_alpha = (nxt.alpha - now.alpha) * (nxt.alpha + now.alpha)
+  from_sigma = (now.sigma - nxt.sigma) * (now.sigma + nxt.sigma)
+  return jnp.where(now.alpha < now.sigma, from_alpha, from_sigma) / nxt.alpha**2
+
+
+def as_arrays(grid: Level) -> Level:
+  """Cast a float64 grid to JAX arrays of the default float type: the one cast of the whole chain."""
+  return jax.tree.map(jnp.asarray, grid)
