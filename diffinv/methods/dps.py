@@ -1,0 +1,54 @@
+"""DPS: diffusion posterior sampling.
+
+Chung, Kim, McCann, Klasky and Ye, "Diffusion Posterior Sampling for General Noisy Inverse Problems", ICLR 2023,
+arXiv 2209.14687. Each ancestral step is followed by a step down the gradient of ||y - A(x0_hat(x_t))||^2, taken
+through the network.
+
+The paper's zeta_i = zeta' / ||y - A(x0_hat)|| and the authors' code are two rules: since grad ||r||^2 / ||r|| =
+2 grad ||r||, the code's scale is HALF the paper's step for the same number. Written as a multiple of grad ||r||:
+
+  rule      coefficient of grad ||r||   source
+  code      scale                       the authors' repository, `ps` conditioning; scales 0.3-1
+  paper     2 scale                     Alg. 1, line 7 with zeta' = scale; zeta' 0.3-1
+  squared   2 ||r|| scale               Alg. 1 with a constant zeta_i = scale: affine in y for a Gaussian prior
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffinv.methods import base
+from diffinv.pytree import pytree, static
+
+# The multiple of grad ||r||^2 that each rule takes, from scale and ||r||.
+RULES = {
+  "code": lambda scale, norm: scale / (2.0 * norm),
+  "paper": lambda scale, norm: scale / norm,
+  "squared": lambda scale, norm: scale,
+}
+
+
+@pytree
+class DPS(base.Chain):
+  """Diffusion posterior sampling (Alg. 1); any differentiable operator."""
+
+  scale: jax.Array | float = 0.5  # step size; zeta' of Alg. 1 under rule="paper"
+  rule: str = static("code")  # of RULES
+
+  name = "dps"
+  citation = "Chung et al., ICLR 2023, arXiv 2209.14687"
+
+  def cost(self, num_levels):
+    return base.Cost(num_levels - 1, num_levels - 1)
+
+  def step(self, key, state, now, nxt, prior, problem):
+    def squared_residual(x_t):
+      denoised = prior.denoise(x_t, now)  # Alg. 1, line 4
+      return jnp.sum(problem.residual(denoised.x0) ** 2), denoised
+
+    # The square is differentiated, not the norm, whose gradient is 0/0 where the data are met.
+    (squared, denoised), grad = jax.value_and_grad(squared_residual, has_aux=True)(state.x)
+    norm = jnp.sqrt(squared)
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x = base.reverse_step(z, state.x, denoised, now, nxt)  # Alg. 1, line 6
+    zeta = RULES[self.rule](self.scale, jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+    return base.XState(x - zeta * grad), {"residual_norm": norm}  # Alg. 1, line 7

@@ -1,0 +1,123 @@
+"""ScoreALD: annealed Langevin dynamics with an annealed likelihood.
+
+Jalal, Arvinte, Daras, Price, Dimakis and Tamir, "Robust Compressed Sensing MRI with Deep Generative Priors",
+NeurIPS 2021, arXiv 2108.01368, Eq. 4. In the coordinates u = x_t / alpha = x0 + sbar eps, sbar = sigma / alpha:
+
+  u <- u + eta_t [ score(u; sbar) + A^T (y - A u) / (sigma_y^2 + gamma_t^2) ] + sqrt(2 eta_t) z,
+  eta_t = c sbar^2,  gamma_t = rate sbar.
+
+gamma_t is what keeps the chain stable at high noise: c (1 + ||A||^2 / rate^2) < 2, see `stability`. Two choices:
+
+  weighting="paper"         Eq. 4
+  weighting="norm_matched"  the authors' MRI code: the data gradient A^T (y - A u) is rescaled to `balance` times the
+                            norm of the score (balance 5, c 1.15 there); sigma_y and gamma_t do not appear
+  sampler="langevin"        Eq. 4, `steps_per_level` times at each level
+  sampler="ddpm"            the same likelihood term added to the score inside the ancestral DDPM chain, once a level;
+                            in the coordinates u a step of sbar_t^2 - sbar_s^2 along it
+
+Differs from the paper: its images are complex MRI slices; the chain ends with Tweedie's formula (`denoise`), as in
+Song et al., "Solving Inverse Problems in Medical Imaging with Score-Based Generative Models", ICLR 2022,
+arXiv 2111.08005, whose settings (rate .713, c .09, 3 steps a level) are the defaults.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffinv import priors
+from diffinv.methods import base
+from diffinv.pytree import pytree, static
+from diffinv.schedules import Level
+
+
+@pytree
+class ScoreALD:
+  """Annealed Langevin dynamics (Eq. 4) or its likelihood term in the DDPM chain; linear operators."""
+
+  c: jax.Array | float = 0.09  # step size over sbar^2 (langevin)
+  rate: jax.Array | float = 0.713  # gamma_t over sbar (paper)
+  balance: jax.Array | float = 5.0  # norm of the data gradient over that of the score (norm_matched)
+  steps_per_level: int = static(3)  # (langevin)
+  denoise: bool = static(True)  # end with Tweedie's formula (langevin)
+  weighting: str = static("paper")  # of WEIGHTINGS
+  sampler: str = static("langevin")  # of SAMPLERS
+
+  name = "score_ald"
+  citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
+  linear_only = True
+
+  def levels(self, grid):
+    """Return the grid (ddpm), or each noisy level `steps_per_level` times and the clean image where it denoises."""
+    if self.sampler == "ddpm":
+      return grid
+
+    def repeat(values):
+      noisy = jnp.repeat(values[:-1], self.steps_per_level)
+      return jnp.concatenate([noisy, values[-2:] if self.denoise else values[-2:-1]])
+
+    return Level(*map(repeat, grid))
+
+  def cost(self, num_levels):
+    return base.Cost(num_levels - 1, 0)
+
+  def init(self, key, prior, problem, start):
+    z = jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype)
+    return base.XState(z if self.sampler == "ddpm" else start.sigma / start.alpha * z)
+
+  def step(self, key, state, now, nxt, prior, problem):
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    return SAMPLERS[self.sampler](self, z, state, now, nxt, prior, problem)
+
+  def finish(self, state, prior, problem):
+    return state.x
+
+
+def langevin_step(method, z, state, now, nxt, prior, problem):
+  """Take one step of Eq. 4 at the level `now`; Tweedie's formula instead where the next level is clean."""
+  u, sbar = state.x, now.sigma / now.alpha
+  x0 = prior.denoise(now.alpha * u, now).x0
+  score = (x0 - u) / sbar**2
+  gradient, norm = likelihood_gradient(method, u, score, sbar, problem)
+  eta = method.c * sbar**2
+  moved = u + eta * (score + gradient) + jnp.sqrt(2.0 * eta) * z
+  return base.XState(jnp.where(nxt.sigma > 0, moved, x0)), {"residual_norm": norm}
+
+
+def ddpm_step(method, z, state, now, nxt, prior, problem):
+  """Take one ancestral step, its score increased by the likelihood term of Eq. 4."""
+  denoised = prior.denoise(state.x, now)
+  u, sbar = state.x / now.alpha, now.sigma / now.alpha
+  score = now.alpha * priors.score(state.x, denoised.x0, now)
+  gradient, norm = likelihood_gradient(method, u, score, sbar, problem)
+  x = base.reverse_step(z, state.x, denoised, now, nxt)
+  step = nxt.alpha * (sbar**2 - (nxt.sigma / nxt.alpha) ** 2)
+  return base.XState(x + step * gradient), {"residual_norm": norm}
+
+
+SAMPLERS = {"langevin": langevin_step, "ddpm": ddpm_step}
+
+
+def likelihood_gradient(method, u, score, sbar, problem):
+  """Return the weighted data gradient at `u`, `[h, w, c]`, and ||y - A u||."""
+  residual = problem.residual(u)
+  return WEIGHTINGS[method.weighting](method, residual, score, sbar, problem), jnp.sqrt(jnp.sum(residual**2))
+
+
+def paper_weighting(method, residual, score, sbar, problem):
+  """Return A^T (y - A u) / (sigma_y^2 + gamma_t^2) (Eq. 4); sigma_y may differ from value to value (Poisson)."""
+  variance = problem.noise.std(problem.y) ** 2 + (method.rate * sbar) ** 2
+  return problem.operator.adjoint(residual / variance)
+
+
+def norm_matched_weighting(method, residual, score, sbar, problem):
+  """Return A^T (y - A u) rescaled to `balance` ||score||, one norm per image (the authors' MRI code)."""
+  gradient = problem.operator.adjoint(residual)
+  norm = jnp.sqrt(jnp.sum(gradient**2))
+  return method.balance * jnp.sqrt(jnp.sum(score**2)) * gradient / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+
+
+WEIGHTINGS = {"paper": paper_weighting, "norm_matched": norm_matched_weighting}
+
+
+def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array:
+  """Return c (1 + ||A||^2 / rate^2) of the linearised chain, [], from ||A||^2: it must stay below 2."""
+  return method.c * (1.0 + norm_squared / method.rate**2)
