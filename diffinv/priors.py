@@ -172,3 +172,75 @@ def mixture(weights, means, covariances, schedule: Schedule, *, variance: str = 
 def gaussian(mean, covariance, schedule: Schedule, *, variance: str = "fixed_small") -> GaussianMixture:
   """Build the prior N(mean, covariance): `mean` `[d]`, `covariance` `[d, d]`."""
   return mixture([1.0], np.asarray(mean)[None], np.asarray(covariance)[None], schedule, variance=variance)
+
+
+@pytree
+class StationaryGaussian:
+  """A stationary Gaussian prior of any image size, diagonal in the DCT of the decorrelated colours; see `natural`.
+
+  Colour i at DCT frequency f (cycles per pixel) has variance color_variances[i] * s / (|f|^2 + cutoff^2)^(power/2),
+  s such that the mean over frequencies, the variance of a pixel, is color_variances[i]. The DCT mirrors the image at
+  its edges: no wrap-around. Nothing is clipped.
+  """
+
+  mean: jax.Array  # [c], of a pixel
+  color_basis: jax.Array  # [c, c], orthonormal columns
+  color_variances: jax.Array  # [c], of a pixel along each column
+  power: jax.Array | float  # exponent of the power spectrum
+  cutoff: jax.Array | float  # cycles per pixel, below which the spectrum is flat
+  schedule: Schedule = static()
+  image_shape: tuple = static((None, None, 3))
+  size_multiple: int = static(1)
+
+  def spectrum(self, shape: tuple[int, int, int]) -> jax.Array:
+    """Return the eigenvalues of the covariance for images `[h, w, c]`, same shape."""
+    height, width, _ = shape
+    dtype = self.color_variances.dtype
+    fy, fx = (jnp.arange(n, dtype=dtype) / (2 * n) for n in (height, width))
+    radial = (fy[:, None] ** 2 + fx[None, :] ** 2 + self.cutoff**2) ** (-0.5 * self.power)
+    return (radial / jnp.mean(radial))[:, :, None] * self.color_variances[None, None, :]
+
+  def analyse(self, x: jax.Array) -> jax.Array:
+    """Return the coordinates of an image without mean in the eigenbasis of the covariance."""
+    return dctn(jnp.einsum("hwc,cd->hwd", x, self.color_basis), axes=(0, 1), norm="ortho")
+
+  def synthesise(self, coords: jax.Array) -> jax.Array:
+    """Return the image of given coordinates: the inverse of `analyse`."""
+    return jnp.einsum("hwd,cd->hwc", idctn(coords, axes=(0, 1), norm="ortho"), self.color_basis)
+
+  def covariance(self, x: jax.Array) -> jax.Array:
+    """Return C x, `[h, w, c]`."""
+    return self.synthesise(self.spectrum(x.shape) * self.analyse(x))
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
+    """Return the exact posterior mean m + alpha C (alpha^2 C + sigma^2 I)^-1 (x_t - alpha m)."""
+    mean = jnp.broadcast_to(self.mean, x_t.shape)
+    eigvals = self.spectrum(x_t.shape)
+    gain = level.alpha * eigvals / (level.alpha**2 * eigvals + level.sigma**2)
+    x0 = mean + self.synthesise(gain * self.analyse(x_t - level.alpha * mean))
+    return Denoised(x0, eps_from_x0(x_t, x0, level), 0.0)
+
+
+# Colours of photographs decorrelate along luminance, orange-blue and green-magenta, with variances near 100:10:1 and a
+# standard deviation of luminance (the mean of the channels times sqrt 3) near 0.8 in [-1, 1].
+OPPONENT_COLORS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
+OPPONENT_VARIANCES = (0.6, 0.06, 0.006)
+NATURAL_CUTOFF = 1 / 512  # cycles per pixel: structures larger than a picture are no rarer than the picture itself
+
+
+def natural(schedule: Schedule = Schedule("linear", 1000)) -> StationaryGaussian:
+  """Return the analytic prior of natural images: power spectrum ∝ 1/f^2, opponent colours, any size, no weights.
+
+  The spectrum is that of Field, "Relations between the statistics of natural images and the response properties of
+  cortical cells", JOSA A 4(12), 1987; the opponent colours are those of Ruderman et al., "Statistics of cone responses
+  to natural images", JOSA A 15(8), 1998.
+  """
+  axes = np.array(OPPONENT_COLORS, np.float64)
+  return StationaryGaussian(
+    mean=jnp.zeros(3),
+    color_basis=jnp.asarray((axes / np.linalg.norm(axes, axis=1, keepdims=True)).T),
+    color_variances=jnp.asarray(np.array(OPPONENT_VARIANCES)),
+    power=2.0,
+    cutoff=NATURAL_CUTOFF,
+    schedule=schedule,
+  )

@@ -7,6 +7,7 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   step(key, state, now, nxt, prior, problem)  -> the state after it, and a dict of scalars to trace
   finish(state, prior, problem)               -> the restored image
   cost(num_levels)                            -> network evaluations and gradients per image
+  check(operator)                             -> a ValueError where the method cannot work; before the chain, on the host
 
 The sampler (`diffinv.sampler`) scans `step` over neighbouring pairs of levels and knows nothing else.
 """
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffinv.operators.base import Operator
 from diffinv.priors import AnyPrior, Denoised
 from diffinv.problems import Problem
 from diffinv.schedules import Level, step_beta
@@ -55,6 +57,8 @@ class Method(Protocol):
 
   def cost(self, num_levels: int) -> Cost: ...
 
+  def check(self, operator: Operator) -> None: ...
+
 
 class Chain:
   """The parts that most methods share: every level once, from pure noise, ending with the iterate."""
@@ -76,6 +80,9 @@ class Chain:
   def cost(self, num_levels: int) -> Cost:
     """Return one evaluation a step, none differentiated."""
     return Cost(num_levels - 1, 0)
+
+  def check(self, operator: Operator) -> None:
+    """Accept any operator."""
 
 
 def posterior_mean(x_t: jax.Array, x0: jax.Array, now: Level, nxt: Level) -> jax.Array:

@@ -25,12 +25,13 @@ import jax.numpy as jnp
 
 from diffinv import priors
 from diffinv.methods import base
+from diffinv.operators.base import norm_squared
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level
 
 
 @pytree
-class ScoreALD:
+class ScoreALD(base.Chain):
   """Annealed Langevin dynamics (Eq. 4) or its likelihood term in the DDPM chain; linear operators."""
 
   c: jax.Array | float = 0.09  # step size over sbar^2 (langevin)
@@ -67,8 +68,14 @@ class ScoreALD:
     z = jax.random.normal(key, state.x.shape, state.x.dtype)
     return SAMPLERS[self.sampler](self, z, state, now, nxt, prior, problem)
 
-  def finish(self, state, prior, problem):
-    return state.x
+  def check(self, operator):
+    if self.sampler != "langevin" or self.weighting != "paper":
+      return
+    bound = float(stability(self, norm_squared(operator)))
+    if not bound < 2.0:
+      raise ValueError(
+        f"score_ald: the chain is stable while c (1 + ||A||^2 / rate^2) < 2, got {bound:.3g}; lower c or raise rate"
+      )
 
 
 def langevin_step(method, z, state, now, nxt, prior, problem):

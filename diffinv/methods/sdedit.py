@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffinv.methods import base
+from diffinv.operators.pixels import Inpainting
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level
 
@@ -56,6 +57,10 @@ class SDEdit(base.Chain):
 
   def cost(self, num_levels):
     return base.Cost(num_levels - 1 - self.repeats, 0)
+
+  def check(self, operator):
+    if self.keep_known and not isinstance(operator, Inpainting):
+      raise ValueError(f"sdedit: keep_known re-imposes observed pixels, got {type(operator).__name__}; set it to false")
 
   def init(self, key, prior, problem, start):
     return base.XState(GUIDES[self.guide](self, problem))

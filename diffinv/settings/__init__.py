@@ -1,0 +1,47 @@
+"""Default hyper-parameters of every method for every task: data, one JSON file per prior.
+
+A file maps a method to its steps and fields, `{"dps": {"steps": "100", "default": {...}, "inpaint_box": {...}}}`; a
+task's own entry is laid over "default". `literature.json` holds the papers' settings for the FFHQ network and serves
+every prior that has no file of its own.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+LITERATURE = "literature"
+FOLDER = pathlib.Path(__file__).parent
+DEFAULT = "default"
+STEPS = "steps"
+
+
+def load_settings(prior_name: str) -> dict[str, Any]:
+  """Return the settings shipped for the prior of that name, or the literature's."""
+  path = FOLDER / f"{prior_name}.json"
+  return read_settings(path if path.is_file() else FOLDER / f"{LITERATURE}.json")
+
+
+def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
+  """Read a settings file.
+
+  Raises:
+    ValueError: it is not JSON, or not a table of tables by method.
+  """
+  try:
+    settings = json.loads(pathlib.Path(path).read_text())
+  except ValueError as error:
+    raise ValueError(f"settings: expected JSON in {path}, got {error}; see diffinv/settings/literature.json") from None
+  if not isinstance(settings, dict) or not all(isinstance(entry, dict) for entry in settings.values()):
+    raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
+  return settings
+
+
+def fields_for(settings: dict[str, Any], method: str, task: str) -> dict[str, Any]:
+  """Return the method's hyper-parameters for the task, by field name; empty where nothing is set."""
+  entry = settings.get(method, {})
+  return {**entry.get(DEFAULT, {}), **entry.get(task, {})}
+
+
+def steps_for(settings: dict[str, Any], method: str) -> str:
+  """Return the respacing of the method's chain, as `Schedule.grid` takes it."""
+  return str(settings.get(method, {}).get(STEPS, "1000"))
