@@ -41,14 +41,21 @@ class DPS(base.Chain):
     return base.Cost(num_levels - 1, num_levels - 1)
 
   def step(self, key, state, now, nxt, prior, problem):
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x, norm = self.update(z, state.x, now, nxt, prior, problem)
+    return base.XState(x), {"residual_norm": norm}
+
+  def update(self, z, x_t, now, nxt, prior, problem):
+    """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(x0_hat)||."""
+
     def squared_residual(x_t):
       denoised = prior.denoise(x_t, now)  # Alg. 1, line 4
       return jnp.sum(problem.residual(denoised.x0) ** 2), denoised
 
     # The square is differentiated, not the norm, whose gradient is 0/0 where the data are met.
-    (squared, denoised), grad = jax.value_and_grad(squared_residual, has_aux=True)(state.x)
+    (squared, denoised), grad = jax.value_and_grad(squared_residual, has_aux=True)(x_t)
     norm = jnp.sqrt(squared)
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x = base.reverse_step(z, state.x, denoised, now, nxt)  # Alg. 1, line 6
-    zeta = RULES[self.rule](self.scale, jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-    return base.XState(x - zeta * grad), {"residual_norm": norm}  # Alg. 1, line 7
+    x = base.reverse_step(z, x_t, denoised, now, nxt)  # Alg. 1, line 6
+    smallest = jnp.sqrt(jnp.finfo(norm.dtype).tiny)  # no other norm is below it; scale / tiny would overflow
+    zeta = RULES[self.rule](self.scale, jnp.maximum(norm, smallest))
+    return x - zeta * grad, norm  # Alg. 1, line 7

@@ -1,8 +1,10 @@
 """What a measurement operator is: a frozen pytree that maps one image to its noise-free measurement.
 
-`LinearOperator` derives everything from `__call__`: the adjoint by transposition, the pseudo-inverse and the
-regularised solve by conjugate gradients. Families override these where a closed form exists (a mask, an FFT, the SVD
+`LinearOperator` derives everything from `__call__`: the adjoint by transposition, the regularised solve and the
+pseudo-inverse by conjugate gradients. Families override these where a closed form exists (a mask, an FFT, the SVD
 of a separable resize).
+
+Arrays are cast to the default float type when an operator is built: build it under `jax.enable_x64` for float64.
 """
 
 import jax
@@ -10,9 +12,11 @@ import jax.numpy as jnp
 
 from diffinv.pytree import pytree, static
 
-CG_TOLERANCE = 1e-6  # of the relative residual; float32 cannot do much better
-CG_STEPS = 100
-PINV_RIDGE = 1e-6  # relative to ||A||^2 = O(1): keeps CG on a rank-deficient A A^T from amplifying rounding errors
+CG_STEPS = 500
+CG_EPS = 100.0  # the relative residual to stop at, in epsilons of the float type: 1e-5 in float32, its limit here
+PINV_CUTOFF = 1e-3  # singular values below this part of the largest count as zero: they would amplify noise 1000 times
+PINV_RIDGE = PINV_CUTOFF**2  # the same for a solve by CG, relative to ||A||^2 = O(1)
+NORM_STEPS = 60
 
 
 @pytree
@@ -27,7 +31,11 @@ class Operator:
   @property
   def out_shape(self) -> tuple[int, ...]:
     """The shape of a measurement."""
-    return jax.eval_shape(self, jax.ShapeDtypeStruct(self.in_shape, jnp.float32)).shape
+    return jax.eval_shape(self, jax.ShapeDtypeStruct(self.in_shape, jnp.result_type(float))).shape
+
+  def observed(self, y: jax.Array) -> jax.Array:
+    """Return 1 where a value of `y` is a measurement and 0 where it is a placeholder, the shape of `y`."""
+    return jnp.ones_like(y)
 
 
 @pytree
@@ -45,10 +53,40 @@ class LinearOperator(Operator):
 
   def solve(self, v: jax.Array, gamma: jax.Array | float) -> jax.Array:
     """Return (A A^T + gamma I)^-1 v, `out_shape`, for gamma > 0."""
+    tolerance = CG_EPS * float(jnp.finfo(v.dtype).eps)
     return jax.scipy.sparse.linalg.cg(
-      lambda u: self.gram(u) + gamma * u, v, tol=CG_TOLERANCE, atol=0.0, maxiter=CG_STEPS
+      lambda u: self.gram(u) + gamma * u, v, tol=tolerance, atol=0.0, maxiter=CG_STEPS
     )[0]
 
   def pinv(self, y: jax.Array) -> jax.Array:
-    """Return A^+ y, the least-squares image of least norm, `in_shape`."""
+    """Return A^+ y, the least-squares image of least norm, `in_shape`.
+
+    Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are damped here; closed forms leave them out.
+    """
     return self.adjoint(self.solve(y, PINV_RIDGE))
+
+
+def norm_squared(operator: LinearOperator) -> jax.Array:
+  """Estimate ||A||^2, [], from below by power iteration."""
+  dtype = jnp.result_type(float)
+  x = jax.random.normal(jax.random.key(0), operator.in_shape, dtype)
+
+  def step(_, carry):
+    x, _ = carry
+    x = x / jnp.sqrt(jnp.sum(x**2))
+    y = operator(x)
+    return operator.adjoint(y), jnp.sum(jnp.abs(y) ** 2)
+
+  return jax.lax.fori_loop(0, NORM_STEPS, step, (x, jnp.zeros((), dtype)))[1]
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  """Return `shape` as (height, width, channels).
+
+  Raises:
+    ValueError: it is not three positive whole numbers.
+  """
+  shape = tuple(shape)
+  if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+    raise ValueError(f"shape: expected (height, width, channels) of one image, got {shape}; leave out the batch")
+  return shape

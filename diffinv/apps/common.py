@@ -1,0 +1,454 @@
+"""What the commands share: flags, and the way from flags to priors, pictures, measurements, methods and results."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import platform
+import sys
+import time
+from importlib import metadata
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from diffinv import errors, metrics, noise, operators, settings
+from diffinv.batch import AXIS, sample_batch
+from diffinv.checkpoint import load_prior
+from diffinv.data import images
+from diffinv.methods import METHODS, make_method
+from diffinv.methods.base import Cost, Method
+from diffinv.operators import Operator
+from diffinv.operators.blur import CircularBlur, ReflectBlur
+from diffinv.operators.pixels import Inpainting
+from diffinv.operators.separable import Separable
+from diffinv.priors import AnyPrior
+from diffinv.problems import Problem, simulate, stack
+from diffinv.schedules import Level, as_arrays
+from diffinv.tasks import TASKS, Task
+
+NOISES = ("gaussian", "poisson", "none")
+CACHE = "~/.cache/diffinv"
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
+COMPILE_EVENTS = "/jax/core/compile/"
+PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
+SSIM_PIXELS = 2 * metrics.SSIM_RADIUS + 1  # smaller images have no SSIM
+MAX_SEED = 2**32 - 1
+
+
+def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> None:
+  """Define the flags of every command that runs a prior."""
+  flags.DEFINE_string("prior", "natural", "Prior: a name, or a folder that `diffinv convert` wrote.", flag_values=values)
+  flags.DEFINE_string(
+    "steps",
+    steps,
+    "Noise levels of the chain: N, ddimN or a,b,c (per section)."
+    + (" Not set: as the settings of the prior say." if steps is None else ""),
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values
+  )
+  flags.DEFINE_string(
+    "size", None, "Size of the pictures in pixels, N or WIDTHxHEIGHT. Not set: as the prior says.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "batch_size", 4, "Chains (images times samples) that run at once; bounds memory.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+    "devices", None, "Local devices to spread a batch over. Not set: one.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_string("output", None, "Folder to write; required.", flag_values=values)
+  flags.DEFINE_boolean("overwrite", False, "Replace an existing output folder, at the end.", flag_values=values)
+  flags.DEFINE_string(
+    "compilation_cache",
+    CACHE,
+    f"Folder that keeps compiled programs between runs; empty for none. {CACHE_VARIABLE} goes first.",
+    flag_values=values,
+  )
+
+
+def define_problem_flags(values: flags.FlagValues, *, set_help: str) -> None:
+  """Define the flags of the commands that measure and restore pictures."""
+  flags.DEFINE_boolean(
+    "convert", False, "Convert alpha, palette, grayscale and 16-bit pictures to the mode expected.", flag_values=values
+  )
+  flags.DEFINE_enum(
+    "fit",
+    "none",
+    images.FITS,
+    "How to bring pictures to the size: cut out the centre, or scale to cover it first.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum("noise", "gaussian", NOISES, "Noise of the measurement.", flag_values=values)
+  flags.DEFINE_float(
+    "sigma",
+    None,
+    "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1). Not set: the task's.",
+    lower_bound=0.0,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "rate", 1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", lower_bound=1e-6, flag_values=values
+  )
+  flags.DEFINE_string(
+    "settings", None, "JSON file of hyper-parameters per method and task. Not set: the prior's.", flag_values=values
+  )
+  flags.DEFINE_multi_string("set", [], set_help + " Repeatable.", flag_values=values)
+
+
+def require(values: flags.FlagValues, name: str, expected: str) -> None:
+  """Check that a flag was given.
+
+  Raises:
+    UsageError: it was not.
+  """
+  if not values[name].value:
+    raise errors.UsageError(f"--{name} is missing: expected {expected}")
+
+
+def prepare(values: flags.FlagValues) -> AnyPrior:
+  """Set up the compilation cache and load the prior."""
+  folder = values.compilation_cache
+  if folder and CACHE_VARIABLE not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
+  return load_prior(values.prior)
+
+
+def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
+  """Return the devices that --devices asks for; None for the default device.
+
+  Raises:
+    UsageError: there are not that many.
+  """
+  if values.devices is None:
+    return None
+  local = jax.local_devices()
+  if values.devices > len(local):
+    raise errors.UsageError(f"--devices: expected at most {len(local)}, as many as there are, got {values.devices}")
+  chosen = local[: values.devices]
+  return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def noise_model(values: flags.FlagValues, task: Task) -> Any:
+  """Return the noise that the flags and the task's default describe.
+
+  Raises:
+    UsageError: --sigma does not fit --noise.
+  """
+  if values.noise != "gaussian" and values.sigma is not None:
+    raise errors.UsageError(f"--sigma is of gaussian noise, got --noise={values.noise}; leave it out")
+  if values.noise == "poisson":
+    return noise.Poisson(values.rate)
+  if values.noise == "none":
+    return noise.NoNoise()
+  sigma = task.sigma if values.sigma is None else values.sigma
+  if sigma == 0:
+    raise errors.UsageError("--sigma: expected a positive number, got 0; pass --noise=none")
+  return noise.Gaussian(sigma)
+
+
+# Methods
+
+
+def read_settings(values: flags.FlagValues) -> dict[str, Any]:
+  """Return the table of hyper-parameters: of --settings, or those of the prior."""
+  if values.settings is not None:
+    return settings.read_settings(values.settings)
+  return settings.load_settings(pathlib.PurePath(values.prior).name)
+
+
+def assignments(texts: Sequence[str]) -> dict[str, str]:
+  """Split `name=value` texts.
+
+  Raises:
+    UsageError: one has no "=".
+  """
+  pairs = [text.partition("=") for text in texts]
+  for text, (name, equals, _) in zip(texts, pairs):
+    if not name or not equals:
+      raise errors.UsageError(f"--set: expected name=value, got {text!r}")
+  return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def build_method(name: str, task: str, table: dict[str, Any], overrides: dict[str, Any]) -> Method:
+  """Build a method from the settings for the task, with overrides by field name (text is read by the field's type).
+
+  Raises:
+    UsageError: there is no such method or field, or a value is not of the field's type.
+  """
+  with errors.usage():
+    fields = {**settings.fields_for(table, name, task), **overrides}
+    make_method(name, fields)  # tells unknown names
+    return make_method(name, {field: _typed(METHODS[name], field, value) for field, value in fields.items()})
+
+
+def _typed(cls: type, name: str, value: Any) -> Any:
+  """Return a value as the type of the field's default, or of its choices."""
+  default = next(field.default for field in dataclasses.fields(cls) if field.name == name)
+  # A field that chooses an algorithm names a key of its module's table: `rule` of RULES.
+  choices = tuple(getattr(sys.modules[cls.__module__], f"{name.upper()}S", ())) if isinstance(default, str) else ()
+  text, wanted = str(value).lower(), type(default).__name__
+  if choices and value not in choices:
+    raise ValueError(f"{cls.name}: expected {name} to be one of {', '.join(choices)}, got {value!r}")
+  if isinstance(default, str):
+    return str(value)
+  if isinstance(default, bool):
+    if text not in ("true", "false"):
+      raise ValueError(f"{cls.name}: expected {name} to be true or false, got {value!r}")
+    return text == "true"
+  try:
+    number = type(default)(text)
+  except (TypeError, ValueError):
+    raise ValueError(f"{cls.name}: expected {name} to be of type {wanted}, got {value!r}") from None
+  if not math.isfinite(number):
+    raise ValueError(f"{cls.name}: expected {name} to be finite, got {value!r}")
+  return number
+
+
+def make_grid(values: flags.FlagValues, prior: AnyPrior, table: dict[str, Any], method: str) -> Level:
+  """Return the noise levels that --steps or the settings ask for.
+
+  Raises:
+    UsageError: they ask for what the schedule does not have.
+  """
+  steps = settings.steps_for(table, method) if values.steps is None else values.steps
+  with errors.usage():
+    return prior.schedule.grid(steps)
+
+
+def cost(method: Method, grid: Level) -> Cost:
+  """Return what one chain costs."""
+  return method.cost(jax.eval_shape(method.levels, as_arrays(grid)).alpha.shape[0])
+
+
+def weight(spent: Cost) -> float:
+  """Return the time of a chain in network evaluations: a gradient costs about two more."""
+  return spent.evaluations + 2.0 * spent.gradients
+
+
+# Pictures and measurements
+
+
+class Case(NamedTuple):
+  """One picture to restore."""
+
+  name: str  # of its files in the output, unique
+  path: pathlib.Path  # of the picture, or of the measurement
+  shape: tuple[int, int, int]  # of the picture
+  key: jax.Array  # of everything random about it
+
+
+def name_cases(paths: Sequence[pathlib.Path], shapes: Sequence[tuple], seed: int) -> list[Case]:
+  """Number and name the pictures; the key of a picture depends on the seed and its number only."""
+  root, counts, cases = jax.random.key(seed), {}, []
+  for number, (path, shape) in enumerate(zip(paths, shapes)):
+    counts[path.stem] = counts.get(path.stem, 0) + 1
+    name = path.stem if counts[path.stem] == 1 else f"{path.stem}-{counts[path.stem]}"
+    while any(name == case.name for case in cases):
+      name += "-"
+    cases.append(Case(name, path, shape, jax.random.fold_in(root, number)))
+  return cases
+
+
+def case_keys(case: Case, samples: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Return the keys of the operator, of the noise, and of each sample's chain `[samples]`."""
+  k1, k2, k3 = jax.random.split(case.key, 3)
+  return k1, k2, jax.vmap(lambda i: jax.random.fold_in(k3, i))(jnp.arange(samples))
+
+
+def read_picture(values: flags.FlagValues, prior: AnyPrior, multiple: int, path: pathlib.Path) -> np.ndarray:
+  """Read a picture and bring it to a size that the prior and the task (multiples of `multiple`) take.
+
+  Raises:
+    ValueError: it is no such picture, or has another size and --fit does not allow to change it.
+  """
+  x = images.read(path, convert=values.convert)
+  multiple = math.lcm(multiple, prior.size_multiple)
+  with errors.usage():
+    wanted = None if values.size is None else images.parse_size(values.size)
+    if wanted is not None:
+      images.target_size(wanted, prior.image_shape[:2], multiple, wanted)
+  try:
+    return images.fit(x, images.target_size(x.shape[:2], prior.image_shape[:2], multiple, wanted), values.fit)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+
+
+def task_scale(task: Task) -> tuple[float, float]:
+  """Return the size of the picture over that of its measurement, height and width."""
+  template = task.make(jax.random.key(0), (PROBE, PROBE, 3))
+  return PROBE / template.out_shape[0], PROBE / template.out_shape[1]
+
+
+def task_multiple(tasks: Sequence[Task]) -> int:
+  """Return of what the sides of a picture must be multiples for all tasks, pixels."""
+  whole = [int(s) for task in tasks for s in task_scale(task) if s.is_integer()]
+  return math.lcm(*whole)
+
+
+def make_operator(values: flags.FlagValues, name: str, key: jax.Array, shape: tuple[int, int, int]) -> Operator:
+  """Build the task's operator for pictures of `shape`; --mask and --kernel replace what it would draw.
+
+  Raises:
+    UsageError: the task takes no mask or kernel.
+    ValueError: the mask has another size than the picture, or the task cannot measure such a picture.
+  """
+  mask, kernel = (getattr(values, flag) if flag in values else None for flag in ("mask", "kernel"))
+  try:
+    operator = TASKS[name].make(key, shape)
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from None
+  if mask is not None:
+    if not isinstance(operator, Inpainting):
+      raise errors.UsageError(f"--mask is for inpainting, got --task={name}; leave it out")
+    kept = images.read_mask(mask, threshold=values.mask_threshold)
+    if kept.shape[:2] != tuple(shape[:2]):
+      raise ValueError(
+        f"{mask}: expected a mask of {images.by(shape)} pixels as the picture, got {images.by(kept.shape)}; resize it"
+      )
+    return operators.inpainting(kept, channels=shape[2])
+  if kernel is not None:
+    if not is_blur(operator):
+      raise errors.UsageError(f"--kernel is for deblurring, got --task={name}; leave it out")
+    return operators.blur(shape, images.read_kernel(kernel))
+  return operator
+
+
+def is_blur(operator: Operator) -> bool:
+  """Tell whether a kernel can take the operator's place."""
+  convolves = isinstance(operator, (ReflectBlur, CircularBlur, Separable))
+  return convolves and operator.out_shape == tuple(operator.in_shape)
+
+
+def simulated(values: flags.FlagValues, prior: AnyPrior, name: str, multiple: int, case: Case):
+  """Read a picture and measure it; return the problem and the truth, [h, w, c]."""
+  truth = read_picture(values, prior, multiple, case.path)
+  operator_key, noise_key, _ = case_keys(case, 1)
+  operator = make_operator(values, name, operator_key, case.shape)
+  return simulate(noise_key, operator, noise_model(values, TASKS[name]), jnp.asarray(truth)), truth
+
+
+# Runs
+
+
+class Restored(NamedTuple):
+  """What a batch of chains gave."""
+
+  images: list[np.ndarray]  # one per problem, [samples, h, w, c]
+  compile_seconds: float
+  run_seconds: float
+
+
+def restore(
+  keys: Sequence[jax.Array],
+  method: Method,
+  prior: AnyPrior,
+  problems: Sequence[Problem] | None,
+  grid: Level,
+  *,
+  chunk: int,
+  mesh: jax.sharding.Mesh | None,
+  progress: Callable[[int, int], None],
+) -> Restored:
+  """Run chains of pictures of one size, `keys` `[samples]` for each; time them apart from their compilation."""
+  stacked = None if problems is None else stack(problems)
+  with compile_clock() as clock:
+    begin = time.perf_counter()
+    got, _ = sample_batch(jnp.stack(keys), method, prior, stacked, grid, chunk=chunk, mesh=mesh, progress=progress)
+    elapsed = time.perf_counter() - begin
+  if not np.all(np.isfinite(got)):
+    raise ValueError(f"{method.name}: expected finite pictures, got NaN or infinity; its steps are too large, lower them")
+  return Restored(list(got), min(clock[0], elapsed), max(0.0, elapsed - clock[0]))
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[list[float]]:
+  """Sum up the seconds that JAX traces and compiles, in the one element of the list."""
+  clock = [0.0]
+
+  def listen(event: str, seconds: float, **_) -> None:
+    clock[0] += seconds if event.startswith(COMPILE_EVENTS) else 0.0
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield clock
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> list[dict[str, float]]:
+  """Return PSNR and SSIM against the truth (where known) and the residual's norm and chi-square, per picture.
+
+  `pictures`: `[n, h, w, c]`. PSNR and SSIM are of the pictures as files hold them, clipped to [-1, 1].
+  """
+  table = jax.device_get(_scores(problem, jnp.asarray(pictures), None if truth is None else jnp.asarray(truth)))
+  clipped = [images.clipped_fraction(picture) for picture in pictures]
+  return [
+    {**{name: float(column[i]) for name, column in table.items()}, "clipped_fraction": clipped[i]}
+    for i in range(len(pictures))
+  ]
+
+
+@jax.jit
+def _scores(problem, pictures, truth):
+  def one(x):
+    entry = {"residual_norm": jnp.sqrt(jnp.sum(problem.residual(x) ** 2)), "chi2": problem.chi2(x)}
+    if truth is not None:
+      unit, reference = metrics.to_unit(x), metrics.to_unit(truth)
+      entry["psnr"] = metrics.psnr(unit, reference)
+      if min(x.shape[:2]) >= SSIM_PIXELS:
+        entry["ssim"] = metrics.ssim(unit, reference)
+    return entry
+
+  return jax.vmap(one)(pictures)
+
+
+# Reports
+
+
+def describe(method: Method) -> dict[str, Any]:
+  """Return the method's name, source and hyper-parameters."""
+  fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+  return {"name": method.name, "citation": method.citation, "fields": fields}
+
+
+def describe_noise(model: Any) -> dict[str, Any]:
+  """Return the noise's kind and parameters, on [-1, 1]."""
+  return {"kind": type(model).__name__.lower(), **dataclasses.asdict(model)}
+
+
+def provenance(values: flags.FlagValues, command: str) -> dict[str, Any]:
+  """Return what made a result: flags, seed, versions, device."""
+  device = jax.devices()[0]
+  packages = ("diffinv", "jax", "jaxlib", "flax", "numpy", "pillow")
+  return {
+    "command": command,
+    "settings": {flag: values[flag].value for flag in values if not flag.startswith("?")},
+    "seed": values.seed,
+    "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+    "device": {"platform": device.platform, "kind": device.device_kind, "used": values.devices or 1},
+  }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Align a table: the first column that is text to the left, numbers to the right."""
+  widths = [max(len(row[j]) for row in (header, *rows)) for j in range(len(header))]
+  numeric = [all(_is_number(row[j]) for row in rows) for j in range(len(header))]
+  pad = [str.rjust if flag else str.ljust for flag in numeric]
+  return "\n".join("  ".join(pad[j](row[j], widths[j]) for j in range(len(header))).rstrip() for row in (header, *rows))
+
+
+def _is_number(text: str) -> bool:
+  return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def number(value: float | None, digits: int) -> str:
+  """Write a number with so many decimals; "-" where there is none."""
+  return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

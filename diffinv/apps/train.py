@@ -1,0 +1,576 @@
+"""Train a prior on a folder of images, on the bundled photographs or on procedural faces.
+
+usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME [--config=photo|faces] [--minutes=M | --steps=N]
+
+Everything a run needs to go on is in the folder OUTPUT.training: run the same command again after a stop, and it
+continues to exactly the weights that it would have had. It holds log.jsonl, sample grids and the checkpoints too.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Iterator, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import flags
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffinv import errors, output, progress, sampler, sheet, train
+from diffinv.apps import main as main_module
+from diffinv.data import folder as folder_data
+from diffinv.methods.unconditional import DDIM
+from diffinv.nets import small
+from diffinv.priors import Prior
+from diffinv.schedules import BETAS, Schedule
+
+FLAGS = flags.FlagValues()
+_string, _integer, _float, _boolean, _enum, _list = (
+  functools.partial(define, flag_values=FLAGS)
+  for define in (
+    flags.DEFINE_string,
+    flags.DEFINE_integer,
+    flags.DEFINE_float,
+    flags.DEFINE_boolean,
+    flags.DEFINE_enum,
+    flags.DEFINE_list,
+  )
+)
+
+# What --config changes of the defaults; flags that are given win.
+CONFIGS = {
+  "default": {},
+  "photo": {"data": "photos", "blocks": 1, "middle_blocks": 2},
+  "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": -0.4},
+}
+
+DATA = _string("data", None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'.")
+OUTPUT = _string("output", None, "Prior folder to write; OUTPUT.training beside it holds the run itself.")
+CONFIG = _enum("config", "default", list(CONFIGS), "Set of defaults for the flags below.")
+STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1)
+MINUTES = _float("minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones.")
+SEED = _integer("seed", 0, "Seed of the weights, the data order and the noise.")
+RESTART = _boolean("restart", False, "Throw away what OUTPUT.training holds and start again.")
+OVERWRITE = _boolean("overwrite", False, "Replace an existing prior folder at the end.")
+
+SIZE = _integer("size", 64, "Edge of the training images, pixels.")
+CROP = _enum("crop", "random", list(folder_data.CROPS), "For folders: cut anywhere, or scale the whole to fit.")
+MAX_DOWNSCALE = _float("max_downscale", 2.0, "For folders: largest random reduction before a random crop, factor.")
+FLIP = _boolean("flip", True, "For folders and faces: mirror half of the images.")
+AUGMENT = _float("augment", 1.0, "For photos: strength of changes of exposure and colour, 0 for none.")
+WORKERS = _integer("workers", 2, "Threads that prepare images.", lower_bound=1)
+HELD_OUT = _integer("held_out", 80, "Held-out images for the validation, at most.", lower_bound=1)
+
+BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
+ACCUMULATE = _integer("accumulate", 1, "Parts that a batch is worked through in, to save memory.", lower_bound=1)
+LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.")
+WARMUP = _integer("warmup_steps", 200, "Steps of linear warm-up.", lower_bound=0)
+DECAY = _enum("decay", "cosine", list(train.DECAYS), "Decay of the learning rate, to the last step.")
+FINAL_FRACTION = _float("final_fraction", 0.01, "Learning rate at the last step, as a part of --learning_rate.")
+WEIGHT_DECAY = _float("weight_decay", 1e-4, "Decoupled weight decay of kernels.")
+BETA1 = _float("beta1", 0.9, "Adam's decay of the mean gradient.")
+BETA2 = _float("beta2", 0.99, "Adam's decay of the squared gradient.")
+CLIP_NORM = _float("clip_norm", 1.0, "Largest norm of the gradient.")
+EMA_DECAY = _float("ema_decay", 0.999, "Decay a step of the averaged weights, which are the ones that are kept.")
+
+PREDICTION = _enum("prediction", "edm", list(train.OBJECTIVES), "What the network predicts.")
+LEVELS = _enum("levels", "lognormal", list(train.LEVELS), "Noise levels: log-normal, or uniform over the schedule.")
+P_MEAN = _float("p_mean", -0.6, "Mean of ln(sigma/alpha), for log-normal levels.")
+P_STD = _float("p_std", 1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.")
+WIDE = _float("wide", 0.1, "Part of log-normal levels drawn log-uniformly over the whole schedule.")
+WEIGHTING = _enum("weighting", "none", list(train.WEIGHTINGS), "Weights of the levels.")
+MIN_SNR_GAMMA = _float("min_snr_gamma", 5.0, "Largest signal-to-noise ratio that counts, for min_snr.")
+LEARNED_VARIANCE = _boolean("learned_variance", False, "Learn the reverse variance too; needs --levels=uniform.")
+VLB_WEIGHT = _float("vlb_weight", 1e-3, "Weight of the variational term, for --learned_variance.")
+SCHEDULE = _enum("schedule", "linear", list(BETAS), "Noise schedule of the prior.")
+SCHEDULE_STEPS = _integer("schedule_steps", 1000, "Steps of the noise schedule.", lower_bound=2)
+
+CHANNELS = _integer("channels", 64, "Channels of the network at its finest level.", lower_bound=1)
+MULTIPLIERS = _list("multipliers", ["1", "2", "3"], "Channels of each level over --channels, finest first.")
+BLOCKS = _integer("blocks", 1, "Residual blocks a level, each way.", lower_bound=1)
+MIDDLE_BLOCKS = _integer("middle_blocks", 2, "Residual blocks at the coarsest level.", lower_bound=1)
+PATCH = _integer("patch", 2, "Edge of the square of pixels that is one position of the network.", lower_bound=1)
+ATTENTION = _boolean("attention", False, "Attention at the coarsest level: for images of one size only.")
+HEAD_CHANNELS = _integer("head_channels", 64, "Channels of a head of attention.", lower_bound=1)
+EMBEDDING = _integer("embedding", 192, "Width of the embedding of the noise level.", lower_bound=4)
+DTYPE = _enum("dtype", "float32", ["float32", "bfloat16"], "Precision of the convolutions.")
+
+LOG_EVERY = _integer("log_every", 20, "Steps between lines of the log.", lower_bound=1)
+VALIDATE_EVERY = _integer("validate_every", 0, "Steps between validations; 0: a twelfth of the run, at least 100.", lower_bound=0)
+SAMPLE_EVERY = _integer("sample_every", 0, "Steps between sample grids; 0: a quarter of the run.", lower_bound=0)
+SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.")
+FAST_CONVOLUTION = _boolean("fast_convolution", True, "On one CPU device: the faster gradient of convolutions.")
+
+# Flags that say where, how long and how often, and not what is computed: they may change when a run goes on.
+FREE = ("output", "steps", "minutes", "restart", "overwrite", "workers", "log_every", "sample_every", "save_seconds")
+
+MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
+UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
+OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints
+VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
+SAMPLES, SAMPLE_STEPS = 16, "30"
+STATE, BEST = "last", "best"
+
+
+def settings_from_flags() -> dict[str, Any]:
+  """Return the value of every flag by name, after --config.
+
+  Raises:
+    UsageError: flags are missing or contradict each other.
+  """
+  preset = CONFIGS[FLAGS.config]
+  names = [flag.name for flag in FLAGS.get_flags_for_module(sys.modules[__name__])]
+  settings = {n: preset[n] if n in preset and not FLAGS[n].present else FLAGS[n].value for n in names}
+  for name in ("data", "output"):
+    if not settings[name]:
+      raise errors.UsageError(f"{name}: expected a value, got none; pass --{name}=...")
+  if (settings["steps"] is None) == (settings["minutes"] is None):
+    raise errors.UsageError("steps: expected one of --steps and --minutes, got both or none")
+  if settings["minutes"] is not None and settings["minutes"] <= 0:
+    raise errors.UsageError(f"minutes: expected a positive time, got {settings['minutes']:g}")
+  try:
+    settings["multipliers"] = [int(m) for m in settings["multipliers"]]
+  except ValueError:
+    raise errors.UsageError(f"multipliers: expected whole numbers, got {settings['multipliers']}") from None
+  multiple = settings["patch"] * 2 ** (len(settings["multipliers"]) - 1)
+  if settings["size"] < multiple or settings["size"] % multiple:
+    raise errors.UsageError(f"size: expected a multiple of {multiple} for this network, got {settings['size']}")
+  if settings["learned_variance"] and settings["levels"] != "uniform":
+    raise errors.UsageError("learned_variance: expected --levels=uniform with it, got log-normal ones")
+  parts = settings["accumulate"] * jax.local_device_count()
+  if settings["batch_size"] % parts:
+    raise errors.UsageError(
+      f"batch_size: expected a multiple of {parts} (devices times --accumulate), got {settings['batch_size']}"
+    )
+  return settings
+
+
+def network_config(s: dict[str, Any]) -> small.SmallConfig:
+  """Return the shape of the network."""
+  return small.SmallConfig(
+    channels=s["channels"],
+    multipliers=tuple(s["multipliers"]),
+    blocks=s["blocks"],
+    middle_blocks=s["middle_blocks"],
+    patch=s["patch"],
+    attention=s["attention"],
+    head_channels=s["head_channels"],
+    embedding=s["embedding"],
+    out_channels=6 if s["learned_variance"] else 3,
+    time_scale=1.0 if s["prediction"] == "edm" else 2.0 / s["schedule_steps"],
+    dtype=s["dtype"],
+  )
+
+
+def objective(s: dict[str, Any]) -> train.Objective:
+  """Return what the network learns."""
+  return train.Objective(
+    prediction=s["prediction"],
+    levels=s["levels"],
+    p_mean=s["p_mean"],
+    p_std=s["p_std"],
+    wide=s["wide"],
+    weighting=s["weighting"],
+    min_snr_gamma=s["min_snr_gamma"],
+    learned_variance=s["learned_variance"],
+    vlb_weight=s["vlb_weight"],
+    schedule=Schedule(s["schedule"], s["schedule_steps"]),
+  )
+
+
+def optimiser(s: dict[str, Any]) -> train.Optimiser:
+  """Return how it learns."""
+  names = (
+    "learning_rate warmup_steps decay final_fraction weight_decay beta1 beta2 clip_norm ema_decay accumulate".split()
+  )
+  return train.Optimiser(**{name: s[name] for name in names})
+
+
+class Data(NamedTuple):
+  """Where batches come from."""
+
+  stream: Callable[[int, int], Iterator[Any]]  # (first step, last step + 1) -> batches, uint8 or [-1, 1]
+  held_out: np.ndarray  # [n, size, size, 3], [-1, 1]
+  skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
+
+
+def open_data(s: dict[str, Any], report: Callable[[str], None]) -> Data:
+  """Open the training data."""
+  if s["data"] == "faces":
+    return _faces(s)
+  if s["data"] == "photos":
+    from diffinv.data import photos
+
+    source = photos.Photos(size=s["size"], seed=s["seed"], augment=s["augment"])
+    held_out, skipped = photos.held_out_crops(s["size"]), dict
+  else:
+    training, kept = folder_data.split(folder_data.list_images(s["data"]), s["held_out"])
+    make = functools.partial(
+      folder_data.Folder, s["data"], size=s["size"], seed=s["seed"], max_downscale=s["max_downscale"], report=report
+    )
+    source = make(training, how=s["crop"], flip=s["flip"])
+    # Of a few files none can be held out: other crops of them are better than no validation at all.
+    held_source = make(kept or training, how=s["crop"], flip=False)
+    count = len(kept) or min(s["held_out"], len(training))
+    held_out = np.stack([held_source.item(i + (0 if kept else 10**9)) for i in range(count)])
+    skipped = lambda: source.corrupt  # noqa: E731
+  stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
+  return Data(stream, held_out[: s["held_out"]].astype(np.float32) / 127.5 - 1.0, skipped)
+
+
+def _faces(s: dict[str, Any]) -> Data:
+  from diffinv.data import faces
+
+  training_key, held_out_key = jax.random.split(jax.random.key(s["seed"]))
+  size, count = s["size"], s["batch_size"]
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def render(key, first, number):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(number, dtype=jnp.uint32))
+    images = jax.vmap(lambda k: faces.render(k, size))(keys)
+    mirrored = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1)))(keys) & s["flip"]
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+  def stream(start, stop):
+    for step in range(start, stop):
+      yield render(training_key, jnp.uint32(step * count), count)
+
+  held_out = [np.asarray(render(held_out_key, jnp.uint32(i), count)) for i in range(0, s["held_out"], count)]
+  return Data(stream, np.concatenate(held_out)[: s["held_out"]], dict)
+
+
+class Functions(NamedTuple):
+  """The compiled parts of a run."""
+
+  init: Callable  # () -> TrainState
+  step: Callable  # (state, x0, total steps) -> (state, metrics)
+  validate: Callable  # (params) -> Validation
+  sample: Callable  # (params) -> [SAMPLES, h, w, 3]
+  place: Callable  # a batch of the host or the device -> sharded over the devices
+
+
+def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
+  """Build the functions of a run, data-parallel over all local devices."""
+  devices = jax.local_devices()
+  mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
+  sharded, replicated = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+  config, goal, how = network_config(s), objective(s), optimiser(s)
+  on_cpu = jax.default_backend() == "cpu"
+  fast = s["fast_convolution"] and on_cpu and len(devices) == 1
+  training_net = small.SmallNet(config, small.convolve_for_training if fast else small.convolve)
+  weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
+
+  def step(state, x0, total):
+    x0 = x0.astype(jnp.float32) / 127.5 - 1.0 if x0.dtype == jnp.uint8 else x0
+    return train.train_step(
+      state, run_key, x0, total, network=training_net.apply, objective=goal, optimiser=how
+    )
+
+  def validate(params, held_out):
+    return train.validate(
+      params,
+      validation_key,
+      held_out,
+      jnp.asarray(VALIDATION_SBARS, jnp.float32),
+      network=small.SmallNet(config).apply,
+      objective=goal,
+    )
+
+  shape = (s["size"], s["size"], 3)
+  grid = goal.schedule.grid(SAMPLE_STEPS if goal.schedule.num_steps >= int(SAMPLE_STEPS) else None)
+
+  def sample(params):
+    prior = make_prior(params, s)
+    draw = lambda key: sampler.sample(key, DDIM(shape=shape), prior, None, grid)[0]  # noqa: E731
+    return jax.vmap(draw)(jax.random.split(sample_key, SAMPLES))
+
+  # A host array may alias the state's memory while a checkpoint of it is being written: no donation on CPUs.
+  jit_step = jax.jit(step, donate_argnums=() if on_cpu else 0, out_shardings=replicated)
+  return Functions(
+    init=jax.jit(lambda: train.init_state(small.initialise(weights_key, config), how), out_shardings=replicated),
+    step=lambda state, x0, total: jit_step(state, x0, np.float32(total)),
+    validate=functools.partial(jax.jit(validate), held_out=jax.device_put(held_out, replicated)),
+    sample=sample,
+    place=lambda batch: jax.device_put(batch, sharded),
+  )
+
+
+def make_prior(params: Any, s: dict[str, Any]) -> Prior:
+  """Return the network as a prior."""
+  config = network_config(s)
+  return Prior(
+    params=params,
+    apply=small.apply_function(config),
+    schedule=Schedule(s["schedule"], s["schedule_steps"]),
+    prediction=s["prediction"],
+    variance="learned_range" if s["learned_variance"] else "fixed_small",
+    image_shape=(s["size"], s["size"], 3) if s["attention"] else (None, None, 3),
+    size_multiple=config.size_multiple,
+  )
+
+
+class Run:
+  """The folder of a run: its settings, its log, its last state and its best weights."""
+
+  def __init__(self, s: dict[str, Any]):
+    """Open or make OUTPUT.training.
+
+    Raises:
+      UsageError: it holds a run of other settings.
+    """
+    self.path = pathlib.Path(s["output"].rstrip("/") + ".training").resolve()
+    if s["restart"] and self.path.exists():
+      import shutil
+
+      shutil.rmtree(self.path)
+    (self.path / "samples").mkdir(parents=True, exist_ok=True)
+    self._file = self.path / "run.json"
+    fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
+    fixed["devices"] = f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}"
+    self.plan = {"settings": fixed, "total_steps": s["steps"], "validate_every": None}
+    if self._file.exists():
+      self.plan = json.loads(self._file.read_text())
+      self._check(fixed, s["steps"])
+    options = dict(max_to_keep=1, cleanup_tmp_directories=True)
+    self._last = ocp.CheckpointManager(self.path / STATE, options=ocp.CheckpointManagerOptions(**options))
+    self._best = ocp.CheckpointManager(self.path / BEST, options=ocp.CheckpointManagerOptions(**options))
+    if self.plan["total_steps"] is not None:
+      self.fix(self.plan["total_steps"], s["validate_every"])
+
+  def _check(self, fixed: dict[str, Any], steps: int | None) -> None:
+    old = self.plan["settings"]
+    for name in sorted({*old, *fixed}):
+      if old.get(name) != fixed.get(name) and name != "devices":
+        raise errors.UsageError(
+          f"{name}: expected {old.get(name)!r}, with which the run in {self.path} began, got {fixed.get(name)!r}; "
+          "choose another --output or start again with --restart"
+        )
+    if old["devices"] != fixed["devices"]:
+      print(f"note: the run began on {old['devices']}, goes on on {fixed['devices']}: the last digits may differ")
+    if steps is not None and self.plan["total_steps"] not in (None, steps):
+      print(f"note: the run was planned for {self.plan['total_steps']} steps, now {steps}: the decay differs from here on")
+      self.plan["total_steps"] = steps
+
+  @property
+  def total_steps(self) -> int | None:
+    """Steps in all; None while not fixed."""
+    return self.plan["total_steps"]
+
+  def fix(self, total_steps: int, validate_every: int) -> None:
+    """Fix the number of steps, for this process and any that goes on."""
+    every = self.plan["validate_every"] or validate_every or max(100, total_steps // 12)
+    self.plan = {**self.plan, "total_steps": total_steps, "validate_every": every}
+    output.write_json(self._file, self.plan)
+
+  def restore(self, state: train.TrainState) -> train.TrainState:
+    """Return the last saved state, or `state` if there is none; forget log entries that came after it."""
+    step = self._last.latest_step()
+    if step is not None:
+      state = self._last.restore(step, args=ocp.args.StandardRestore(state))
+    log = self.path / "log.jsonl"
+    if log.exists():
+      kept = [line for line in log.read_text().splitlines() if _step_of(line) <= int(state.step)]
+      with output.file(log) as partial:
+        partial.write_text("".join(line + "\n" for line in kept))
+    return state
+
+  def save(self, state: train.TrainState) -> None:
+    """Save the state, in the background."""
+    step = int(state.step)
+    if step not in self._last.all_steps():
+      self._last.save(step, args=ocp.args.StandardSave(state))
+
+  @contextlib.contextmanager
+  def saving(self, state: Callable[[], train.TrainState]) -> Iterator[None]:
+    """Save the state when the work within is interrupted or told to end."""
+    try:
+      yield
+    except (KeyboardInterrupt, SystemExit):
+      self.save(state())
+      self.close()
+      print(f"stopped after {int(state().step)} steps; the same command goes on from there", file=sys.stderr)
+      raise
+
+  def best_loss(self) -> float:
+    """Return the lowest validation loss so far, infinite if there is none."""
+    info = self.best_info()
+    return np.inf if info is None else info["loss"]
+
+  def best_info(self) -> dict[str, Any] | None:
+    """Return the measurements of the best weights."""
+    step = self._best.latest_step()
+    return None if step is None else self._best.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+
+  def save_best(self, step: int, ema: Any, info: dict[str, Any]) -> None:
+    """Keep the weights of the lowest validation loss; wait until they are written."""
+    for later in [k for k in self._best.all_steps() if k >= step]:
+      self._best.delete(later)  # of a run that was stopped before its state was saved
+    self._best.save(step, args=ocp.args.Composite(ema=ocp.args.StandardSave(ema), info=ocp.args.JsonSave(info)))
+    self._best.wait_until_finished()
+
+  def restore_best(self, ema: Any) -> Any:
+    """Return the best weights; `ema` gives their structure."""
+    step = self._best.latest_step()
+    return self._best.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(ema)))["ema"]
+
+  def log(self, entry: dict[str, Any]) -> None:
+    """Append a line to the log."""
+    with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+      file.write(json.dumps(entry) + "\n")
+
+  def close(self) -> None:
+    """Wait for what is being written."""
+    self._last.close()
+    self._best.close()
+
+
+def _step_of(line: str) -> int:
+  try:
+    return json.loads(line)["step"]
+  except (ValueError, KeyError, TypeError):  # a line that was cut off when the run was killed
+    return sys.maxsize
+
+
+def main(argv) -> None:
+  """Train, or go on training, and write the prior."""
+  del argv
+  s = settings_from_flags()
+  final = pathlib.Path(s["output"])
+  if final.exists() and not s["overwrite"]:
+    raise FileExistsError(f"output: {final} exists; choose another --output, or replace it with --overwrite")
+  with contextlib.closing(Run(s)) as run:
+    data = open_data(s, report=lambda line: print(line, file=sys.stderr, flush=True))
+    functions = build(s, data.held_out)
+    state = run.restore(functions.init())
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    print(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan['settings']['devices']}; run: {run.path}")
+    if int(state.step):
+      print(f"going on from step {int(state.step)}")
+    state = loop(s, run, data, functions, state)
+    write(s, run, data, state)
+
+
+class Meter:
+  """Speed and time left, measured from the second step on: the first one compiles."""
+
+  def __init__(self, batch_size: int):
+    self._batch_size, self.begun = batch_size, time.monotonic()
+    self._first = None  # (step, time)
+
+  def mark(self, step: int) -> None:
+    """Begin to measure after the step that compiled."""
+    if self._first is None:
+      self._first = (step, time.monotonic())
+
+  def seconds_a_step(self, step: int) -> float:
+    """Return the mean so far, validation and all."""
+    return (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
+
+  def rate(self, step: int) -> float:
+    """Return images a second."""
+    return self._batch_size / max(1e-9, self.seconds_a_step(step))
+
+
+def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: train.TrainState) -> train.TrainState:
+  """Take all steps that are left, with all that happens between them."""
+  meter, saved = Meter(s["batch_size"]), time.monotonic()
+  step, losses = int(state.step), []
+  last = run.total_steps or UNKNOWN_STEPS
+  measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
+  with contextlib.closing(data.stream(step, last)) as stream, run.saving(lambda: state):
+    for batch in stream:
+      state, metrics = functions.step(state, functions.place(batch), run.total_steps or UNKNOWN_STEPS)
+      step += 1
+      losses.append(metrics["loss"])
+      if meter._first is None or step == measured:
+        jax.block_until_ready(state)
+      meter.mark(step)
+      if run.total_steps is None and step == measured:
+        left = 60 * s["minutes"] * (1 - OVERHEAD) - (time.monotonic() - meter.begun)
+        run.fix(step + max(1, int(left / meter.seconds_a_step(step))), s["validate_every"])
+        print(f"{meter.rate(step):.1f} images/s: {run.total_steps} steps in {s['minutes']:g} minutes", flush=True)
+      total = run.total_steps or UNKNOWN_STEPS
+      if step % s["log_every"] == 0 or step == total:
+        losses = _report(run, meter, step, losses, metrics)
+      if step == total or (run.total_steps is not None and step % run.plan["validate_every"] == 0):
+        _validate(run, functions, state, step)
+      if step == total or (run.total_steps is not None and step % (s["sample_every"] or max(1, total // 4)) == 0):
+        pictures = np.asarray(functions.sample(state.ema))
+        with output.file(run.path / "samples" / f"{step:08d}.png") as partial:
+          sheet.grid(list(pictures)).save(partial, format="PNG")
+      if step == total or time.monotonic() - saved > s["save_seconds"]:
+        run.save(state)
+        saved = time.monotonic()
+      if step == total:
+        break
+  return state
+
+
+def _report(run: Run, meter: Meter, step: int, losses: list, metrics: dict[str, Any]) -> list:
+  entry = {
+    "step": step,
+    "loss": float(np.mean([float(v) for v in losses])),
+    "grad_norm": float(metrics["grad_norm"]),
+    "learning_rate": float(metrics["learning_rate"]),
+    "images_per_second": round(meter.rate(step), 2),
+  }
+  run.log(entry)
+  left = ""
+  if run.total_steps is not None:
+    left = f"/{run.total_steps}, {progress.duration((run.total_steps - step) * meter.seconds_a_step(step))} left"
+  print(f"step {step}{left}: loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s", flush=True)
+  return []
+
+
+def _validate(run: Run, functions: Functions, state: train.TrainState, step: int) -> None:
+  result = functions.validate(state.ema)
+  decibels = [round(float(10 * np.log10(4.0 / v)), 3) for v in np.asarray(result.squared_error)]
+  info = {"step": step, "loss": float(result.loss), "psnr": dict(zip(map(str, VALIDATION_SBARS), decibels))}
+  run.log({"step": step, "validation": info})
+  words = ", ".join(f"{d:.2f} dB at {sbar:g}" for sbar, d in zip(VALIDATION_SBARS, decibels))
+  print(f"validation after {step} steps: loss {info['loss']:.4f}; {words}", flush=True)
+  if info["loss"] < run.best_loss():
+    run.save_best(step, state.ema, info)
+
+
+def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> None:
+  """Write the best weights as a prior folder."""
+  from diffinv import checkpoint
+
+  info = run.best_info()
+  params = run.restore_best(state.ema)
+  provenance = {
+    "data": s["data"],
+    "seed": s["seed"],
+    "steps": int(state.step),
+    "images_seen": int(state.step) * s["batch_size"],
+    "weights_of_step": info["step"],
+    "validation_loss": info["loss"],
+    "validation_psnr": info["psnr"],
+    "commit": _commit(),
+    "skipped_files": data.skipped(),
+    "settings": run.plan["settings"],
+  }
+  checkpoint.save_prior(s["output"], make_prior(params, s), network_config(s), provenance, overwrite=s["overwrite"])
+  print(f"wrote {s['output']}: weights of step {info['step']}, validation loss {info['loss']:.4f}")
+
+
+def _commit() -> str | None:
+  """Return the commit of the code, None outside of a repository."""
+  here = pathlib.Path(__file__).parent
+  try:
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+if __name__ == "__main__":
+  main_module.run_module(main, FLAGS)

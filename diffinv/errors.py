@@ -1,0 +1,64 @@
+"""Errors that a person can act on, and how the command line reports them: one line and an exit code.
+
+A message names what was wrong, what was expected, what came and what to do. Wrong flags end with exit code 2, anything
+else that was foreseen with 1. An error that was not foreseen keeps its traceback.
+"""
+
+import contextlib
+import errno
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins the message
+MEMORY_ADVICE = "not enough memory; lower --batch_size, or ask for a smaller --size"
+ADVICE = {
+  errno.ENOSPC: "; free some space, or write to another disk with --output",
+  errno.EDQUOT: "; free some space, or write to another disk with --output",
+  errno.EACCES: "; choose a place that you may use",
+  errno.EROFS: "; choose a place that you may use",
+}
+
+
+class UsageError(Exception):
+  """The command line asks for something that does not exist or does not fit together."""
+
+
+@contextlib.contextmanager
+def usage():
+  """Turn a ValueError within, such as an unknown method, into a UsageError."""
+  try:
+    yield
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
+def exit_code(error: BaseException) -> int | None:
+  """Return the exit code of an error that a person can act on; None for one that is a fault of the program."""
+  if isinstance(error, UsageError):
+    return EXIT_USAGE
+  if isinstance(error, KeyboardInterrupt):
+    return EXIT_INTERRUPTED
+  if isinstance(error, (OSError, MemoryError)) or _is_out_of_memory(error):
+    return EXIT_FAILURE
+  # Messages of this package are one line; those of libraries that were handed something wrong rarely are.
+  return EXIT_FAILURE if type(error) is ValueError and "\n" not in str(error).strip() else None
+
+
+def one_line(error: BaseException) -> str:
+  """Return the message of such an error on one line."""
+  if isinstance(error, KeyboardInterrupt):
+    return "interrupted; nothing was written"
+  if isinstance(error, MemoryError) or _is_out_of_memory(error):
+    return MEMORY_ADVICE
+  message = str(error)
+  if isinstance(error, OSError) and error.strerror is not None:
+    place = error.filename2 or error.filename
+    message = f"{error.strerror}{'' if place is None else f': {place}'}{ADVICE.get(error.errno, '')}"
+  return " ".join(message.split()) or type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+  # Told by its message, so that an error is reported without importing JAX.
+  return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)

@@ -1,0 +1,104 @@
+"""Quality of a restored image: PSNR and SSIM against the truth on [0, 1], chi-square against the measurement.
+
+One image `[h, w, c]` at a time; `vmap` for many. The PSNR of a mean image, the mean of PSNRs and the PSNR of a mean
+squared error are three different numbers: these functions give one image's.
+
+SSIM is that of Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
+similarity", IEEE TIP 13(4), 2004: 11x11 Gaussian window of standard deviation 1.5, K1 = 0.01, K2 = 0.03, weighted
+(population) covariances, windows that lie within the image; the mean over windows and channels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SSIM_RADIUS = 5  # pixels: an 11x11 window
+SSIM_STD = 1.5  # pixels
+SSIM_C1 = 0.01**2  # (K1 L)^2 with L = 1, the range of the data
+SSIM_C2 = 0.03**2
+
+
+def to_unit(x: jax.Array) -> jax.Array:
+  """Map an image from [-1, 1] to [0, 1]; what lies outside is CLIPPED, as a file would clip it."""
+  return jnp.clip((x + 1.0) / 2.0, 0.0, 1.0)
+
+
+def psnr(image: jax.Array, truth: jax.Array) -> jax.Array:
+  """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, []; infinite for equal images.
+
+  Args:
+    image, truth: `[h, w, c]`, [0, 1] (see `to_unit`).
+
+  Raises:
+    ValueError: the shapes differ.
+  """
+  _check_shapes(image, truth)
+  return -10.0 * jnp.log10(_mean((image - truth) ** 2))
+
+
+def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
+  """Return the mean structural similarity of two images, [], at most 1.
+
+  Args:
+    image, truth: `[h, w, c]`, [0, 1] (see `to_unit`), at least 11x11 pixels.
+
+  Raises:
+    ValueError: the shapes differ, or the images are smaller than the window.
+  """
+  _check_shapes(image, truth)
+  if image.ndim != 3 or min(image.shape[:2]) <= 2 * SSIM_RADIUS:
+    raise ValueError(f"image: expected [h, w, c] of at least 11x11 pixels, the window of SSIM, got {image.shape}")
+  # Local variances by the law of total variance, rows first: E[x^2] - E[x]^2 would lose them in float32.
+  zero = jnp.zeros_like(image)
+  moments = (image, truth, zero, zero, zero)
+  for axis in (0, 1):
+    moments = _pool(*moments, axis)
+  mean_a, mean_b, var_a, var_b, cov = moments
+  luminance = (2.0 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
+  return _mean(luminance * (2.0 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2))
+
+
+def chi2(residual: jax.Array, std: jax.Array, observed: jax.Array) -> jax.Array:
+  """Return the reduced chi-square (1/m) sum_i (residual_i / std_i)^2 over the m observed values, [].
+
+  It is near 1, within a few sqrt(2/m), where the residual is noise; not a number where std is 0.
+
+  Args:
+    residual: y - A(x0).
+    std: of the noise, the shape of `residual` or [].
+    observed: 1 where a value was measured, else 0, the shape of `residual`.
+  """
+  return jnp.sum(observed * (residual / std) ** 2) / jnp.sum(observed)
+
+
+def _mean(x):
+  """Return the mean, [], axis by axis: one long float32 sum would lose the sixth digit."""
+  return jnp.mean(x) if x.ndim < 2 else _mean(jnp.mean(x, axis=0))
+
+
+def _pool(mean_a, mean_b, var_a, var_b, cov, axis):
+  """Join the weighted moments of the windows' parts along an axis, parts that lie within the image only."""
+  weights = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_STD) ** 2)
+  weights = weights / weights.sum()
+  size = mean_a.shape[axis] - 2 * SSIM_RADIUS
+
+  def parts(x):
+    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(len(weights))]
+
+  def pool(values):
+    return sum(float(weight) * value for weight, value in zip(weights, values))
+
+  a, b = pool(parts(mean_a)), pool(parts(mean_b))
+  off_a, off_b = [part - a for part in parts(mean_a)], [part - b for part in parts(mean_b)]
+  return (
+    a,
+    b,
+    pool(v + d**2 for v, d in zip(parts(var_a), off_a)),
+    pool(v + d**2 for v, d in zip(parts(var_b), off_b)),
+    pool(v + d * e for v, d, e in zip(parts(cov), off_a, off_b)),
+  )
+
+
+def _check_shapes(image, truth):
+  if image.shape != truth.shape:
+    raise ValueError(f"truth: expected the shape {image.shape} of the image, got {truth.shape}; resize or crop one")

@@ -1,0 +1,215 @@
+"""Weights of the guided-diffusion UNet: from the authors' state_dict names to the parameters of `diffinv.nets.unet`.
+
+The names, layouts and options are those of Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis",
+NeurIPS 2021, arXiv 2105.05233, as their code writes them. No PyTorch here: a state_dict maps names to NumPy arrays.
+
+Shapes tell the whole architecture except how attention splits its channels: the number of heads and their order are
+given, or come with a preset.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from diffinv.nets import unet
+from diffinv.nets.unet import UNetConfig, make_config
+
+# Published networks: FFHQ 256 of Choi et al. (ILVR, ICCV 2021, arXiv 2108.02938), which DPS uses; ImageNet 256 of
+# Dhariwal and Nichol.
+PRESETS = {
+  "ffhq256": make_config(
+    model_channels=128,
+    channel_mult=(1, 1, 2, 2, 4, 4),
+    num_res_blocks=1,
+    attention_levels=(4,),
+    num_head_channels=64,
+  ),
+  "imagenet256": make_config(
+    model_channels=256,
+    channel_mult=(1, 1, 2, 2, 4, 4),
+    num_res_blocks=2,
+    attention_levels=(3, 4, 5),
+    num_head_channels=64,
+  ),
+}
+
+# Our name of a layer inside a block: its name in a state_dict, and the trailing 1s of its weight's shape there.
+LAYERS = {
+  "in_norm": ("in_layers.0", ()),
+  "in_conv": ("in_layers.2", ()),
+  "emb": ("emb_layers.1", ()),
+  "out_norm": ("out_layers.0", ()),
+  "out_conv": ("out_layers.3", ()),
+  "skip": ("skip_connection", (1, 1)),
+  "norm": ("norm", ()),
+  "qkv": ("qkv", (1,)),
+  "proj_out": ("proj_out", (1,)),
+}
+
+
+class Source(NamedTuple):
+  """Where a parameter comes from."""
+
+  name: str  # in the state_dict
+  shape: tuple[int, ...]  # there
+
+
+def sources(config: UNetConfig) -> dict[tuple[str, ...], Source]:
+  """Return the tensor that each parameter of `config` is read from, by the parameter's path."""
+  flat = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: unet.init(jax.random.key(0), config)))
+  return {path: _source(path, leaf.shape) for path, leaf in flat.items()}
+
+
+def _source(path, shape):
+  block = re.sub(r"_(?=\d|op$|conv$)", ".", path[0])  # input_blocks_3_0_op -> input_blocks.3.0.op
+  layer, ones = LAYERS[path[1]] if len(path) == 3 else (None, ())
+  leaf = "bias" if path[-1] == "bias" else "weight"
+  if path[-1] == "kernel":
+    shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else (shape[1], shape[0], *ones)
+  return Source(".".join(part for part in (block, layer, leaf) if part), shape)
+
+
+def _to_ours(path, value):
+  if path[-1] != "kernel":
+    return value
+  if value.ndim == 4 and value.shape[2:] != (1, 1):
+    return value.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+  return value.reshape(value.shape[:2]).T  # (O, I), (O, I, 1) or (O, I, 1, 1) -> (I, O)
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]], **choices: Any) -> UNetConfig:
+  """Return the architecture that a state_dict's shapes tell.
+
+  Args:
+    shapes: by tensor name.
+    choices: what shapes cannot tell: num_heads or num_head_channels, attention_order; dtype, remat.
+
+  Raises:
+    ValueError: the tensors are not those of a guided-diffusion UNet, or a choice is missing.
+  """
+
+  def shape(name):
+    if name not in shapes:
+      raise ValueError(
+        f"tensor {name!r}: expected in a guided-diffusion UNet, the file has none; give a bare state_dict of one"
+      )
+    return tuple(shapes[name])
+
+  out_channels = shape("out.2.weight")[0]
+  model_channels = shape("time_embed.0.weight")[1]
+  count = 1 + max((int(m[1]) for m in (re.match(r"output_blocks\.(\d+)\.", name) for name in shapes) if m), default=-1)
+  blocks = [f"output_blocks.{i}" for i in range(count)]
+  # Only the decoder says where the levels are: resampling blocks of the encoder look like any other.
+  ups = [any(f"{b}.{j}.{k}.weight" in shapes for j in (1, 2) for k in ("conv", "in_layers.2")) for b in blocks]
+  levels = sum(ups) + 1
+  per_level = ups.index(True) + 1 if any(ups) else count
+  if count == 0 or count != levels * per_level or per_level < 2:
+    raise ValueError(f"state_dict: expected equal levels of decoder blocks, got {count} blocks in {levels} levels")
+  firsts = blocks[::per_level][::-1]  # of each level, finest first
+  widths = [shape(f"{b}.0.out_layers.3.weight")[0] for b in firsts]
+  return make_config(
+    model_channels=model_channels,
+    channel_mult=tuple(w // model_channels if w % model_channels == 0 else w / model_channels for w in widths),
+    num_res_blocks=per_level - 1,
+    attention_levels=tuple(i for i, b in enumerate(firsts) if f"{b}.1.qkv.weight" in shapes),
+    in_channels=shape("input_blocks.0.0.weight")[1],
+    out_channels=out_channels,
+    scale_shift_norm=shape("middle_block.0.emb_layers.1.weight")[0] == 2 * widths[-1],
+    resblock_updown=not any(name.endswith(".op.weight") for name in shapes),
+    num_classes=shape("label_emb.weight")[0] if "label_emb.weight" in shapes else None,
+    **choices,
+  )
+
+
+def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None, **choices: Any) -> UNetConfig:
+  """Return the architecture of a file, from its shapes and a preset or explicit choices.
+
+  Args:
+    shapes: by tensor name.
+    preset: of PRESETS; an error where the shapes are another network's.
+    choices: num_heads or num_head_channels, attention_order; None where not given. They override the preset's.
+
+  Raises:
+    ValueError: see `infer_config`; or the file is not the preset's; or neither preset nor heads are given.
+  """
+  choices = {name: value for name, value in choices.items() if value is not None}
+  if preset is not None and preset not in PRESETS:
+    raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+  plain = infer_config(shapes, num_heads=1)
+  found = next((name for name, config in PRESETS.items() if _architecture(config) == _architecture(plain)), None)
+  if preset is not None:
+    if found != preset:
+      hint = f"use preset {found!r}" if found is not None else "leave the preset out and give the heads"
+      raise ValueError(
+        f"preset: {preset!r} is {_summary(PRESETS[preset])}; the file holds {_summary(plain)}; {hint}"
+      )
+    known = PRESETS[preset]
+    if not {"num_heads", "num_head_channels"} & choices.keys():
+      choices["num_head_channels"] = known.num_head_channels
+    choices.setdefault("attention_order", known.attention_order)
+  elif not {"num_heads", "num_head_channels"} & choices.keys():
+    hint = f"the shapes are those of preset {found!r}" if found is not None else "see how the network was trained"
+    raise ValueError(f"num_heads, num_head_channels: shapes cannot tell and neither was given; {hint}")
+  return infer_config(shapes, **choices)
+
+
+def _architecture(config):
+  # What shapes tell; a published network comes with and without classes.
+  blank = {"num_heads": 1, "num_head_channels": None, "attention_order": "legacy", "num_classes": None}
+  return dataclasses.replace(config, **blank)
+
+
+def _summary(config):
+  mult = ",".join(f"{m:g}" for m in config.channel_mult)
+  attention = ",".join(str(level) for level in config.attention_levels)
+  return (
+    f"a network of {config.model_channels} channels x ({mult}), {config.num_res_blocks} blocks a level, attention at "
+    f"levels ({attention}), {config.in_channels} to {config.out_channels} channels"
+  )
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: UNetConfig) -> None:
+  """Check that the tensors are exactly those of `config`.
+
+  Raises:
+    ValueError: a tensor is missing, left over or misshapen; the message names it, and counts the others.
+  """
+  expected = {source.name: source.shape for source in sources(config).values()}
+  missing = [name for name in expected if name not in shapes]
+  extra = [name for name in shapes if name not in expected]
+  wrong = [name for name in expected if name in shapes and tuple(shapes[name]) != expected[name]]
+  advice = "the file is incomplete or another network's: check the preset, or convert the original file"
+  for names, found in ((missing, "the file has none"), (wrong, "found"), (extra, "found")):
+    if names:
+      name = names[0]
+      want = f"shape {list(expected[name])}" if name in expected else "no such tensor"
+      have = f"{found} {list(shapes[name])}" if name in shapes else found
+      more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+      raise ValueError(f"tensor {name!r}: expected {want}, {have}{more}; {advice}")
+
+
+def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
+  """Return the parameters of `unet.apply_function(config)` from a state_dict, float32 NumPy.
+
+  Args:
+    state_dict: arrays by the authors' tensor names, any floating type.
+    config: from `identify`.
+
+  Raises:
+    ValueError: a tensor is missing, left over, misshapen, not floating or not finite; the message names it.
+  """
+  check_shapes({name: np.shape(value) for name, value in state_dict.items()}, config)
+  params = {}
+  for path, source in sources(config).items():
+    value = np.asarray(state_dict[source.name])
+    floating = jax.numpy.issubdtype(value.dtype, jax.numpy.floating)  # knows bfloat16, which NumPy does not
+    if not floating or not np.all(np.isfinite(value)):
+      got = "nan or infinity" if floating else f"type {value.dtype}"
+      raise ValueError(f"tensor {source.name!r}: expected finite floating-point values, got {got}; the file is damaged")
+    params[path] = np.ascontiguousarray(_to_ours(path, value), dtype=np.float32)
+  return flax.traverse_util.unflatten_dict(params)

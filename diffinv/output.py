@@ -1,0 +1,111 @@
+"""Results that are there in full or not at all: written under a temporary name, renamed at the end."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any, Iterator
+
+RESULTS = "results.json"  # what every command leaves in its folder, and how a folder of ours is told
+PARTIAL = ".partial-"
+REPLACED = ".replaced-"
+
+
+@contextlib.contextmanager
+def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+  """Give a temporary folder beside `path` to write into; rename it to `path` at the end, remove it on any error.
+
+  Args:
+    path: the folder to make.
+    overwrite: replace an existing one, at the end, if it is empty or came from this program.
+
+  Raises:
+    FileExistsError: there is something at `path` that may not be replaced.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  check(path, overwrite=overwrite)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
+  try:
+    partial.chmod(0o777 & ~_umask())
+    yield partial
+    check(path, overwrite=overwrite)
+    _replace(partial, path)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
+
+
+def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+  """Check that a folder may be made at `path`; see `folder`.
+
+  Raises:
+    FileExistsError: it may not.
+  """
+  path = pathlib.Path(path)
+  if not os.path.lexists(path):
+    return
+  if not path.is_dir() or path.is_symlink():
+    raise FileExistsError(f"output: expected a folder to make, {path} is there and is none; choose another --output")
+  if not overwrite:
+    raise FileExistsError(f"output: the folder {path} exists; choose another --output, or replace it with --overwrite")
+  if any(path.iterdir()) and not (path / RESULTS).is_file():
+    raise FileExistsError(
+      f"output: --overwrite replaces folders that diffinv made, {path} holds no {RESULTS}; choose another --output"
+    )
+
+
+def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
+  if not path.exists():
+    os.rename(partial, path)
+    return
+  aside = pathlib.Path(tempfile.mkdtemp(prefix=path.name + REPLACED, dir=path.parent))
+  os.rename(path, aside / path.name)
+  try:
+    os.rename(partial, path)
+  except OSError:
+    os.rename(aside / path.name, path)
+    aside.rmdir()
+    raise
+  shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
+@contextlib.contextmanager
+def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """Give a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+  try:
+    yield partial
+    os.replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+  """Write JSON; numbers that JSON does not have, infinities and NaN, become null."""
+  text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+  with file(path) as partial:
+    partial.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {str(key): _plain(entry) for key, entry in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(entry) for entry in value]
+  if isinstance(value, pathlib.PurePath):
+    return str(value)
+  if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
+    return _plain(value.tolist())
+  return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,275 @@
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_networks
+
+import diffinv.checkpoint
+from diffinv import checkpoint
+from diffinv.nets import small, unet
+from diffinv.priors import Prior, StationaryGaussian
+from diffinv.schedules import Schedule
+
+TINY = unet.make_config(
+  model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(), num_head_channels=32
+)
+PROVENANCE = {"source": "tiny.pt", "sha256": "0" * 64}
+
+
+def make_prior(config, **changes):
+  fields = {
+    "params": reference_networks.random_params(checkpoint.param_shapes(config)),
+    "apply": unet.apply_function(config) if isinstance(config, unet.UNetConfig) else small.apply_function(config),
+    "schedule": Schedule("cosine", 500),
+    "prediction": "v",
+    "variance": "learned_range" if config.out_channels == 6 else "fixed_large",
+    "clip": False,
+    "image_shape": (16, 16, 3),
+    "size_multiple": config.size_multiple,
+  }
+  return Prior(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def prior():
+  return make_prior(TINY)
+
+
+@pytest.fixture(scope="module")
+def saved(prior, tmp_path_factory):
+  return checkpoint.save_prior(tmp_path_factory.mktemp("priors") / "tiny", prior, TINY, PROVENANCE)
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+  """Copy the saved prior and change its description."""
+  import shutil
+
+  def change(edit):
+    folder = tmp_path / "damaged"
+    shutil.copytree(saved, folder)
+    description = json.loads((folder / "prior.json").read_text())
+    edit(description)
+    (folder / "prior.json").write_text(json.dumps(description))
+    return folder
+
+  return change
+
+
+def x_t():
+  return jnp.asarray(np.random.RandomState(0).standard_normal((16, 16, 3)), jnp.float32)
+
+
+def test_round_trip_keeps_everything(saved, prior):
+  loaded = checkpoint.load_prior(saved)
+  for field in dataclasses.fields(Prior):
+    if field.name != "params":
+      assert getattr(loaded, field.name) == getattr(prior, field.name), field.name
+  assert jax.tree.structure(loaded.params) == jax.tree.structure(prior.params)
+  for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(prior.params)):
+    np.testing.assert_array_equal(a, b)
+    assert a.dtype == jnp.float32
+  run = jax.jit(lambda prior, x: prior.apply(prior.params, x, jnp.float32(7)))
+  np.testing.assert_array_equal(run(loaded, x_t()), run(prior, x_t()))
+  assert np.any(run(loaded, x_t()))
+
+
+def test_description_names_the_source(saved):
+  description = json.loads((saved / "prior.json").read_text())
+  assert description["format"] == checkpoint.FORMAT
+  assert description["network"]["name"] == "guided_diffusion"
+  assert description["provenance"] == PROVENANCE
+  assert "dtype" not in description["network"]
+  assert list(description) == list(checkpoint.FIELDS)
+
+
+def test_loading_twice_compiles_once(saved):
+  traces = []
+
+  @jax.jit
+  def run(prior):
+    traces.append(1)
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(prior.params))
+
+  run(checkpoint.load_prior(saved))
+  run(checkpoint.load_prior(saved))
+  assert len(traces) == 1
+
+
+def test_small_network_round_trip(tmp_path):
+  config = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
+  prior = make_prior(config, prediction="eps", size_multiple=config.size_multiple)
+  loaded = checkpoint.load_prior(checkpoint.save_prior(tmp_path / "small", prior, config))
+  assert loaded.apply is prior.apply
+  a, b = (p.apply(p.params, x_t(), jnp.float32(7)) for p in (loaded, prior))
+  np.testing.assert_array_equal(a, b)
+
+
+def test_options_reach_the_network(saved, prior):
+  half = checkpoint.load_prior(saved, dtype="bfloat16", remat=True)
+  assert half.apply is unet.apply_function(dataclasses.replace(TINY, dtype="bfloat16", remat=True))
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.params))
+  with pytest.raises(ValueError, match="dtype: expected one of float32, bfloat16, got 'float16'"):
+    checkpoint.load_prior(saved, dtype="float16")
+
+
+def test_class_conditional_prior_takes_a_label(tmp_path):
+  config = dataclasses.replace(TINY, num_classes=5)
+  folder = checkpoint.save_prior(tmp_path / "classes", make_prior(config), config)
+  priors = [checkpoint.load_prior(folder, label=label) for label in (0, 4)]
+  outputs = [prior.apply(prior.params, x_t(), jnp.float32(7)) for prior in priors]
+  expected = unet.apply_function(config)(priors[0].params["network"], x_t(), jnp.float32(7), jnp.int32(4))
+  np.testing.assert_allclose(outputs[1], expected, rtol=1e-5, atol=1e-5)
+  assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
+  assert jax.tree.structure(priors[0]) == jax.tree.structure(priors[1])  # another class does not recompile
+  for label in (None, 5, -1):
+    with pytest.raises(ValueError, match=r"label: expected a class in 0\.\.4 for this network"):
+      checkpoint.load_prior(folder, label=label)
+
+
+def test_label_of_an_unconditional_prior_is_an_error(saved):
+  with pytest.raises(ValueError, match="label: expected none, the network is unconditional, got 3"):
+    checkpoint.load_prior(saved, label=3)
+
+
+def test_natural_needs_no_file():
+  assert isinstance(checkpoint.load_prior("natural"), StationaryGaussian)
+
+
+def test_name_is_looked_up_in_checkpoints(saved, monkeypatch):
+  monkeypatch.setattr(checkpoint, "_roots", lambda: [saved.parent])
+  assert checkpoint.known_names() == ["natural", "tiny"]
+  assert checkpoint.load_prior("tiny").schedule == Schedule("cosine", 500)
+
+
+def test_unknown_name_lists_the_known_ones(saved, monkeypatch):
+  monkeypatch.setattr(checkpoint, "_roots", lambda: [saved.parent])
+  with pytest.raises(FileNotFoundError, match="nowhere: no such prior; .* one of natural, tiny"):
+    checkpoint.load_prior("nowhere")
+
+
+def test_folder_without_a_prior_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="is not a prior, make one with `diffinv convert`"):
+    checkpoint.load_prior(tmp_path)
+
+
+def test_existing_folder_is_kept_unless_overwritten(prior, tmp_path):
+  folder = checkpoint.save_prior(tmp_path / "p", prior, TINY)
+  other = dataclasses.replace(prior, params=jax.tree.map(lambda v: v + np.float32(1), prior.params))
+  with pytest.raises(FileExistsError, match="expected a new folder, got one that exists"):
+    checkpoint.save_prior(folder, other, TINY)
+  checkpoint.save_prior(folder, other, TINY, overwrite=True)
+  np.testing.assert_array_equal(checkpoint.load_prior(folder).params["out_0"]["bias"], other.params["out_0"]["bias"])
+  assert os.listdir(tmp_path) == ["p"]
+
+
+def test_overwriting_something_else_is_refused(prior, tmp_path):
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "holiday.png").write_bytes(b"irreplaceable")
+  with pytest.raises(FileExistsError, match="expected a prior to overwrite, got something else"):
+    checkpoint.save_prior(tmp_path / "photos", prior, TINY, overwrite=True)
+  assert (tmp_path / "photos" / "holiday.png").exists()
+
+
+@pytest.mark.parametrize("failing", ["_write_arrays", "_replace"])
+def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, failing):
+  checkpoint.save_prior(tmp_path / "old", prior, TINY)
+
+  def fail(*args):
+    if failing == "_write_arrays":
+      args[0].mkdir()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(diffinv.checkpoint, failing, fail)
+  for name in ("new", "old"):
+    with pytest.raises(KeyboardInterrupt):
+      checkpoint.save_prior(tmp_path / name, prior, TINY, overwrite=True)
+  assert os.listdir(tmp_path) == ["old"]
+  checkpoint.load_prior(tmp_path / "old")
+
+
+def test_params_of_another_network_are_not_saved(prior, tmp_path):
+  other = dataclasses.replace(TINY, channel_mult=(1, 1))
+  with pytest.raises(ValueError, match=r"params: array '.*': expected shape \[.*\], found \[.*\]"):
+    checkpoint.save_prior(tmp_path / "p", prior, other)
+  assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"channel_mult": [1, 1]}, r"array '.*': expected shape \[.*\], found \[.*\]"),
+    ({"attention_levels": [1]}, "array '.*': expected shape .*, the checkpoint has none"),
+    ({"num_res_blocks": 2}, "array '.*': expected shape"),
+    ({"num_classes": 3}, r"array 'label_emb/embedding': expected shape \[3, 128\], the checkpoint has none"),
+  ],
+)
+def test_arrays_of_another_network_are_named(damaged, change, message):
+  folder = damaged(lambda d: d["network"].update(change))
+  with pytest.raises(ValueError, match=message):
+    checkpoint.load_prior(folder)
+
+
+def test_leftover_array_is_named(tmp_path):
+  config = dataclasses.replace(TINY, num_classes=5)
+  folder = checkpoint.save_prior(tmp_path / "p", make_prior(config), config)
+  description = json.loads((folder / "prior.json").read_text())
+  description["network"]["num_classes"] = None
+  (folder / "prior.json").write_text(json.dumps(description))
+  with pytest.raises(ValueError, match="array 'label_emb/embedding': the network has no such array"):
+    checkpoint.load_prior(folder)
+
+
+@pytest.mark.parametrize(
+  "edit, message",
+  [
+    (lambda d: d.update(format="other-9"), "format: expected 'diffinv-prior-1', got 'other-9'"),
+    (lambda d: d.update(colour="red"), "unknown field 'colour'; the fields are format, network"),
+    (lambda d: d.pop("schedule"), "the field 'schedule' is missing"),
+    (lambda d: d.update(clip="yes"), "clip: expected bool, got 'yes'"),
+    (lambda d: d.update(size_multiple=True), "size_multiple: expected int, got True"),
+    (lambda d: d.update(size_multiple=3), "size_multiple: expected a multiple of the network's 2, got 3"),
+    (lambda d: d.update(image_shape=[17, 16, 3]), "image_shape: expected multiples of 2 pixels"),
+    (lambda d: d.update(image_shape=[16, 16, 1]), "image_shape: the network takes 3 channels"),
+    (lambda d: d.update(image_shape=[16, 16]), r"image_shape: expected \[height, width, channels\]"),
+    (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, got 'noise'"),
+    (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
+    (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine"),
+    (lambda d: d["network"].update(name="transformer"), "network: expected the name of one of guided_diffusion, small"),
+    (lambda d: d["network"].update(depth=3), "network: unknown field 'depth'; the fields are model_channels"),
+    (lambda d: d["network"].pop("num_res_blocks"), "network: the field 'num_res_blocks' is missing"),
+    (lambda d: d["network"].update(model_channels="many"), "network: no such network can be built"),
+  ],
+)
+def test_damaged_description_is_one_line(damaged, edit, message):
+  folder = damaged(edit)
+  with pytest.raises(ValueError, match=message) as caught:
+    checkpoint.load_prior(folder)
+  assert "\n" not in str(caught.value) and str(folder / "prior.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": "diffinv', b"[1, 2]", b"\xff\xfe", b"[" * 100000])
+def test_truncated_description_is_one_line(damaged, content):
+  folder = damaged(lambda d: None)
+  (folder / "prior.json").write_bytes(content)
+  with pytest.raises(ValueError, match="expected (a )?JSON") as caught:
+    checkpoint.load_prior(folder)
+  assert "\n" not in str(caught.value)
+
+
+def test_lost_arrays_are_an_error(damaged):
+  import shutil
+
+  folder = damaged(lambda d: None)
+  for path in (folder / "params").glob("**/d/*"):
+    path.write_bytes(b"")
+  with pytest.raises(ValueError, match="convert the weights again") as caught:
+    checkpoint.load_prior(folder)
+  assert "\n" not in str(caught.value)
+  shutil.rmtree(folder / "params")
+  with pytest.raises(FileNotFoundError, match="the checkpoint is incomplete"):
+    checkpoint.load_prior(folder)

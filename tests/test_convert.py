@@ -1,0 +1,164 @@
+import hashlib
+import json
+import os
+import pickle
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_networks
+
+from diffinv import checkpoint
+from diffinv.apps import convert, main
+from diffinv.nets import guided_diffusion, unet
+
+NAME = "unet_tiny64_class_cond_new_attention"
+FLAGS = ("--num_head_channels=32", "--attention_order=new", "--image_size=64")
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+  return reference_networks.state_dict(reference_networks.shapes(NAME))
+
+
+@pytest.fixture(scope="module")
+def safetensors_file(state_dict, tmp_path_factory):
+  from safetensors.numpy import save_file
+
+  path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+  save_file(state_dict, path)
+  return path
+
+
+def run(capsys, *args):
+  code = main.execute(["convert", *map(str, args)])
+  said = capsys.readouterr()
+  return code, said.out, said.err
+
+
+def fails(capsys, *args, code=1):
+  got, _, error = run(capsys, *args)
+  assert got == code, error
+  assert error.startswith("diffinv: error: ") and error.count("\n") == 1
+  return error
+
+
+def check_prior(folder, state_dict):
+  prior = checkpoint.load_prior(folder, label=reference_networks.LABEL)
+  config = guided_diffusion.identify(reference_networks.shapes(NAME), **reference_networks.choices(NAME))
+  expected = guided_diffusion.params_from_state_dict(state_dict, config)
+  for a, b in zip(jax.tree.leaves(prior.params["network"]), jax.tree.leaves(expected)):
+    np.testing.assert_array_equal(a, b)
+  assert prior.image_shape == (64, 64, 3) and prior.size_multiple == 4
+  assert (prior.prediction, prior.variance, prior.clip) == ("eps", "learned_range", True)
+  x, t, label = jnp.zeros((8, 8, 3)), jnp.float32(3), jnp.int32(reference_networks.LABEL)
+  np.testing.assert_allclose(
+    prior.apply(prior.params, x, t), unet.apply_function(config)(expected, x, t, label), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_safetensors_file_becomes_a_prior_without_torch(capsys, safetensors_file, state_dict, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
+  schedule = ("--schedule=cosine", "--num_steps=400")
+  args = (f"--input={safetensors_file}", f"--output={tmp_path / 'tiny'}", *FLAGS, *schedule)
+  code, said, error = run(capsys, *args)
+  assert code == 0, error
+  assert "199 tensors, 1,499,974 parameters" in said
+  check_prior(tmp_path / "tiny", state_dict)
+  description = json.loads((tmp_path / "tiny" / "prior.json").read_text())
+  assert description["schedule"] == {"name": "cosine", "num_steps": 400}
+  assert description["provenance"]["source"] == "tiny.safetensors"
+  assert description["provenance"]["sha256"] == hashlib.sha256(safetensors_file.read_bytes()).hexdigest()
+  assert "expected a new folder" in fails(capsys, *args)
+  assert run(capsys, *args, "--overwrite")[0] == 0
+  assert os.listdir(tmp_path) == ["tiny"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_file_becomes_a_prior(capsys, state_dict, tmp_path, zipped):
+  torch = pytest.importorskip("torch")
+  tensors = {k: torch.from_numpy(v) for k, v in state_dict.items()}
+  torch.save(tensors, tmp_path / "tiny.pt", _use_new_zipfile_serialization=zipped)
+  code, _, error = run(capsys, f"--input={tmp_path / 'tiny.pt'}", f"--output={tmp_path / 'tiny'}", *FLAGS)
+  assert code == 0, error
+  check_prior(tmp_path / "tiny", state_dict)
+
+
+def test_bfloat16_torch_file_is_read(tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pt")
+  value = convert.read_state_dict(tmp_path / "a.pt")["a"]
+  assert value.dtype == np.float32 and value.tolist() == [1.5, -2.0]
+
+
+class Malicious:
+  def __reduce__(self):
+    return (os.mkdir, (os.environ["DIFFINV_TEST_PROOF"],))
+
+
+def test_pickle_that_runs_code_is_refused(capsys, tmp_path, monkeypatch):
+  torch = pytest.importorskip("torch")
+  monkeypatch.setenv("DIFFINV_TEST_PROOF", str(tmp_path / "it-ran"))
+  torch.save({"a": Malicious()}, tmp_path / "zip.pt")
+  (tmp_path / "stock.pt").write_bytes(pickle.dumps({"a": Malicious()}))
+  for name in ("zip.pt", "stock.pt"):
+    error = fails(capsys, f"--input={tmp_path / name}", f"--output={tmp_path / 'out'}", *FLAGS)
+    assert "refused: it holds Python objects besides tensors" in error
+  assert sorted(os.listdir(tmp_path)) == ["stock.pt", "zip.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02"])
+def test_damaged_torch_file_is_one_line(capsys, tmp_path, content):
+  pytest.importorskip("torch")
+  (tmp_path / "a.pt").write_bytes(content)
+  assert f"{tmp_path / 'a.pt'}: " in fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+
+
+def test_nested_state_dict_is_named(capsys, tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"step": 3, "model": {"a": torch.zeros(2)}}, tmp_path / "a.pt")
+  error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  assert "expected a bare state_dict, a table of tensors, got one with 'step' of type int" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no such file"])
+def test_damaged_safetensors_file_is_one_line(capsys, tmp_path, content):
+  (tmp_path / "a.safetensors").write_bytes(content)
+  error = fails(capsys, f"--input={tmp_path / 'a.safetensors'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  assert "expected a .safetensors file, got a damaged one" in error
+
+
+def test_torch_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  (tmp_path / "a.pt").write_bytes(b"")
+  error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  assert 'pip install "diffinv[convert]"' in error
+
+
+def test_missing_file_is_named(capsys, tmp_path):
+  error = fails(capsys, f"--input={tmp_path / 'none.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  assert f"No such file or directory: {tmp_path / 'none.pt'}" in error
+
+
+def test_missing_flags_are_usage_errors(capsys, safetensors_file, tmp_path):
+  source, target = f"--input={safetensors_file}", f"--output={tmp_path / 'o'}"
+  assert "--input is missing" in fails(capsys, target, code=2)
+  assert "--output is missing" in fails(capsys, source, code=2)
+  assert "--image_size is missing" in fails(capsys, source, target, code=2)
+  assert "expected one of them, got both" in fails(capsys, source, target, *FLAGS, "--num_heads=2", code=2)
+  assert "shapes cannot tell" in fails(capsys, source, target, "--image_size=64")
+
+
+def test_wrong_preset_writes_nothing(capsys, safetensors_file, tmp_path):
+  error = fails(capsys, f"--input={safetensors_file}", f"--output={tmp_path / 'o'}", "--preset=ffhq256")
+  assert "preset: 'ffhq256' is a network of 128 channels" in error
+  assert not os.listdir(tmp_path)
+
+
+def test_wrong_image_size_writes_nothing(capsys, safetensors_file, tmp_path):
+  flags = ("--num_head_channels=32", "--image_size=63")
+  error = fails(capsys, f"--input={safetensors_file}", f"--output={tmp_path / 'o'}", *flags)
+  assert "image_shape: expected multiples of 4 pixels" in error
+  assert not os.listdir(tmp_path)

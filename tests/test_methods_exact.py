@@ -1,0 +1,593 @@
+"""Every method against its own exact law, which is not the posterior's: the steps, the chain and its samples.
+
+The recursions are in `exact.py`; golden numbers are literals, printed digits of an independent computation.
+"""
+
+import functools
+
+import exact
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exact import G3
+
+from diffinv import noise, priors, sampler, schedules
+from diffinv.methods import DPS, ScoreALD, SDEdit, base, score_ald
+from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.problems import Problem
+from diffinv.schedules import Level, Schedule
+
+LINEAR_100 = Schedule("linear", 100)
+LINEAR_1000 = Schedule("linear", 1000)
+ABAR = exact.linear_alpha_bar(100)
+PAIRS = exact.pairs(ABAR)
+S_BARS = [np.sqrt((1 - abar) / abar) for abar, _ in PAIRS]
+START = exact.standard(3)
+CHAINS = 20_000
+SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
+
+
+def dps_maps(p, zeta):
+  return [exact.dps_step(p, *pair, zeta) for pair in PAIRS]
+
+
+def ddpm_maps(p):
+  return [exact.ddpm_step(p, *pair) for pair in PAIRS]
+
+
+def sdedit_maps(p, start=50, repeats=1):
+  return ([exact.renoise_step(3, ABAR[start - 1])] + [exact.ddpm_step(p, *pair) for pair in PAIRS[-start:]]) * repeats
+
+
+def ald_maps(p, c=0.1, rate=1.0, steps=2, denoise=True, s_bars=S_BARS):
+  maps = [exact.langevin_step(p, s, c, rate) for s in s_bars for _ in range(steps)]
+  return maps + [exact.tweedie_step(p, s_bars[-1])] if denoise else maps
+
+
+def ald_ddpm_maps(p, rate=0.713):
+  return [exact.ald_ddpm_step(p, *pair, rate) for pair in PAIRS]
+
+
+def pinv_guide(p):
+  return np.linalg.pinv(p.A) @ p.y
+
+
+def ridge_guide(p, ridge=0.1):
+  return p.A.T @ np.linalg.solve(p.A @ p.A.T + ridge * np.eye(2), p.y)
+
+
+def terminal(p, maps, guide=None):
+  """Return the exact law of a chain: from N(0, I), or from the guide."""
+  start = START if guide is None else exact.Law(guide(p), np.zeros((3, 3)))
+  return exact.propagate(start, maps(p))
+
+
+# The library's method, and the independent recursion of its law.
+LAWS = {
+  "dps_.05": (DPS(scale=0.05, rule="squared"), lambda p: terminal(p, lambda p: dps_maps(p, 0.05))),
+  "dps_.30": (DPS(scale=0.30, rule="squared"), lambda p: terminal(p, lambda p: dps_maps(p, 0.30))),
+  "sdedit_ridge": (
+    SDEdit(t0=0.3, guide="ridge", ridge=0.1), lambda p: terminal(p, lambda p: sdedit_maps(p, 30), ridge_guide)
+  ),
+  "sdedit_repeated": (SDEdit(t0=0.5, repeats=3), lambda p: terminal(p, lambda p: sdedit_maps(p, 50, 3), pinv_guide)),
+  "ald": (
+    ScoreALD(c=0.1, rate=1.0, steps_per_level=2),
+    lambda p: exact.propagate(exact.Law(np.zeros(3), S_BARS[0] ** 2 * np.eye(3)), ald_maps(p)),
+  ),
+  "ald_ddpm": (ScoreALD(sampler="ddpm"), lambda p: terminal(p, ald_ddpm_maps)),
+}
+
+
+# T1: common random numbers. The noise does not depend on the state, so a sample is affine in y and in the prior mean
+# for a fixed key, and differences of samples are exact: no statistics.
+
+
+def sample_g3(p, method, schedule=LINEAR_100, seed=0):
+  x, _ = sampler.sample(jax.random.key(seed), method, p.prior(schedule), p.problem(), schedule.grid())
+  return np.asarray(x, np.float64)
+
+
+def changed(p, what):
+  if what == "y":
+    return p._replace(y=p.y + np.array([0.7, -1.1]))
+  return p._replace(m=p.m + np.array([0.4, -0.2, 0.9]))
+
+
+@pytest.mark.parametrize("what", ["y", "prior mean"])
+@pytest.mark.parametrize("name", LAWS)
+def test_samples_of_one_key_differ_as_the_exact_gain_says(name, what):
+  method, law = LAWS[name]
+  other = changed(G3, what)
+  want = law(other).mean - law(G3).mean
+  with jax.enable_x64():
+    got = sample_g3(other, method) - sample_g3(G3, method)
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["dps_.30", *(pytest.param(name, marks=pytest.mark.slow) for name in LAWS)])
+def test_samples_differ_as_the_exact_gain_says_in_float32(name):
+  method, law = LAWS[name]
+  for what in ("y", "prior mean"):
+    other = changed(G3, what)
+    got = sample_g3(other, method) - sample_g3(G3, method)
+    np.testing.assert_allclose(got, law(other).mean - law(G3).mean, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("zeta, gain", [(0.3, (0.87394109, 0.29905204)), (0.05, (0.83671654, 0.27388590))])
+def test_gain_of_dps_equals_its_published_value(zeta, gain):
+  with jax.enable_x64():
+    method = DPS(scale=zeta, rule="squared")
+    moved = [sample_g3(G3._replace(y=G3.y + unit), method) - sample_g3(G3, method) for unit in np.eye(2)]
+  np.testing.assert_allclose([column[0] for column in moved], gain, rtol=0, atol=1e-8)  # eight digits printed
+
+
+# T2: one step as an affine map, at every level of the chain at once.
+
+
+def extract(method, levels, p=G3, variance="fixed_small"):
+  """Return the maps of the library's own steps between neighbouring `levels`, in float64."""
+  with jax.enable_x64():
+    now, nxt = exact.level_pairs(schedules.as_arrays(levels))
+    prior = p.prior(variance=variance)
+    return exact.extracted_maps(method, prior, p.problem(), now, nxt)
+
+
+def assert_maps_equal(got, want):
+  for name, values in got._asdict().items():
+    expected = np.stack([getattr(step, name) for step in want])
+    scale = np.abs(expected).max(axis=tuple(range(1, expected.ndim)), keepdims=True) + 1.0
+    np.testing.assert_allclose(values / scale, expected / scale, rtol=0, atol=1e-10, err_msg=name)
+
+
+CLEAN_END = LINEAR_100.grid()
+STEPS = {
+  "ddpm": (DDPM((3,)), "fixed_small", ddpm_maps),
+  "ddpm_large": (DDPM((3,)), "fixed_large", lambda p: [exact.ddpm_step(p, *pair, large=True) for pair in PAIRS]),
+  **{
+    f"ddim_{eta}": (DDIM((3,), eta=eta), "fixed_small", lambda p, e=eta: [exact.ddim_step(p, *pair, e) for pair in PAIRS])
+    for eta in (0.0, 0.5, 1.0)
+  },
+  "dps_.05": (DPS(scale=0.05, rule="squared"), "fixed_small", lambda p: dps_maps(p, 0.05)),
+  "dps_.30": (DPS(scale=0.30, rule="squared"), "fixed_small", lambda p: dps_maps(p, 0.30)),
+  "ald_ddpm": (ScoreALD(sampler="ddpm", rate=0.713), "fixed_small", ald_ddpm_maps),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_step_is_the_affine_map_of_its_paper(name):
+  method, variance, maps = STEPS[name]
+  assert_maps_equal(extract(method, CLEAN_END, variance=variance), maps(G3))
+
+
+def test_ddim_with_eta_one_is_ddpm():
+  implicit = [exact.ddim_step(G3, *pair, 1.0) for pair in PAIRS]
+  assert_maps_equal(extract(DDPM((3,)), CLEAN_END), implicit)
+
+
+def test_langevin_step_is_the_affine_map_of_its_paper():
+  got = extract(ScoreALD(c=0.1, rate=0.8), CLEAN_END)
+  # Between noisy levels the step is Langevin's at the first of them; on arrival at the clean image, Tweedie's formula.
+  want = [exact.langevin_step(G3, s, 0.1, 0.8) for s in S_BARS[:-1]] + [exact.tweedie_step(G3, S_BARS[-1])]
+  assert_maps_equal(got, want)
+
+
+def test_sdedit_visits_its_levels_once_a_repeat():
+  levels = SDEdit(t0=0.25, repeats=2).levels(schedules.as_arrays(LINEAR_100.grid()))
+  np.testing.assert_array_equal(levels.t, [0, *range(24, -1, -1), 0, *range(24, -1, -1), 0])
+  np.testing.assert_array_equal(np.flatnonzero(levels.sigma == 0), [0, 26, 52])
+
+
+def test_sdedit_renoises_on_the_way_up_and_denoises_on_the_way_down():
+  up_and_down = Level(*(np.append(v[-1:], v) for v in CLEAN_END))
+  assert_maps_equal(extract(SDEdit(), up_and_down), [exact.renoise_step(3, ABAR[-1]), *ddpm_maps(G3)])
+
+
+def test_sdedit_reimposes_known_pixels_at_the_noise_of_the_level():
+  mask = np.array([1.0, 0.0, 1.0])
+  p = G3._replace(A=np.diag(mask), y=mask * np.array([0.8, 0.0, -0.3]))
+  want = []
+  for (_, prev), free in zip(PAIRS, ddpm_maps(p)):
+    known, unknown = np.diag(mask), np.diag(1 - mask)
+    noise_part = unknown @ free.L + np.sqrt(1 - prev) * known
+    want.append(exact.Affine(unknown @ free.F, unknown @ free.g + np.sqrt(prev) * p.y, noise_part))
+  assert_maps_equal(extract(SDEdit(keep_known=True), CLEAN_END, p), want)
+
+
+take_step = jax.jit(lambda key, x, now, nxt, method, prior, problem: method.step(key, base.XState(x), now, nxt, prior, problem))
+
+
+@pytest.mark.parametrize("rule, coefficient", [
+  ("code", lambda scale, norm: scale), ("paper", lambda scale, norm: 2 * scale),
+  ("squared", lambda scale, norm: 2 * norm * scale),
+])
+def test_dps_rules_take_their_multiple_of_the_gradient_of_the_norm(rule, coefficient):
+  with jax.enable_x64():
+    x, scale, key = np.array([0.3, -1.2, 0.7]), 0.4, jax.random.key(3)
+    z = np.asarray(jax.random.normal(key, (3,)))
+    for step in (0, 60, 99):  # the last is the step to the clean image: guidance, no noise
+      abar, prev = PAIRS[step]
+      K, k = exact.denoiser(G3, np.sqrt(abar), 1 - abar)
+      residual = G3.y - G3.A @ (K @ x + k)
+      norm = np.linalg.norm(residual)
+      free = exact.ddpm_step(G3, abar, prev)
+      want = free.F @ x + free.g + free.L @ z + coefficient(scale, norm) * K.T @ G3.A.T @ residual / norm
+      now, nxt = (Level(*(jnp.asarray(v[step + shift]) for v in CLEAN_END)) for shift in (0, 1))
+      method = DPS(scale=scale, rule=rule)
+      state, info = take_step(key, jnp.asarray(x), now, nxt, method, G3.prior(), G3.problem())
+      np.testing.assert_allclose(state.x, want, rtol=0, atol=1e-12)
+      np.testing.assert_allclose(info["residual_norm"], norm, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["code", "paper"])
+def test_dps_takes_no_guidance_step_where_the_data_are_met(rule):
+  with jax.enable_x64():
+    p = G3._replace(m=np.zeros(3), y=np.zeros(2))  # x = 0 denoises to 0, which gives y exactly
+    now, nxt = (Level(*(jnp.asarray(v[i]) for v in CLEAN_END)) for i in (50, 51))
+    guided, free = (
+      take_step(jax.random.key(0), jnp.zeros(3), now, nxt, DPS(scale=scale, rule=rule), p.prior(), p.problem())
+      for scale in (100.0, 0.0)
+    )
+    assert guided[1]["residual_norm"] == 0.0
+    np.testing.assert_array_equal(guided[0].x, free[0].x)
+
+
+def test_norm_matched_gradient_has_its_multiple_of_the_norm_of_the_score():
+  with jax.enable_x64():
+    u, c, balance, s = np.array([0.3, -1.2, 0.7]), 0.1, 5.0, 0.5
+    now, nxt = Level(*map(jnp.asarray, (1.0, 1.0, s))), Level(*map(jnp.asarray, (0.0, 1.0, 0.4)))
+    method = ScoreALD(c=c, balance=balance, weighting="norm_matched")
+    key = jax.random.key(3)
+    state, _ = take_step(key, jnp.asarray(u), now, nxt, method, G3.prior(), G3.problem())
+    z = np.asarray(jax.random.normal(key, (3,)))
+    score = np.linalg.solve(G3.C + s**2 * np.eye(3), G3.m - u)
+    gradient = G3.A.T @ (G3.y - G3.A @ u)
+    push = balance * np.linalg.norm(score) * gradient / np.linalg.norm(gradient)
+    want = u + c * s**2 * (score + push) + np.sqrt(2 * c) * s * z
+    np.testing.assert_allclose(state.x, want, rtol=0, atol=1e-12)
+
+
+# T3: terminal mean and covariance of many chains. Their exact values, to the digits printed by an independent run.
+
+SCHEDULE_A, SCHEDULE_B = np.geomspace(3.0, 0.05, 60), np.geomspace(3.0, 0.01, 200)
+
+
+def ald_law(sigmas, steps, c):
+  maps = ald_maps(G3, c=c, rate=1.0, steps=steps, denoise=False, s_bars=sigmas)
+  return exact.propagate(exact.Law(np.zeros(3), sigmas[0] ** 2 * np.eye(3)), maps)
+
+
+def sdedit_law(t0):
+  abar = exact.linear_alpha_bar(1000)[: t0 + 1]
+  maps = [exact.renoise_step(3, abar[-1])] + [exact.ddpm_step(G3, *pair) for pair in exact.pairs(abar)]
+  return exact.propagate(exact.Law(np.array([2.0, 1.0, -1.0]), np.zeros((3, 3))), maps)
+
+
+GOLDEN_LAWS = [  # law, mean, covariance 11 12 13 22 23 33 or its first entries, digits printed
+  (lambda: G3.posterior(), [0.9053645637, -0.5523233850, -0.2294106536],
+   [0.0689459766, -0.0590857575, -0.0698904420, 0.1537589724, 0.1366074802, 0.1585190782], 1e-8),
+  (lambda: terminal(G3, ddpm_maps), [0.4999959219, -0.9999918439, 0.2499918440],
+   [0.9214847007, 0.2813800223, -0.0005240041, 0.4528673330, -0.1872373454, 0.7329373450], 1e-8),
+  (lambda: LAWS["dps_.05"][1](G3), [0.9066152773, -0.5647435056, -0.2526330745],
+   [0.0638723007, -0.0495766963, -0.0636452751, 0.1334135124, 0.1235081231, 0.1304549322], 1e-8),
+  (lambda: LAWS["dps_.30"][1](G3), [0.9370373024, -0.5740746048, -0.2740746048],
+   [0.0314147428, -0.0624299794, -0.0624578380, 0.1250568687, 0.1249134020, 0.1250440336], 1e-8),
+  (lambda: ald_law(SCHEDULE_A, 5, 0.1), [0.8914676092, -0.5407185069, -0.2114272573],
+   [0.0833382404, -0.0699005122, -0.0841163922, 0.1822003867, 0.1632316558, 0.1893868079], 1e-8),
+  (lambda: ald_law(SCHEDULE_A, 5, 0.5), [0.901982, -0.550131, -0.225083],
+   [0.074244, -0.061193, -0.073150, 0.161669, 0.142661, 0.167071], 1e-6),
+  (lambda: ald_law(SCHEDULE_B, 10, 0.05), [0.900187, -0.546959, -0.222121], [0.073445], 1e-6),
+  (lambda: sdedit_law(249), [1.458824, -0.098393, -0.464062], [0.697516], 1e-6),
+  (lambda: sdedit_law(499), [0.661891, -0.866704, 0.140350], [0.983786], 1e-6),
+]
+
+
+@pytest.mark.parametrize("law, mean, cov, tolerance", GOLDEN_LAWS)
+def test_recursion_equals_golden_law(law, mean, cov, tolerance):
+  got = law()
+  np.testing.assert_allclose(got.mean, mean, rtol=0, atol=tolerance)
+  np.testing.assert_allclose(exact.upper(got.cov)[: len(cov)], cov, rtol=0, atol=tolerance)
+
+
+@functools.cache
+def chain_keys(chains=CHAINS):
+  return jax.random.split(jax.random.key(0), chains)
+
+
+@jax.jit
+def many(keys, method, prior, problem, grid):
+  """Return the results of independent chains, `[chains, ...]`: one compilation for all values of a structure."""
+  return jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
+
+
+def run(method, prior, problem, grid, chains=CHAINS):
+  return many(chain_keys(chains), method, prior, problem, schedules.as_arrays(grid))
+
+
+def assert_law(samples, law):
+  p_mean, p_cov = exact.p_values(samples, law)
+  assert p_mean > SMALLEST_P and p_cov > SMALLEST_P, (p_mean, p_cov)
+
+
+SAMPLED = {
+  "ddpm": (DDPM((3,)), lambda: terminal(G3, ddpm_maps)),
+  "ddim_.5": (DDIM((3,), eta=0.5), lambda: terminal(G3, lambda p: [exact.ddim_step(p, *pair, 0.5) for pair in PAIRS])),
+  "dps_.05": (LAWS["dps_.05"][0], lambda: LAWS["dps_.05"][1](G3)),
+  "dps_.30": (LAWS["dps_.30"][0], lambda: LAWS["dps_.30"][1](G3)),
+  "sdedit_repeated": (LAWS["sdedit_repeated"][0], lambda: LAWS["sdedit_repeated"][1](G3)),
+  "ald_ddpm": (LAWS["ald_ddpm"][0], lambda: LAWS["ald_ddpm"][1](G3)),
+}
+
+
+FAST = ("ddpm", "dps_.05", "dps_.30")
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLED])
+def test_samples_follow_the_exact_law(name):
+  method, law = SAMPLED[name]
+  assert_law(run(method, G3.prior(), G3.problem(), LINEAR_100.grid()), law())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("t0, law", [(0.25, lambda: sdedit_law(249)), (0.5, lambda: sdedit_law(499))])
+def test_sdedit_samples_follow_the_golden_law(t0, law):
+  # The guide (2, 1, -1) is the measurement itself.
+  p = G3._replace(A=np.eye(3), y=np.array([2.0, 1.0, -1.0]))
+  assert_law(run(SDEdit(t0=t0), p.prior(LINEAR_1000), p.problem(), LINEAR_1000.grid()), law())
+
+
+@pytest.mark.parametrize("sigmas, steps, c", [
+  (SCHEDULE_A, 5, 0.1), (SCHEDULE_A, 5, 0.5), pytest.param(SCHEDULE_B, 10, 0.05, marks=pytest.mark.slow),
+])
+def test_score_ald_samples_follow_the_golden_law(sigmas, steps, c):
+  method = ScoreALD(c=c, rate=1.0, steps_per_level=steps, denoise=False)
+  assert_law(run(method, G3.prior(), G3.problem(), schedules.ve_grid(sigmas)), ald_law(sigmas, steps, c))
+
+
+def test_chi_square_statistics_see_an_error_of_a_tenth():
+  rng = np.random.default_rng(0)
+  law = terminal(G3, ddpm_maps)
+  draws = law.mean + rng.standard_normal((CHAINS, 3)) @ np.linalg.cholesky(law.cov).T
+  assert_law(draws, law)
+  p_mean, _ = exact.p_values(draws + 0.1 * np.sqrt(np.diag(law.cov)), law)
+  _, p_cov = exact.p_values(law.mean + 1.1 * (draws - law.mean), law)
+  assert p_mean < 1e-20 and p_cov < 1e-20
+
+
+# T4: laws that are not Gaussian, by quadrature to the digits given.
+
+
+SCALAR_CHAINS = 25_000
+
+
+def scalar_problem(y, a):
+  operator = exact.Dense(in_shape=(1,), matrix=jnp.full((1, 1), a))
+  return Problem(operator, noise.Gaussian(0.5), jnp.array([y]))
+
+
+def one_dimensional():
+  # N(.5, 2) as a mixture of itself: of the structure of the bimodal prior, so that they share a compilation.
+  prior = priors.mixture([0.5, 0.5], np.full((2, 1), 0.5), np.full((2, 1, 1), 2.0), LINEAR_100)
+  return prior, scalar_problem(1.2, 1.5)
+
+
+def bimodal():
+  means, variances = np.array([[-2.0], [1.5]]), np.array([0.25, 0.16])[:, None, None]
+  return priors.mixture([0.3, 0.7], means, variances, LINEAR_100), scalar_problem(0.2, 1.0)
+
+
+def assert_scalar_law(samples, mean, variance, threshold, probability):
+  x = np.asarray(samples, np.float64).ravel()
+  n, centred = len(x), x - x.mean()
+  errors = {
+    "mean": (x.mean() - mean) / np.sqrt(variance / n),
+    "variance": (x.var() - variance) / np.sqrt(((centred**4).mean() - x.var() ** 2) / n),
+    "probability": (np.mean(x > threshold) - probability) / np.sqrt(probability * (1 - probability) / n),
+  }
+  assert all(abs(z) < 5 for z in errors.values()), errors
+
+
+@pytest.mark.parametrize("scale, mean, variance, probability", [
+  (0.3, 0.80000000, 0.06749822, 0.5000), (0.1, 0.79999873, 0.00750197, 0.5000), (0.02, 0.70975072, 0.47137888, 0.4586),
+])
+def test_normalised_dps_follows_its_exact_law_in_one_dimension(scale, mean, variance, probability):
+  prior, problem = one_dimensional()
+  samples = run(DPS(scale=scale, rule="code"), prior, problem, LINEAR_100.grid(), SCALAR_CHAINS)
+  assert_scalar_law(samples, mean, variance, 0.8, probability)
+
+
+@pytest.mark.parametrize("method, mean, variance, probability", [
+  (DDPM((1,)), 0.463940, 2.683354, 0.70396),
+  (DPS(scale=0.1, rule="code"), 0.321946, 0.149511, 0.9234),
+  (DPS(scale=0.02, rule="code"), 0.540418, 1.707973, 0.7641),
+  (DPS(scale=0.02, rule="squared"), 0.736629, 0.524231, 0.8813),
+])
+def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, variance, probability):
+  samples = run(method, *bimodal(), LINEAR_100.grid(), SCALAR_CHAINS)
+  assert_scalar_law(samples, mean, variance, 0.0, probability)
+
+
+# T6: the prior N(0, 1), whose variance after any number of steps is known, through the library's own steps.
+
+SCALAR = exact.Linear(np.zeros(1), np.eye(1), np.zeros((1, 1)), 1.0, np.zeros(1))
+
+
+def final_variances(method, spacings, variance="fixed_small"):
+  """Return the variance after every step, `[steps + 1]`, for each respacing; one compilation for all."""
+  grids = [LINEAR_1000.grid(steps) for steps in spacings]
+  # Joined end to end; the step that leads from one grid's clean image to the next grid means nothing.
+  maps = extract(method, Level(*map(np.concatenate, zip(*grids))), SCALAR, variance)
+  histories, first = [], 0
+  for grid in grids:
+    history, steps = [1.0], len(grid.alpha) - 1
+    for F, L in zip(maps.F[first : first + steps, 0, 0], maps.L[first : first + steps, 0, 0]):
+      history.append(F**2 * history[-1] + L**2)
+    histories.append(history)
+    first += steps + 1
+  return histories
+
+
+SPACINGS = ["10", "20", "50", "100", "250", "1000"]
+SMALL = [0.52078514, 0.70057747, 0.85505744, 0.92087695, 0.96609237, 0.99106738]
+
+
+@pytest.mark.parametrize("method, want", [
+  (DDPM((1,)), SMALL),
+  (DDIM((1,), eta=1.0), SMALL),
+  (DDIM((1,), eta=0.5), [0.63682207, 0.79913555, 0.91232792, 0.95433406, 0.98110997, 0.99511029]),
+  (DDIM((1,), eta=0.0), [0.66355065, 0.82482323, 0.92810594, 0.96368568, 0.98533784, 0.99625211]),
+])
+def test_variance_of_a_standard_normal_prior_after_any_number_of_steps(method, want):
+  got = [history[-1] for history in final_variances(method, SPACINGS)]
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-8)  # eight digits printed
+
+
+def test_large_variance_keeps_a_standard_normal_prior_at_any_number_of_steps():
+  for history in final_variances(DDPM((1,)), SPACINGS, "fixed_large"):
+    np.testing.assert_allclose(history[:-1], 1.0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(history[-1], 0.9999, rtol=0, atol=1e-12)
+
+
+# T7: annealed Langevin dynamics.
+
+
+def test_langevin_variance_of_a_point_prior_is_ncsnv2_technique_4():
+  # Song and Ermon, 2020, arXiv 2006.09011, Prop. 3: u = .3, T = 5, sigma_{i-1} / sigma_i = 1.08.
+  p = SCALAR._replace(C=np.zeros((1, 1)))
+  sigma = 0.37
+  levels = schedules.ve_grid(np.full(6, sigma))
+  maps = extract(ScoreALD(c=0.3, denoise=False), Level(*(v[:6] for v in levels)), p)
+  variance = np.array([[(1.08 * sigma) ** 2]])
+  for F, L in zip(maps.F, maps.L):
+    variance = F @ variance @ F.T + L @ L.T
+  np.testing.assert_allclose(variance[0, 0] / sigma**2, 1.17618611904336, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("c, rate", [(0.1, 1.0), (0.5, 1.0), (0.09, 0.713), (0.3, 0.6)])
+def test_stability_bounds_every_step_of_the_chain(c, rate):
+  bound = float(score_ald.stability(ScoreALD(c=c, rate=rate), np.linalg.norm(G3.A, 2) ** 2))
+  maps = extract(ScoreALD(c=c, rate=rate, denoise=False), schedules.ve_grid(SCHEDULE_A))
+  worst = max(np.linalg.eigvalsh(np.eye(3) - F).max() for F in maps.F[:-1])
+  assert worst <= bound
+  assert (bound < 2.0) == (rate > 0.65)  # the last pair is unstable
+
+
+@pytest.mark.parametrize("margin, stays", [(0.98, True), (1.02, False)])
+def test_stability_is_where_the_chain_of_a_point_prior_starts_to_diverge(margin, stays):
+  # Without prior variance and noise the bound is attained: c (1 + a^2 / rate^2) = 2 margin.
+  a, c = 1.5, 0.2
+  rate = a / np.sqrt(2 * margin / c - 1)
+  p = exact.Linear(np.zeros(1), np.zeros((1, 1)), np.array([[a]]), 0.0, np.ones(1))
+  method = ScoreALD(c=c, rate=rate, denoise=False)
+  assert (float(score_ald.stability(method, a**2)) < 2.0) == stays
+  levels = schedules.ve_grid(np.full(6, 0.3))
+  maps = extract(method, Level(*(v[:6] for v in levels)), p)
+  np.testing.assert_allclose(maps.F.ravel(), -(2 * margin - 1), rtol=1e-10)  # beyond -1 the chain grows
+
+
+def test_score_ald_diverges_without_an_annealed_likelihood():
+  def sample(rate):
+    method = ScoreALD(c=0.1, rate=rate, steps_per_level=5, denoise=False)
+    return np.abs(run(method, G3.prior(), G3.problem(), schedules.ve_grid(SCHEDULE_A)))
+
+  assert np.all(sample(1.0) < 10)
+  assert not np.any(sample(1e-6) < 1e6)  # overflow included
+  maps = [exact.langevin_step(G3, s, 0.1, 1e-6) for s in SCHEDULE_A]
+  assert 25 < max(np.linalg.eigvalsh(np.eye(3) - step.F).max() for step in maps) < 580
+
+
+SIZE, SIGMA_Y, ALD_CHAINS = 32, 0.1, 24
+MRI_SIGMAS = np.geomspace(12.0, 0.02, 150)
+
+
+def mri_spectrum():
+  """Return the variance of a coefficient per real component, 25 (1 + (f/2)^2)^-1.5 + 1e-3, `[h, w]`."""
+  k = np.arange(SIZE) - SIZE // 2
+  return 25 * (1 + (k[:, None] ** 2 + k[None, :] ** 2) / 4) ** -1.5 + 1e-3
+
+
+def mri_mask(acceleration, orientation=1):
+  """Return an equispaced mask of lines with a fully sampled centre, `[h, w]`."""
+  lines = np.zeros(SIZE)
+  lines[::acceleration] = 1
+  lines[SIZE // 2 - 2 : SIZE // 2 + 2] = 1
+  return np.broadcast_to(lines if orientation else lines[:, None], (SIZE, SIZE))
+
+
+def mri_problem(mask, sigma):
+  rng = np.random.default_rng(0)
+  shape = (SIZE, SIZE, 2)
+  clean = np.sqrt(mri_spectrum())[..., None] * rng.standard_normal(shape)
+  y = mask[..., None] * (clean + SIGMA_Y * rng.standard_normal(shape))
+  operator = exact.MaskedFourier(in_shape=shape, mask=jnp.asarray(mask[..., None], jnp.float32))
+  return Problem(operator, noise.Gaussian(jnp.float32(sigma)), jnp.asarray(y, jnp.float32))
+
+
+def mri_law(mask, sigma, c):
+  """Return each coefficient's exact gain of y and variance, `[h, w]`: the scalar recursion of Eq. 4."""
+  spectrum = mri_spectrum()
+  gain, variance = np.zeros_like(spectrum), np.full_like(spectrum, MRI_SIGMAS[0] ** 2)
+  for s in np.repeat(MRI_SIGMAS, 3):
+    eta, data = c * s**2, mask / (sigma**2 + s**2)
+    F = 1 - eta * (1 / (spectrum + s**2) + data)
+    gain, variance = F * gain + eta * data, F**2 * variance + 2 * eta
+  return gain, variance
+
+
+@jax.jit
+def mri_chains(keys, prior, problem, grid):
+  method = ScoreALD(c=0.2, rate=1.0, steps_per_level=3, denoise=False)
+  images = jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
+  return jax.vmap(exact.centred_fft)(images)
+
+
+@functools.cache
+def mri_samples(acceleration, orientation, sigma):
+  """Return y, `[h, w, 2]`, and the k-space of independent chains, `[chains, h, w, 2]`."""
+  prior = exact.FourierGaussian(jnp.asarray(mri_spectrum()[..., None], jnp.float32))
+  problem = mri_problem(mri_mask(acceleration, orientation), sigma)
+  grid = schedules.as_arrays(schedules.ve_grid(MRI_SIGMAS))
+  k_space = mri_chains(jax.random.split(jax.random.key(1), ALD_CHAINS), prior, problem, grid)
+  return np.asarray(problem.y, np.float64), np.asarray(k_space, np.float64)
+
+
+# The same compiled chain at another acceleration, orientation and noise: nothing to retune.
+MRI_CASES = [
+  (4, 1, 0.1), pytest.param(8, 0, 0.1, marks=pytest.mark.slow), pytest.param(4, 0, 0.1, marks=pytest.mark.slow),
+  pytest.param(4, 1, 0.5, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("acceleration, orientation, sigma", MRI_CASES)
+def test_score_ald_of_masked_fourier_data_follows_the_law_of_every_coefficient(acceleration, orientation, sigma):
+  mask = mri_mask(acceleration, orientation)
+  y, k_space = mri_samples(acceleration, orientation, sigma)
+  gain, variance = mri_law(mask, sigma, 0.2)
+  z = (k_space - gain[..., None] * y) / np.sqrt(variance)[..., None]
+  for part, chosen in (("observed", mask == 1), ("unobserved", mask == 0)):
+    values = z[:, chosen]
+    n = values.size
+    assert abs(values.mean()) < 5 / np.sqrt(n), (part, values.mean())
+    assert abs(np.mean(values**2) - 1) < 5 * np.sqrt(2 / n), (part, np.mean(values**2))
+    # Coefficient by coefficient: means are N(0, 1 / chains), a sum of their squares is chi-square.
+    means = values.mean(0).ravel()
+    assert abs(np.sum(means**2) * ALD_CHAINS - means.size) < 5 * np.sqrt(2 * means.size), part
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_law_of_score_ald_is_close_to_the_posterior_and_wider(sigma):
+  # Observed coefficients shrink by c / (c + sigma^2) whatever the mask, unobserved ones keep the prior: no leakage.
+  mask, spectrum = mri_mask(4), mri_spectrum()
+  gain, variance = mri_law(mask, sigma, 0.2)
+  wiener, observed = spectrum / (spectrum + sigma**2), mask == 1
+  lag = (np.abs(gain - wiener) * np.sqrt(spectrum + sigma**2) / (sigma * np.sqrt(wiener)))[observed]
+  ratio = variance / np.where(observed, wiener * sigma**2, spectrum)
+  assert lag.max() < 0.1  # posterior standard deviations
+  assert ratio.min() > 1.0 and ratio.max() < 1.3
+  np.testing.assert_array_equal(gain[~observed], 0.0)
+
+
+def test_annealed_samples_fit_the_data_as_well_as_the_noise_allows():
+  y, k_space = mri_samples(4, 1, SIGMA_Y)
+  misfit = np.mean((y - k_space)[:, mri_mask(4) == 1] ** 2) / SIGMA_Y**2
+  assert 1.0 < misfit < 1.15  # an exact posterior draw has 1; the finite schedule inflates it

@@ -1,0 +1,363 @@
+"""The trainer: its loss, step, schedules and averages by value; runs that are killed and go on; learning."""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffinv import priors, train
+from diffinv.nets import small
+from diffinv.schedules import Level, Schedule
+
+TINY = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
+NETWORK = small.SmallNet(TINY).apply
+
+
+def random_params(config=TINY, seed=1):
+  """Parameters without the zeros of a new network, whose output and gradients would mostly be zero."""
+  params = small.initialise(jax.random.key(0), config)
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return jax.tree.unflatten(
+    tree, [leaf + 0.05 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)]
+  )
+
+
+def images(count=8, size=16):
+  return jnp.clip(0.5 * jax.random.normal(jax.random.key(5), (count, size, size, 3)), -1, 1)
+
+
+def relative(a, b):
+  return float(jnp.linalg.norm(jnp.ravel(a - b)) / jnp.linalg.norm(jnp.ravel(b)))
+
+
+def flat(tree):
+  return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+# The network
+
+
+def test_network_of_one_image_is_the_network_of_a_batch():
+  params, x, t = random_params(), images(3), jnp.array([-0.5, 0.0, 0.7])
+  apply = small.apply_function(TINY)
+  one = jnp.stack([apply(params, x[i], t[i]) for i in range(3)])
+  np.testing.assert_allclose(one, NETWORK(params, x, t), rtol=0, atol=1e-5)  # sums in another order
+
+
+def test_network_does_not_see_how_large_the_image_is():
+  config = small.SmallConfig(channels=16, multipliers=(1,), blocks=1, middle_blocks=1, embedding=32)
+  params = random_params(config)
+  large = jax.random.normal(jax.random.key(2), (48, 48, 3))
+  apply = small.apply_function(config)
+  whole, part = (apply(params, x, jnp.zeros(()))[:16, :16] for x in (large, large[:32, :32]))
+  np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)  # 4 convolutions reach 8 pixels: the cut is out of sight
+
+
+def test_fast_convolution_has_the_same_gradients():
+  def gradient(convolve):
+    net = small.SmallNet(TINY, convolve)
+    return jax.grad(lambda p: jnp.mean(net.apply(p, images(), jnp.zeros(8)) ** 2))(random_params())
+
+  assert relative(flat(gradient(small.convolve_for_training)), flat(gradient(small.convolve))) < 1e-5
+
+
+def test_depth_to_space_inverts_space_to_depth():
+  x = images(2)
+  np.testing.assert_array_equal(small.depth_to_space(small.space_to_depth(x, 2), 2), x)
+
+
+def test_bfloat16_network_stays_close_and_returns_float32():
+  config = small.SmallConfig(**{**TINY.__dict__, "dtype": "bfloat16"})
+  out = small.SmallNet(config).apply(random_params(), images(), jnp.zeros(8))
+  assert out.dtype == jnp.float32
+  assert relative(out, NETWORK(random_params(), images(), jnp.zeros(8))) < 0.03  # 8 bits a product
+
+
+# The loss
+
+
+def level_at(sbar, count=8):
+  return train.levels_at(jnp.full((count,), np.log(sbar), jnp.float32), Schedule("linear"))
+
+
+@pytest.mark.parametrize("prediction", train.OBJECTIVES)
+def test_target_is_what_the_prior_turns_into_the_clean_image(prediction):
+  x0, eps = images(), jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
+  for sbar in (0.05, 1.0, 20.0):
+    level = Level(*(train.per_pixel(v) for v in level_at(sbar)))
+    x_t = level.alpha * x0 + level.sigma * eps
+    output = train.target(x0, eps, level, prediction)
+    x0_hat = train.x0_from_output(output, x_t, level, prediction)
+    np.testing.assert_allclose(x0_hat, x0, rtol=0, atol=2e-6 * max(1, sbar**2))  # eps is divided by alpha
+
+
+def test_prior_and_trainer_agree_on_the_denoised_image():
+  level = level_at(0.7)
+  x_t = jax.random.normal(jax.random.key(3), (8, 16, 16, 3))
+  params = random_params()
+  output = train.network_output(NETWORK, params, x_t, level, "edm")
+  expected = train.x0_from_output(output, x_t, Level(*(train.per_pixel(v) for v in level)), "edm")
+  prior = priors.Prior(params, small.apply_function(TINY), Schedule("linear"), prediction="edm", clip=False)
+  got = prior.denoise(x_t[2], Level(*(v[2] for v in level))).x0
+  np.testing.assert_allclose(got, expected[2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", train.WEIGHTINGS)
+def test_objectives_agree_for_the_same_denoised_image(weighting):
+  """A constant error d of x0 costs w(SNR) d^2, whatever is predicted."""
+  x0, error = images(), 0.1
+  for sbar in (0.3, 2.0):
+    level = level_at(sbar)
+    pixel_level = Level(*(train.per_pixel(v) for v in level))
+    drawn = train.Drawn(level, jax.random.normal(jax.random.key(1), x0.shape))
+    x_t = pixel_level.alpha * x0 + pixel_level.sigma * drawn.eps
+    costs = {}
+    for prediction in train.OBJECTIVES:
+      off = {
+        "edm": priors.edm_scales(pixel_level)[1],
+        "v": -pixel_level.sigma,
+        "eps": -pixel_level.sigma / pixel_level.alpha,
+      }[prediction]
+      wrong = train.target(x0, drawn.eps, pixel_level, prediction) + error / off
+      np.testing.assert_allclose(train.x0_from_output(wrong, x_t, pixel_level, prediction), x0 + error, atol=1e-5)
+      goal = train.Objective(prediction=prediction, weighting=weighting)
+      cost = train.losses(lambda params, x, t: wrong, None, x0, drawn, goal)
+      natural = {"edm": (1 + 4 * sbar**2) / sbar**2, "v": 1 + sbar**-2, "eps": sbar**-2}[prediction]
+      costs[prediction] = cost / (natural if weighting == "none" else 1.0)
+    expected = error**2 * (1.0 if weighting == "none" else min(sbar**-2, 5.0))
+    for cost in costs.values():
+      np.testing.assert_allclose(cost, np.full(8, expected), rtol=1e-4)
+
+
+def test_loss_gradient_is_the_slope_of_the_loss():
+  params, x0 = random_params(), images()
+  value = functools.partial(train.loss, key=jax.random.key(0), x0=x0, network=NETWORK)
+  grad = jax.grad(value)(params)
+  step = 1e-2 / float(jnp.linalg.norm(flat(grad)))
+  ahead, behind = (float(value(jax.tree.map(lambda p, g: p + s * step * g, params, grad))) for s in (1, -1))
+  slope = (ahead - behind) / (2 * step)
+  assert abs(slope / float(jnp.sum(flat(grad) ** 2)) - 1) < 0.02  # central difference in float32
+
+
+def test_lognormal_levels_have_their_mean_and_spread():
+  goal = train.Objective(p_mean=-0.5, p_std=1.2, wide=0.0)
+  level = train.draw_levels(jax.random.key(0), 4096, goal)
+  log_sbar = jnp.log(level.sigma / level.alpha)
+  assert abs(float(jnp.mean(log_sbar)) + 0.5) < 0.01
+  assert abs(float(jnp.std(log_sbar)) - 1.2) < 0.02
+  np.testing.assert_allclose(level.alpha**2 + level.sigma**2, np.ones(4096), rtol=1e-5)
+
+
+def test_uniform_levels_are_the_schedule_once_each():
+  goal = train.Objective(levels="uniform")
+  level = train.draw_levels(jax.random.key(0), 1000, goal)
+  order = np.argsort(level.t)
+  np.testing.assert_allclose(np.asarray(level.t)[order], np.arange(1000), atol=1)
+  np.testing.assert_allclose(
+    np.asarray(level.alpha), np.sqrt(goal.schedule.alpha_bar())[np.asarray(level.t, int)], rtol=1e-6
+  )
+
+
+def test_levels_know_their_time():
+  schedule = Schedule("linear")
+  alpha, log_sbar = train.schedule_tables(schedule)
+  level = train.levels_at(jnp.asarray(log_sbar[::100], jnp.float32), schedule)
+  np.testing.assert_allclose(level.t, np.arange(0, 1000, 100), atol=0.02)
+  np.testing.assert_allclose(level.alpha, alpha[::100], rtol=1e-5)
+
+
+def test_learned_variance_term_vanishes_at_the_true_posterior_and_spares_the_mean():
+  goal = train.Objective(prediction="eps", levels="uniform", learned_variance=True)
+  x0 = images()
+  drawn = train.draw(jax.random.key(0), x0.shape, goal)
+  level = Level(*(train.per_pixel(v) for v in drawn.level))
+  x_t = level.alpha * x0 + level.sigma * drawn.eps
+  perfect = jnp.concatenate([drawn.eps, -jnp.ones_like(x0)], axis=-1)  # beta~ is the variance of q(x_s | x_t, x0)
+  term = functools.partial(train.variational_term, x0=x0, x_t=x_t, level=drawn.level, objective=goal)
+  assert float(jnp.max(jnp.abs(term(perfect)))) < 0.05  # 1000 steps of float32 rounding, in bits
+  grad = jax.grad(lambda output: jnp.sum(term(output)))(perfect + 0.3)
+  assert float(jnp.max(jnp.abs(grad[..., :3]))) == 0.0
+  assert float(jnp.max(jnp.abs(grad[..., 3:]))) > 0.0
+
+
+# The step
+
+
+def test_learning_rate_warms_up_and_decays():
+  how = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="cosine", final_fraction=0.1)
+  rate = [float(train.learning_rate(step, 110, how)) for step in (0, 4, 10, 60, 110, 200)]
+  np.testing.assert_allclose(rate, [0.2, 1.0, 2.0, 1.1, 0.2, 0.2], rtol=1e-5)
+  linear = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="linear", final_fraction=0.0)
+  np.testing.assert_allclose(train.learning_rate(35, 110, linear), 1.5, rtol=1e-5)
+  constant = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="constant")
+  np.testing.assert_allclose(train.learning_rate(100, 110, constant), 2.0)
+
+
+def steps(count, how, x0, network=NETWORK):
+  state = train.init_state(random_params(), how)
+  step = jax.jit(
+    functools.partial(train.train_step, network=network, objective=train.Objective(), optimiser=how)
+  )
+  states = [state]
+  for _ in range(count):
+    states.append(step(states[-1], jax.random.key(9), x0, np.float32(100))[0])
+  return states
+
+
+def test_average_follows_its_formula():
+  states = steps(3, train.Optimiser(ema_decay=0.15, warmup_steps=1), images())
+  expected = flat(states[0].params)
+  for n in range(3):
+    decay = min(0.15, (1 + n) / (10 + n))
+    expected = decay * expected + (1 - decay) * flat(states[n + 1].params)
+  np.testing.assert_allclose(flat(states[-1].ema), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_equals_the_whole_batch():
+  grads = [
+    train.gradients(
+      random_params(), jax.random.key(0), images(), network=NETWORK, objective=train.Objective(), accumulate=parts
+    )
+    for parts in (1, 4)
+  ]
+  np.testing.assert_allclose(grads[0][0], grads[1][0], rtol=1e-5)
+  assert relative(flat(grads[1][1]), flat(grads[0][1])) < 1e-5
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+  states = steps(1, train.Optimiser(), images().at[0, 0, 0, 0].set(jnp.nan))
+  np.testing.assert_array_equal(flat(states[1].params), flat(states[0].params))
+  np.testing.assert_array_equal(flat(states[1].ema), flat(states[0].ema))
+  assert int(states[1].step) == 1
+
+
+@pytest.mark.parametrize("accumulate", (1, 2))
+def test_eight_devices_compute_what_one_does(accumulate):
+  mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+  x0 = images(16)
+  value = jax.jit(
+    functools.partial(
+      train.gradients, network=NETWORK, objective=train.Objective(), accumulate=accumulate
+    )
+  )
+  one = value(random_params(), jax.random.key(0), x0)
+  eight = value(
+    jax.device_put(random_params(), NamedSharding(mesh, P())),
+    jax.random.key(0),
+    jax.device_put(x0, NamedSharding(mesh, P("batch"))),
+  )
+  np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
+  assert relative(flat(eight[1]), flat(one[1])) < 1e-5
+
+
+# Runs
+
+
+COMMAND = (
+  "--data=photos --size=16 --channels=8 --multipliers=1,2 --middle_blocks=1 --embedding=16 --held_out=8 "
+  "--warmup_steps=5 --batch_size=4 --steps=36 --validate_every=12 --sample_every=1000 --log_every=1 --workers=1"
+).split()
+
+
+def start_run(output, *flags):
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
+  command = [sys.executable, "-u", "-m", "diffinv.apps.train", *COMMAND, f"--output={output}", *flags]
+  return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish_run(output, *flags):
+  run = start_run(output, *flags)
+  text = run.communicate()[0]
+  assert run.returncode == 0, text
+  return text
+
+
+def last_state(output):
+  """The leaves of the last saved state, by path."""
+  import orbax.checkpoint as ocp
+
+  manager = ocp.CheckpointManager(pathlib.Path(f"{output}.training").resolve() / "last")
+  state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+  manager.close()
+  return {jax.tree_util.keystr(path): np.asarray(v) for path, v in jax.tree_util.tree_leaves_with_path(state)}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
+  pytest.importorskip("skimage")
+  finish_run(tmp_path / "whole")
+  # --save_seconds=0 saves after every step: at any moment a checkpoint is being written.
+  run = start_run(tmp_path / "killed", "--save_seconds=0")
+  for line in run.stdout:
+    if line.startswith("step 17/"):
+      run.send_signal(signal.SIGKILL)
+      break
+  run.communicate()
+  assert not (tmp_path / "killed").exists()
+  text = finish_run(tmp_path / "killed", "--save_seconds=0")
+  assert "going on from step" in text
+  whole, killed = last_state(tmp_path / "whole"), last_state(tmp_path / "killed")
+  assert whole.keys() == killed.keys()
+  for name, value in whole.items():
+    np.testing.assert_array_equal(killed[name], value, err_msg=name)
+  told = [json.loads((tmp_path / name / "prior.json").read_text()) for name in ("whole", "killed")]
+  assert told[0] == told[1]
+  logged = [json.loads(line)["step"] for line in (tmp_path / "killed.training" / "log.jsonl").read_text().splitlines()]
+  assert sorted(set(logged)) == list(range(1, 37))
+  assert logged == sorted(logged)
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_settings(tmp_path):
+  pytest.importorskip("skimage")
+  finish_run(tmp_path / "p", "--steps=2", "--validate_every=2")
+  run = start_run(tmp_path / "p", "--overwrite", "--learning_rate=0.5")
+  text = run.communicate()[0]
+  assert run.returncode == 2
+  assert "learning_rate" in text
+  assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
+  """Held-out error of the denoised image, against the best linear denoiser that 512 renders give."""
+  from diffinv.data import faces
+
+  size, sbar = 16, 0.5
+  render = jax.jit(lambda keys: jax.lax.map(lambda k: faces.render(k, size), keys, batch_size=32))
+  drawn = render(jax.random.split(jax.random.key(0), 1024 + 128))
+  pool, held_out = drawn[:1024], drawn[1024:]
+  config = small.SmallConfig(channels=32, multipliers=(1, 2), blocks=1, middle_blocks=2, embedding=64)
+  network = small.SmallNet(config, small.convolve_for_training).apply
+  goal = train.Objective(p_mean=-0.7, p_std=0.8, wide=0.0)
+  how = train.Optimiser(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98)
+  step = jax.jit(functools.partial(train.train_step, network=network, objective=goal, optimiser=how))
+  state = train.init_state(small.initialise(jax.random.key(1), config), how)
+  order = np.random.default_rng(0)
+  for _ in range(400):
+    chosen = order.choice(1024, 32, replace=False)
+    state, _ = step(state, jax.random.key(2), pool[chosen], np.float32(400))
+
+  measured = train.validate(
+    state.ema, jax.random.key(3), held_out, jnp.array([sbar]), network=small.SmallNet(config).apply, objective=goal
+  )
+  # The dense Gaussian, of which every stationary one is a special case: mean and covariance of all training renders.
+  samples = np.reshape(np.asarray(pool, np.float64), (1024, -1))
+  mean, covariance = samples.mean(0), np.cov(samples.T)
+  x0 = np.reshape(np.asarray(held_out, np.float64), (128, -1))
+  noisy = x0 + sbar * np.random.default_rng(1).standard_normal(x0.shape)
+  gain = np.linalg.solve(covariance + sbar**2 * np.eye(len(mean)), covariance)
+  linear = np.mean((np.clip(mean + (noisy - mean) @ gain, -1, 1) - x0) ** 2)
+  assert float(measured.squared_error[0]) < 0.85 * linear
