@@ -180,7 +180,7 @@ def write_pictures(folder: pathlib.Path, cases, truths, problems, outcomes: Sequ
       for task, measured in problems.items()
     ]
     name = "sheet.png" if len(cases) == 1 else f"{case.name}-sheet.png"
-    images.write_pillow(folder / name, sheet.sheet(["truth", "measurement", *FLAGS.methods], rows))
+    images.write_pillow(folder / name, sheet.sheet(["truth", "measurement", *(METHODS[method].title for method in FLAGS.methods)], rows))
 
 
 def file_name(case: common.Case, run: Run) -> str:

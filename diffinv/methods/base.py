@@ -41,7 +41,8 @@ class Cost(NamedTuple):
 class Method(Protocol):
   """See the module docstring."""
 
-  name: str
+  name: str  # as on the command line
+  title: str  # as in the paper
   citation: str
   linear_only: bool
 

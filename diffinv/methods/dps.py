@@ -34,7 +34,7 @@ class DPS(base.Chain):
   scale: jax.Array | float = 0.5  # step size; zeta' of Alg. 1 under rule="paper"
   rule: str = static("code")  # of RULES
 
-  name = "dps"
+  name, title = "dps", "DPS"
   citation = "Chung et al., ICLR 2023, arXiv 2209.14687"
 
   def cost(self, num_levels):

@@ -42,7 +42,7 @@ class ScoreALD(base.Chain):
   weighting: str = static("paper")  # of WEIGHTINGS
   sampler: str = static("langevin")  # of SAMPLERS
 
-  name = "score_ald"
+  name, title = "score_ald", "ScoreALD"
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
   linear_only = True
 

@@ -2,8 +2,9 @@
 
 Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 arXiv 2108.01073, Alg. 2 (VP) and Alg. 3 (with a mask). As a solver of inverse problems the guide is computed from
-the measurement, g = A^+ y or A^T (A A^T + ridge I)^-1 y, and y enters nowhere else: judge the residual beside the picture. Choose t0 so that the
-noise sbar(t0) covers the guide's artefacts (linear schedule, t0 = .3/.4/.5/.6: sbar = 1.2/2.0/3.4/6.1).
+the measurement, g = A^+ y or A^T (A A^T + ridge I)^-1 y, and y enters nowhere else: judge the residual beside the
+picture. Choose t0 so that the noise sbar(t0) covers the guide's artefacts (linear schedule, t0 = .3/.4/.5/.6:
+sbar = 1.2/2.0/3.4/6.1).
 
 Differs from Alg. 2: the ancestral DDPM step in place of Euler-Maruyama.
 """
@@ -41,7 +42,7 @@ class SDEdit(base.Chain):
   guide: str = static("pinv")  # of GUIDES
   keep_known: bool = static(False)  # Alg. 3: re-impose observed pixels at each level (inpainting)
 
-  name = "sdedit"
+  name, title = "sdedit", "SDEdit"
   citation = "Meng et al., ICLR 2022, arXiv 2108.01073"
   linear_only = True
 

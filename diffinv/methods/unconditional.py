@@ -16,7 +16,7 @@ class DDPM(base.Chain):
 
   shape: tuple[int, ...] = static()
 
-  name = "ddpm"
+  name, title = "ddpm", "DDPM"
   citation = "Ho et al., NeurIPS 2020, arXiv 2006.11239"
 
   def init(self, key, prior, problem, start):
@@ -35,7 +35,7 @@ class DDIM(base.Chain):
   shape: tuple[int, ...] = static()
   eta: jax.Array | float = 0.0  # 0 deterministic, 1 DDPM
 
-  name = "ddim"
+  name, title = "ddim", "DDIM"
   citation = "Song et al., ICLR 2021, arXiv 2010.02502"
 
   def init(self, key, prior, problem, start):
