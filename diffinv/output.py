@@ -1,6 +1,7 @@
 """Results that are there in full or not at all: written under a temporary name, renamed at the end."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -8,6 +9,8 @@ import pathlib
 import shutil
 import tempfile
 from typing import Any, Iterator
+
+import numpy as np
 
 RESULTS = "results.json"  # what every command leaves in its folder, and how a folder of ours is told
 PARTIAL = ".partial-"
@@ -27,15 +30,21 @@ def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pat
   """
   path = pathlib.Path(os.path.abspath(path))
   check(path, overwrite=overwrite)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
+  missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
+  partial = None
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
     partial.chmod(0o777 & ~_umask())
     yield partial
     check(path, overwrite=overwrite)
     _replace(partial, path)
   except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial is not None:
+      shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):  # somebody else may have put something there
+      for parent in missing:
+        parent.rmdir()
     raise
 
 
@@ -44,9 +53,13 @@ def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
 
   Raises:
     FileExistsError: it may not.
+    NotADirectoryError: it would lie in a file.
   """
   path = pathlib.Path(path)
   if not os.path.lexists(path):
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+      raise NotADirectoryError(f"output: expected folders above {path}, {above} is none; choose another --output")
     return
   if not path.is_dir() or path.is_symlink():
     raise FileExistsError(f"output: expected a folder to make, {path} is there and is none; choose another --output")
@@ -63,11 +76,12 @@ def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
     os.rename(partial, path)
     return
   aside = pathlib.Path(tempfile.mkdtemp(prefix=path.name + REPLACED, dir=path.parent))
-  os.rename(path, aside / path.name)
   try:
+    os.rename(path, aside / path.name)
     os.rename(partial, path)
-  except OSError:
-    os.rename(aside / path.name, path)
+  except BaseException:  # an interruption too
+    if not path.exists() and (aside / path.name).exists():
+      os.rename(aside / path.name, path)
     aside.rmdir()
     raise
   shutil.rmtree(aside, ignore_errors=True)
@@ -92,6 +106,14 @@ def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
+  """Write a `.npy` file, in full or not at all."""
+  data = io.BytesIO()
+  np.save(data, array)  # to memory: into a file, NumPy hides why the disk refused
+  with file(path) as partial:
+    partial.write_bytes(data.getvalue())
+
+
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Write JSON; numbers that JSON does not have, infinities and NaN, become null."""
   text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -101,11 +123,13 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
 
 def _plain(value: Any) -> Any:
   if isinstance(value, dict):
-    return {str(key): _plain(entry) for key, entry in value.items()}
+    return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
   if isinstance(value, (list, tuple)):
     return [_plain(entry) for entry in value]
   if isinstance(value, pathlib.PurePath):
-    return str(value)
+    return _plain(str(value))
+  if isinstance(value, str):
+    return value.encode(errors="surrogateescape").decode(errors="replace")  # names of files need not be UTF-8
   if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
     return _plain(value.tolist())
   return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,7 +46,7 @@ def prior():
   shapes = {name: value.shape for name, value in state_dict.items()}
   config = guided_diffusion.infer_config(shapes, num_head_channels=description["create_model"]["num_head_channels"])
   params = jax.tree.map(jnp.asarray, guided_diffusion.params_from_state_dict(state_dict, config))
-  return Prior(params, unet.apply_fn(config), Schedule("linear", 1000), variance="learned_range")
+  return Prior(params, unet.apply_function(config), Schedule("linear", 1000), variance="learned_range")
 
 
 def image(array):

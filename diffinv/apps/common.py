@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
 import platform
+import re
 import sys
+import tempfile
 import time
 from importlib import metadata
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -39,6 +42,8 @@ COMPILE_EVENTS = "/jax/core/compile/"
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
 SSIM_PIXELS = 2 * metrics.SSIM_RADIUS + 1  # smaller images have no SSIM
 MAX_SEED = 2**32 - 1
+# What follows the name of a picture in the names of the files about it.
+DERIVED = re.compile(rf"-(\d\d+|mean|measurement|mask|kernel|truth|sheet|({'|'.join(TASKS)})-.*)$")
 
 
 def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> None:
@@ -112,13 +117,52 @@ def require(values: flags.FlagValues, name: str, expected: str) -> None:
     raise errors.UsageError(f"--{name} is missing: expected {expected}")
 
 
+def finite(values: flags.FlagValues, name: str) -> None:
+  """Check that a number, where given, is one: bounds of flags let NaN through.
+
+  Raises:
+    UsageError: it is NaN or infinite.
+  """
+  if values[name].value is not None and not math.isfinite(values[name].value):
+    raise errors.UsageError(f"--{name}: expected a finite number, got {values[name].value}")
+
+
+def check_apart(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> None:
+  """Check that --overwrite will not remove what is read.
+
+  Raises:
+    UsageError: a picture lies in the output folder.
+  """
+  folder = pathlib.Path(values.output).resolve()
+  for path in paths:
+    if folder in path.resolve().parents:
+      raise errors.UsageError(f"--output: {path} lies in {values.output}, which would be replaced; choose another")
+
+
 def prepare(values: flags.FlagValues) -> AnyPrior:
-  """Set up the compilation cache and load the prior."""
-  folder = values.compilation_cache
-  if folder and CACHE_VARIABLE not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
+  """Set up the compilation cache and load the prior.
+
+  Raises:
+    UsageError: the folder of --compilation_cache cannot be written to.
+  """
+  if values.compilation_cache and CACHE_VARIABLE not in os.environ:
+    _keep_compiled(os.path.expanduser(values.compilation_cache), asked=bool(values["compilation_cache"].present))
   return load_prior(values.prior)
+
+
+def _keep_compiled(folder: str, *, asked: bool) -> None:
+  """Keep compiled programs in a folder; do without where the home folder cannot be written to and nobody asked."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    if not asked:
+      return
+    came = errors.one_line(error)
+    raise errors.UsageError(f"--compilation_cache: expected a folder to write to, got {came}") from None
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
 
 
 def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
@@ -140,10 +184,14 @@ def noise_model(values: flags.FlagValues, task: Task) -> Any:
   """Return the noise that the flags and the task's default describe.
 
   Raises:
-    UsageError: --sigma does not fit --noise.
+    UsageError: --sigma or --rate does not fit --noise, or is not finite.
   """
+  for flag in ("sigma", "rate"):
+    finite(values, flag)
   if values.noise != "gaussian" and values.sigma is not None:
     raise errors.UsageError(f"--sigma is of gaussian noise, got --noise={values.noise}; leave it out")
+  if values.noise != "poisson" and values["rate"].present:
+    raise errors.UsageError(f"--rate is of poisson noise, got --noise={values.noise}; leave it out")
   if values.noise == "poisson":
     return noise.Poisson(values.rate)
   if values.noise == "none":
@@ -209,6 +257,8 @@ def _typed(cls: type, name: str, value: Any) -> Any:
     raise ValueError(f"{cls.name}: expected {name} to be of type {wanted}, got {value!r}") from None
   if not math.isfinite(number):
     raise ValueError(f"{cls.name}: expected {name} to be finite, got {value!r}")
+  if isinstance(default, int) and number < min(default, 1):
+    raise ValueError(f"{cls.name}: expected {name}, a count, to be at least {min(default, 1)}, got {value!r}")
   return number
 
 
@@ -247,14 +297,19 @@ class Case(NamedTuple):
 
 def name_cases(paths: Sequence[pathlib.Path], shapes: Sequence[tuple], seed: int) -> list[Case]:
   """Number and name the pictures; the key of a picture depends on the seed and its number only."""
-  root, counts, cases = jax.random.key(seed), {}, []
+  root, taken, cases = jax.random.key(seed), set(), []
   for number, (path, shape) in enumerate(zip(paths, shapes)):
-    counts[path.stem] = counts.get(path.stem, 0) + 1
-    name = path.stem if counts[path.stem] == 1 else f"{path.stem}-{counts[path.stem]}"
-    while any(name == case.name for case in cases):
-      name += "-"
+    tries = (path.stem if i == 1 else f"{path.stem}_{i}" for i in itertools.count(1))
+    name = next(name for name in tries if not any(_collide(name, other) for other in taken))
+    taken.add(name)
     cases.append(Case(name, path, shape, jax.random.fold_in(root, number)))
   return cases
+
+
+def _collide(one: str, other: str) -> bool:
+  """Tell whether files of two pictures may have one name: some file systems do not tell "A.png" from "a.png"."""
+  short, long = sorted((one.casefold(), other.casefold()), key=len)
+  return short == long or (long.startswith(short) and DERIVED.match(long[len(short) :]) is not None)
 
 
 def case_keys(case: Case, samples: int) -> tuple[jax.Array, jax.Array, jax.Array]:

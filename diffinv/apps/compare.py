@@ -113,6 +113,7 @@ def read_cases(prior: AnyPrior, multiple: int) -> list[common.Case]:
   """Read the photographs once, to check them, and name them."""
   with errors.usage():
     paths = images.collect(FLAGS.input or [str(bundled())], name="--input")[: FLAGS.num_images]
+  common.check_apart(FLAGS, paths)
   shapes = [common.read_picture(FLAGS, prior, multiple, path).shape for path in paths]
   if len(set(shapes)) > 1:
     sizes = ", ".join(sorted({images.by(shape) for shape in shapes}))

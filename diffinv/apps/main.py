@@ -32,16 +32,21 @@ HELP_WIDTH = 110
 
 def run() -> None:
   """Be the console command `diffinv`."""
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: temporary files are removed
+  _prepare_process()
   sys.exit(execute(sys.argv[1:]))
 
 
 def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = flags.FLAGS) -> None:
   """Be `python -m diffinv.apps.NAME`, where `main` and the flags `values` are those of the module."""
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  _prepare_process()
   module = sys.modules[main.__module__]
   name = module.__spec__.name.rpartition(".")[2]
   sys.exit(guarded(name, lambda: command(name, main, values, module.__doc__, sys.argv[1:])))
+
+
+def _prepare_process() -> None:
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: temporary files are removed
+  sys.stdout.reconfigure(errors="backslashreplace")  # a report names files, whose names need not be text
 
 
 def execute(argv: Sequence[str]) -> int:
@@ -103,8 +108,6 @@ def parse(name: str, values: flags.FlagValues, argv: Sequence[str]) -> list[str]
   Raises:
     UsageError: a flag does not exist, its value is not valid, or there is something that is no flag.
   """
-  for flag in values:
-    values[flag].unparse()
   values.unparse_flags()
   try:
     rest = values([f"diffinv {name}", *argv])

@@ -87,6 +87,7 @@ def plan() -> Job:
   """Load the prior, build the method and check every picture, so that nothing fails after hours of work."""
   with errors.usage():
     paths = images.collect(FLAGS.input or FLAGS.measurement, name="--input" if FLAGS.input else "--measurement")
+  common.check_apart(FLAGS, paths)
   table = common.read_settings(FLAGS)
   method = common.build_method(FLAGS.method, FLAGS.task, table, common.assignments(FLAGS.set))
   prior = common.prepare(FLAGS)
@@ -191,14 +192,14 @@ def write_case(folder: pathlib.Path, case: common.Case, problem: Problem, pictur
 
 def write_measurement(folder: pathlib.Path, name: str, problem: Problem) -> None:
   """Write what --measurement, --mask and --kernel take."""
-  np.save(folder / f"{name}-measurement.npy", np.asarray(problem.y))
+  output.write_array(folder / f"{name}-measurement.npy", np.asarray(problem.y))
   if problem.y.shape[-1] in images.CHANNELS.values():
     images.write(folder / f"{name}-measurement.png", np.asarray(problem.y))
   operator = problem.operator
   if isinstance(operator, Inpainting):
     images.write(folder / f"{name}-mask.png", 2.0 * np.asarray(operator.mask) - 1.0)
   elif hasattr(operator, "kernel"):
-    np.save(folder / f"{name}-kernel.npy", np.asarray(operator.kernel))
+    output.write_array(folder / f"{name}-kernel.npy", np.asarray(operator.kernel))
 
 
 def main(argv: list[str]) -> None:
@@ -239,6 +240,7 @@ def report(job: Job, entries: list[dict[str, Any]], compile_seconds: float, run_
     "task": FLAGS.task,
     "noise": common.describe_noise(common.noise_model(FLAGS, TASKS[FLAGS.task])),
     "method": common.describe(job.method),
+    "steps": len(job.grid.alpha) - 1,
     "network_evaluations": spent.evaluations,  # of each sample
     "network_gradients": spent.gradients,
     "compile_seconds": compile_seconds,

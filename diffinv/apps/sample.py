@@ -45,6 +45,7 @@ def build_sampler(prior: AnyPrior) -> Method:
     wanted = None if FLAGS.size is None else images.parse_size(FLAGS.size)
     size = images.target_size((DEFAULT_SIZE, DEFAULT_SIZE), allowed, multiple, wanted)
   shape = (*size, prior.image_shape[2])
+  common.finite(FLAGS, "eta")
   if FLAGS.sampler == "ddim":
     return DDIM(shape, FLAGS.eta or 0.0)
   if FLAGS.eta is not None:

@@ -1,0 +1,606 @@
+"""The commands, in this process, on pictures of 16x16 pixels and chains of 4 steps."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffinv
+from diffinv import metrics, settings
+from diffinv.apps import common, compare, convert, main, reconstruct, sample, train
+from diffinv.data import images
+from diffinv.methods import METHODS
+from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.operators.pixels import LUMA
+from diffinv.tasks import TASKS
+
+MODULES = {"sample": sample, "reconstruct": reconstruct, "compare": compare, "convert": convert, "train": train}
+QUICK = ("--steps=4", "--compilation_cache=")
+INPAINT = ("--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--set=rule=code")
+LEVEL = 1  # of 255: programs for other batches round differently, and a file shows it by one at most
+
+
+def picture(number, height=16, width=16):
+  """A smooth picture with all values well within a byte's range, uint8 [h, w, 3]."""
+  row, column = np.mgrid[:height, :width]
+  waves = [np.sin(0.3 * row + 0.2 * c * column + number + c) for c in range(3)]
+  return np.round(127.5 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def save(path, pixels):
+  Image.fromarray(pixels).save(path)
+  return path
+
+
+def load(path):
+  return np.asarray(Image.open(path)).astype(int)
+
+
+def results(folder):
+  return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def run(command, output, *args):
+  """Run a command that succeeds; return its results."""
+  assert main.execute([command, f"--output={output}", *QUICK, *map(str, args)]) == 0
+  return results(output)
+
+
+def near(a, b, levels=LEVEL):
+  """Check that two pictures of bytes differ by a few levels at most."""
+  np.testing.assert_allclose(a, b, rtol=0, atol=levels)
+
+
+def unit(pixels):
+  return jnp.asarray(pixels, jnp.float32) / 255.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """These programs run for microseconds and compile for seconds.
+
+  Strictness is that of conftest.py, here for the fixtures of the module too: another setting is another program.
+  """
+  jax.config.update("jax_disable_most_optimizations", True)
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """A folder of two pictures, a and b."""
+  folder = tmp_path_factory.mktemp("photos")
+  for number, name in enumerate("ab"):
+    save(folder / f"{name}.png", picture(number))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def inpainted(photos, tmp_path_factory):
+  """One picture, inpainted: the folder that most tests compare with."""
+  folder = tmp_path_factory.mktemp("inpainted") / "out"
+  run("reconstruct", folder, f"--input={photos / 'a.png'}", *INPAINT, "--seed=3")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("drawn") / "out"
+  run("sample", folder, "--size=16", "--num_samples=3", "--seed=5")
+  return folder
+
+
+# sample
+
+
+def drawn_by_library(method, seed, count):
+  prior = diffinv.load_prior("natural")
+  keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), i)[None] for i in range(count)])
+  got, _ = diffinv.sample_batch(keys, method, prior, None, prior.schedule.grid(4))
+  return images.to_uint8(got[:, 0]).astype(int)
+
+
+def test_sample_writes_what_the_library_draws(drawn):
+  expected = drawn_by_library(DDPM((16, 16, 3)), 5, 3)
+  near(np.stack([load(drawn / f"{i}.png") for i in range(3)]), expected)
+  assert np.ptp(expected) > 20 and not np.array_equal(expected[0], expected[1])
+  assert sorted(os.listdir(drawn)) == ["0.png", "1.png", "2.png", "grid.png", "results.json"]
+
+
+def test_sample_grid_holds_every_picture(drawn):
+  grid = load(drawn / "grid.png")
+  assert grid.shape == (34, 34, 3)
+  for i, (top, left) in enumerate([(0, 0), (0, 18), (18, 0)]):
+    np.testing.assert_array_equal(grid[top : top + 16, left : left + 16], load(drawn / f"{i}.png"))
+  assert np.all(grid[18:, 18:] == 255) and np.all(grid[16:18] == 255) and np.all(grid[:, 16:18] == 255)
+
+
+def test_sample_results_say_how(drawn):
+  got = results(drawn)
+  assert (got["command"], got["seed"], got["network_evaluations"]) == ("sample", 5, 4)
+  assert got["method"]["name"] == "ddpm" and "2006.11239" in got["method"]["citation"]
+  assert got["files"] == ["0.png", "1.png", "2.png"]
+  assert 0 <= got["clipped_fraction"] < 1 and got["run_seconds"] > 0 and got["compile_seconds"] >= 0
+
+
+def test_sample_repeats_with_its_seed(drawn, tmp_path):
+  run("sample", tmp_path / "same", "--size=16", "--num_samples=3", "--seed=5")
+  run("sample", tmp_path / "other", "--size=16", "--num_samples=3", "--seed=6")
+  for i in range(3):
+    assert (tmp_path / "same" / f"{i}.png").read_bytes() == (drawn / f"{i}.png").read_bytes()
+    assert np.mean(load(tmp_path / "other" / f"{i}.png") != load(drawn / f"{i}.png")) > 0.9
+
+
+def test_sample_pictures_do_not_depend_on_how_many_run_at_once(drawn, tmp_path):
+  run("sample", tmp_path / "out", "--size=16", "--num_samples=3", "--seed=5", "--batch_size=2")
+  for i in range(3):
+    near(load(tmp_path / "out" / f"{i}.png"), load(drawn / f"{i}.png"))
+
+
+def test_ddim_is_drawn_with_its_eta(tmp_path):
+  args = ("--size=16", "--num_samples=2", "--seed=5", "--sampler=ddim")
+  plain = run("sample", tmp_path / "plain", *args)
+  random = run("sample", tmp_path / "random", *args, "--eta=0.7")
+  assert plain["method"]["fields"] == {"shape": [16, 16, 3], "eta": 0.0}
+  assert random["method"]["fields"]["eta"] == 0.7
+  for folder, eta in (("plain", 0.0), ("random", 0.7)):
+    got = np.stack([load(tmp_path / folder / f"{i}.png") for i in range(2)])
+    near(got, drawn_by_library(DDIM((16, 16, 3), eta), 5, 2))
+  assert not np.array_equal(load(tmp_path / "plain" / "0.png"), load(tmp_path / "random" / "0.png"))
+
+
+# reconstruct --input
+
+
+def test_results_hold_settings_seed_and_versions(inpainted, photos):
+  got = results(inpainted)
+  assert got["command"] == "reconstruct" and got["task"] == "inpaint_random" and got["seed"] == 3
+  settings = got["settings"]
+  assert set(settings) == set(reconstruct.FLAGS)
+  assert (settings["steps"], settings["input"], settings["mask"]) == ("4", [str(photos / "a.png")], None)
+  assert got["method"]["name"] == "dps" and got["method"]["fields"] == {"scale": 0.5, "rule": "code"}
+  assert got["noise"] == {"kind": "gaussian", "sigma": 0.05}
+  assert got["versions"]["jax"] == jax.__version__ and got["versions"]["numpy"] == np.__version__
+  assert set(got["versions"]) == {"python", "diffinv", "jax", "jaxlib", "flax", "numpy", "pillow"}
+  assert got["device"]["platform"] == "cpu" and got["device"]["used"] == 1
+  assert (got["steps"], got["network_evaluations"], got["network_gradients"]) == (4, 4, 4)
+  entry = got["images"][0]
+  assert (entry["name"], entry["source"]) == ("a", str(photos / "a.png"))
+  assert entry["shape"] == entry["measurement_shape"] == [16, 16, 3]
+  assert 0 < entry["run_seconds"] <= got["run_seconds"] and got["compile_seconds"] >= 0
+
+
+def test_marks_are_those_of_the_written_picture(inpainted, photos):
+  marks = results(inpainted)["images"][0]["samples"][0]
+  restored, truth = unit(load(inpainted / "a.png")), unit(load(photos / "a.png"))
+  # Rounding to bytes moves each value by at most 1/510.
+  assert marks["psnr"] == pytest.approx(float(metrics.psnr(restored, truth)), abs=0.05)
+  assert marks["ssim"] == pytest.approx(float(metrics.ssim(restored, truth)), abs=0.005)
+  assert 5 < marks["psnr"] < 40
+
+
+def test_residual_is_that_of_the_written_files(inpainted):
+  marks = results(inpainted)["images"][0]["samples"][0]
+  y = np.load(inpainted / "a-measurement.npy")
+  kept = load(inpainted / "a-mask.png")[..., None] / 255
+  x = load(inpainted / "a.png") / 127.5 - 1
+  assert marks["clipped_fraction"] == 0  # so that the file holds the picture
+  norm = np.linalg.norm(y - kept * x)
+  assert marks["residual_norm"] == pytest.approx(norm, rel=0.01)
+  assert marks["chi2"] == pytest.approx(norm**2 / (0.05**2 * 3 * kept.sum()), rel=0.02)
+
+
+def test_measurement_is_the_noisy_picture_on_the_mask(inpainted, photos):
+  y = np.load(inpainted / "a-measurement.npy")
+  kept = load(inpainted / "a-mask.png") == 255
+  assert kept.sum() == 256 - round(0.7 * 256) and y.dtype == np.float32
+  assert np.all(y[~kept] == 0)
+  noise = (y - (load(photos / "a.png") / 127.5 - 1))[kept]
+  assert abs(noise.mean()) < 4 * 0.05 / math.sqrt(noise.size)
+  assert noise.std() == pytest.approx(0.05, rel=4 / math.sqrt(2 * noise.size))
+  np.testing.assert_array_equal(load(inpainted / "a-measurement.png"), images.to_uint8(y))
+
+
+def test_report_is_printed(photos, tmp_path, capsys):
+  got = run("reconstruct", tmp_path / "out", f"--input={photos / 'a.png'}", *INPAINT)
+  marks = got["images"][0]["samples"][0]
+  said = capsys.readouterr().out
+  assert re.search(rf"^a +{marks['psnr']:.2f} +{marks['ssim']:.3f} +{marks['chi2']:.2f} ", said, re.M)
+  assert "4 network evaluations and 4 gradients a sample" in said and str(tmp_path / "out") in said
+
+
+def test_same_seed_gives_the_same_bytes(inpainted, photos, tmp_path):
+  run("reconstruct", tmp_path / "same", f"--input={photos / 'a.png'}", *INPAINT, "--seed=3")
+  run("reconstruct", tmp_path / "other", f"--input={photos / 'a.png'}", *INPAINT, "--seed=4")
+  for name in ("a.png", "a-mask.png", "a-measurement.npy", "a-measurement.png"):
+    assert (tmp_path / "same" / name).read_bytes() == (inpainted / name).read_bytes()
+    assert (tmp_path / "other" / name).read_bytes() != (inpainted / name).read_bytes()
+
+
+def test_results_do_not_depend_on_the_batch(inpainted, photos, tmp_path):
+  for size in (1, 2):
+    run("reconstruct", tmp_path / f"{size}", f"--input={photos}", *INPAINT, "--seed=3", f"--batch_size={size}")
+    assert (tmp_path / f"{size}" / "a-measurement.npy").read_bytes() == (inpainted / "a-measurement.npy").read_bytes()
+    near(load(tmp_path / f"{size}" / "a.png"), load(inpainted / "a.png"))
+  near(load(tmp_path / "1" / "b.png"), load(tmp_path / "2" / "b.png"))
+  masks = [load(tmp_path / "2" / f"{name}-mask.png") for name in "ab"]
+  assert not np.array_equal(*masks)  # each picture draws its own
+
+
+def test_several_files_come_in_the_order_given(photos, tmp_path):
+  a, b = photos / "a.png", photos / "b.png"
+  commas = run("reconstruct", tmp_path / "commas", f"--input={b},{a}", *INPAINT, "--batch_size=1")
+  repeated = run("reconstruct", tmp_path / "repeated", f"--input={b}", f"--input={a}", *INPAINT, "--batch_size=1")
+  for got in (commas, repeated):
+    assert [entry["name"] for entry in got["images"]] == ["b", "a"]
+    assert [entry["source"] for entry in got["images"]] == [str(b), str(a)]
+  assert (tmp_path / "commas" / "b.png").read_bytes() == (tmp_path / "repeated" / "b.png").read_bytes()
+
+
+def test_folder_of_two_sizes_keeps_each(tmp_path):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  for number, (name, width) in enumerate([("x", 16), ("y", 24), ("z", 16)]):
+    save(folder / f"{name}.png", picture(number, width=width))
+  (folder / "notes.txt").write_text("no picture")
+  got = run("reconstruct", tmp_path / "out", f"--input={folder}", *INPAINT, "--batch_size=1")
+  assert [(e["name"], e["shape"]) for e in got["images"]] == [
+    ("x", [16, 16, 3]), ("y", [16, 24, 3]), ("z", [16, 16, 3])
+  ]  # fmt: skip
+  for entry in got["images"]:
+    truth, restored = load(folder / f"{entry['name']}.png"), load(tmp_path / "out" / f"{entry['name']}.png")
+    assert list(restored.shape) == entry["shape"]
+    assert entry["samples"][0]["psnr"] == pytest.approx(float(metrics.psnr(unit(restored), unit(truth))), abs=0.05)
+
+
+def test_samples_and_their_mean(inpainted, photos, tmp_path):
+  args = (f"--input={photos / 'a.png'}", *INPAINT, "--seed=3", "--num_samples=2")
+  got = run("reconstruct", tmp_path / "out", *args)
+  entry = got["images"][0]
+  assert [s["file"] for s in entry["samples"]] == ["a-00.png", "a-01.png"] and entry["mean"]["file"] == "a-mean.png"
+  first, second, mean = (load(tmp_path / "out" / f"a-{name}.png") for name in ("00", "01", "mean"))
+  assert np.mean(first != second) > 0.9
+  near(mean, (first + second) / 2, 1.01)
+  near(first, load(inpainted / "a.png"))  # the first sample is that of a run of one
+  truth = unit(load(photos / "a.png"))
+  assert entry["mean"]["psnr"] == pytest.approx(float(metrics.psnr(unit(mean), truth)), abs=0.05)
+  assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_set_reaches_the_method(photos, tmp_path):
+  source = f"--input={photos / 'a.png'}"
+  for name, args in {
+    "weak": ("--set=scale=0",),
+    "weak-noisy": ("--set", "scale=0.0", "--sigma=0.5"),
+    "strong": ("--set=scale=1.5",),
+  }.items():
+    got = run("reconstruct", tmp_path / name, source, *INPAINT, *args)
+    assert got["method"]["fields"]["scale"] == (1.5 if name == "strong" else 0.0)
+  # At scale 0 the measurement is not looked at.
+  assert (tmp_path / "weak" / "a.png").read_bytes() == (tmp_path / "weak-noisy" / "a.png").read_bytes()
+  residuals = [results(tmp_path / n)["images"][0]["samples"][0]["residual_norm"] for n in ("weak", "strong")]
+  assert residuals[1] < residuals[0]
+
+
+def test_settings_of_the_prior_are_the_defaults(photos, tmp_path):
+  got = run("reconstruct", tmp_path / "out", f"--input={photos / 'a.png'}", "--task=inpaint_random", "--method=dps")
+  shipped = settings.fields_for(settings.load_settings("natural"), "dps", "inpaint_random")
+  assert shipped and got["method"]["fields"] == {"scale": 0.5, "rule": "code", **shipped}
+
+
+def test_settings_file_gives_steps_and_fields(photos, tmp_path):
+  table = {"dps": {"steps": "3", "default": {"scale": 0.25, "rule": "code"}, "inpaint_random": {"scale": 0.125}}}
+  (tmp_path / "mine.json").write_text(json.dumps(table))
+  args = [f"--input={photos / 'a.png'}", *INPAINT[:2], f"--settings={tmp_path / 'mine.json'}", "--compilation_cache="]
+  assert main.execute(["reconstruct", f"--output={tmp_path / 'out'}", *args]) == 0
+  got = results(tmp_path / "out")
+  assert got["method"]["fields"] == {"scale": 0.125, "rule": "code"}
+  assert got["steps"] == got["network_evaluations"] == 3
+
+
+# With next to no noise, denoising's measurement is the picture itself.
+PLAIN = ("--task=denoising", "--method=dps", "--set=rule=code", "--sigma=1e-6")
+
+
+def test_crop_takes_the_centre(tmp_path):
+  pixels = picture(0, 20, 22)
+  source = save(tmp_path / "a.png", pixels)
+  run("reconstruct", tmp_path / "out", f"--input={source}", *PLAIN, "--size=16", "--fit=crop")
+  np.testing.assert_array_equal(load(tmp_path / "out" / "a-measurement.png"), pixels[2:18, 3:19])
+
+
+def test_resize_covers_and_cuts_the_centre(tmp_path):
+  pixels = picture(0, 32, 64)
+  source = save(tmp_path / "a.png", pixels)
+  run("reconstruct", tmp_path / "out", f"--input={source}", *PLAIN, "--size=16", "--fit=resize")
+  halved = pixels.reshape(16, 2, 32, 2, 3).mean(axis=(1, 3))
+  # Lanczos' filter is sharper than the block mean: a few levels on a picture this smooth.
+  near(load(tmp_path / "out" / "a-measurement.png"), halved[:, 8:24], 6)
+
+
+def test_size_is_width_by_height(tmp_path):
+  source = save(tmp_path / "a.png", picture(0, 40, 40))
+  got = run("reconstruct", tmp_path / "out", f"--input={source}", *INPAINT, "--size=24x16", "--fit=crop")
+  assert got["images"][0]["shape"] == [16, 24, 3]
+  assert load(tmp_path / "out" / "a.png").shape == (16, 24, 3)
+
+
+def test_convert_lays_alpha_over_white(tmp_path):
+  pixels = np.dstack([picture(0), np.full((16, 16), 51, np.uint8)])  # 20 % opaque
+  source = save(tmp_path / "a.png", pixels)
+  run("reconstruct", tmp_path / "out", f"--input={source}", *PLAIN, "--convert")
+  near(load(tmp_path / "out" / "a-measurement.png"), 0.2 * pixels[..., :3] + 0.8 * 255)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["poisson", "none"])
+def test_other_noises(photos, tmp_path, noise):
+  rate = ("--rate=4",) if noise == "poisson" else ()
+  args = (f"--input={photos / 'a.png'}", "--task=denoising", "--method=dps", f"--noise={noise}", *rate)
+  got = run("reconstruct", tmp_path / "out", *args)
+  y, truth = np.load(tmp_path / "out" / "a-measurement.npy"), load(photos / "a.png") / 127.5 - 1
+  if noise == "none":
+    assert got["noise"] == {"kind": "nonoise"}
+    np.testing.assert_allclose(y, truth, atol=1e-6)
+    assert got["images"][0]["samples"][0]["chi2"] is None  # there is no noise to compare with
+    return
+  assert got["noise"] == {"kind": "poisson", "rate": 4.0}
+  photons = 255 * 4 * (truth + 1) / 2
+  standard = (y - truth) / (2 * np.sqrt(photons) / (255 * 4))
+  assert standard.std() == pytest.approx(1, rel=4 / math.sqrt(2 * y.size))
+
+
+@pytest.mark.slow
+def test_devices_do_not_change_the_result(inpainted, photos, tmp_path):
+  args = (f"--input={photos}", *INPAINT, "--seed=3", "--devices=2")
+  assert run("reconstruct", tmp_path / "out", *args)["device"]["used"] == 2
+  near(load(tmp_path / "out" / "a.png"), load(inpainted / "a.png"))
+
+
+def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):
+  """Names that collide, as photographs or as photograph and what is written about another."""
+  folder = tmp_path / "in"
+  folder.mkdir()
+  save(folder / "a.png", picture(1))
+  save(folder / "a-measurement.png", picture(2))
+  sources = f"--input={photos / 'a.png'},{folder}"
+  got = run("reconstruct", tmp_path / "out", sources, *INPAINT, "--batch_size=1", "--set=scale=0")
+  names = [entry["name"] for entry in got["images"]]
+  assert len(set(names)) == 3 and names[0] == "a"
+  expected = {f"{name}{end}" for name in names for end in (".png", "-mask.png", "-measurement.png", "-measurement.npy")}
+  assert set(os.listdir(tmp_path / "out")) == {*expected, "results.json"} and len(expected) == 12
+  for entry in got["images"]:
+    y = np.load(tmp_path / "out" / f"{entry['name']}-measurement.npy")
+    near(load(tmp_path / "out" / f"{entry['name']}-measurement.png"), images.to_uint8(y), 0)
+
+
+def test_overwrite_replaces_the_whole_folder(inpainted, photos, tmp_path):
+  args = ("reconstruct", tmp_path / "out", *INPAINT, "--seed=3", "--batch_size=1")
+  run(*args, f"--input={photos / 'b.png'}")
+  run(*args, f"--input={photos / 'a.png'}", "--overwrite")
+  assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(inpainted))
+  assert (tmp_path / "out" / "a.png").read_bytes() == (inpainted / "a.png").read_bytes()
+  assert os.listdir(tmp_path) == ["out"]
+
+
+# reconstruct --measurement
+
+
+def test_real_measurement_with_its_mask_is_restored_alike(inpainted, tmp_path):
+  """The files of a simulated run, taken for a real measurement, give the same picture."""
+  real = (f"--measurement={inpainted / 'a-measurement.npy'}", f"--mask={inpainted / 'a-mask.png'}")
+  got = run("reconstruct", tmp_path / "out", *real, *INPAINT, "--seed=3")
+  assert (tmp_path / "out" / "a-measurement.png").read_bytes() == (inpainted / "a.png").read_bytes()
+  marks, simulated = got["images"][0]["samples"][0], results(inpainted)["images"][0]["samples"][0]
+  assert "psnr" not in marks and "ssim" not in marks  # no truth, nothing to compare with
+  assert marks["residual_norm"] == pytest.approx(simulated["residual_norm"], rel=1e-5)
+  y = np.load(tmp_path / "out" / "a-measurement-measurement.npy")
+  np.testing.assert_array_equal(y, np.load(inpainted / "a-measurement.npy"))
+
+
+def test_what_the_mask_hides_does_not_matter(inpainted, tmp_path):
+  y = np.load(inpainted / "a-measurement.npy")
+  hidden = load(inpainted / "a-mask.png") == 0
+  np.save(tmp_path / "y.npy", np.where(hidden[..., None], np.float32(0.9), y))
+  real = (f"--measurement={tmp_path / 'y.npy'}", f"--mask={inpainted / 'a-mask.png'}")
+  run("reconstruct", tmp_path / "out", *real, *INPAINT, "--seed=3")
+  assert (tmp_path / "out" / "y.png").read_bytes() == (inpainted / "a.png").read_bytes()
+
+
+def test_gray_mask_is_rounded_when_asked(inpainted, tmp_path):
+  mask = load(inpainted / "a-mask.png")
+  save(tmp_path / "gray.png", np.where(mask == 255, 200, 50).astype(np.uint8))
+  real = (f"--measurement={inpainted / 'a-measurement.npy'}", f"--mask={tmp_path / 'gray.png'}", "--mask_threshold=128")
+  run("reconstruct", tmp_path / "out", *real, *INPAINT, "--seed=3")
+  assert (tmp_path / "out" / "a-measurement.png").read_bytes() == (inpainted / "a.png").read_bytes()
+  np.testing.assert_array_equal(load(tmp_path / "out" / "a-measurement-mask.png"), mask)
+
+
+def test_low_resolution_measurement_is_restored_alike(photos, tmp_path):
+  args = ("--task=super_resolution", "--method=dps", "--set=scale=0.5", "--seed=3")
+  simulated = run("reconstruct", tmp_path / "simulated", f"--input={photos / 'a.png'}", *args)
+  assert simulated["images"][0]["measurement_shape"] == [4, 4, 3]
+  for ending, name in (("npy", "exact"), ("png", "bytes")):
+    got = run("reconstruct", tmp_path / name, f"--measurement={tmp_path / f'simulated/a-measurement.{ending}'}", *args)
+    assert got["images"][0]["shape"] == [16, 16, 3]
+  expected = tmp_path / "simulated" / "a.png"
+  assert (tmp_path / "exact" / "a-measurement.png").read_bytes() == expected.read_bytes()
+  near(load(tmp_path / "bytes" / "a-measurement.png"), load(expected), 3)  # y itself was rounded to bytes
+
+
+@pytest.mark.slow
+def test_blurred_measurement_with_its_kernel_is_restored_alike(photos, tmp_path):
+  args = ("--task=motion_blur", "--method=dps", "--set=scale=0.5", "--seed=3")
+  run("reconstruct", tmp_path / "simulated", f"--input={photos / 'a.png'}", *args)
+  files = [tmp_path / "simulated" / f"a-{name}.npy" for name in ("measurement", "kernel")]
+  assert np.load(files[1]).shape == (61, 61) and np.load(files[1]).sum() == pytest.approx(1, abs=1e-5)
+  run("reconstruct", tmp_path / "real", f"--measurement={files[0]}", f"--kernel={files[1]}", *args)
+  near(load(tmp_path / "real" / "a-measurement.png"), load(tmp_path / "simulated" / "a.png"))
+  np.save(tmp_path / "point.npy", np.pad(np.ones((1, 1)), 30))
+  run("reconstruct", tmp_path / "other", f"--measurement={files[0]}", f"--kernel={tmp_path / 'point.npy'}", *args)
+  assert np.any(load(tmp_path / "other" / "a-measurement.png") != load(tmp_path / "simulated" / "a.png"))
+
+
+@pytest.mark.slow
+def test_gray_measurement_is_of_one_channel(photos, tmp_path):
+  args = ("--task=colorization", "--method=dps", "--set=scale=0.5", "--sigma=1e-6")
+  run("reconstruct", tmp_path / "simulated", f"--input={photos / 'a.png'}", *args)
+  gray = load(tmp_path / "simulated" / "a-measurement.png")
+  near(gray, load(photos / "a.png") @ np.asarray(LUMA))
+  got = run("reconstruct", tmp_path / "real", f"--measurement={tmp_path / 'simulated/a-measurement.png'}", *args)
+  assert got["images"][0]["measurement_shape"] == [16, 16, 1] and got["images"][0]["shape"] == [16, 16, 3]
+  near(load(tmp_path / "real" / "a-measurement.png"), load(tmp_path / "simulated" / "a.png"), 3)
+
+
+# compare
+
+
+@pytest.fixture(scope="module")
+def compared(photos, tmp_path_factory):
+  """Return the folder and what was printed."""
+  import contextlib
+  import io
+
+  folder, said = tmp_path_factory.mktemp("compared") / "out", io.StringIO()
+  flags = ["--tasks=inpaint_random,denoising", "--methods=sdedit,dps", "--seed=3"]
+  flags += ["--set=dps.scale=0.5", "--set=dps.rule=code"]
+  with contextlib.redirect_stdout(said):
+    run("compare", folder, f"--input={photos / 'a.png'}", *flags, "--set=sdedit.keep_known=true")
+  return folder, said.getvalue()
+
+
+def test_compare_runs_every_method_on_every_task(compared, photos):
+  runs = results(compared[0])["runs"]
+  assert [(run["task"], run.get("skipped") is None) for run in runs] == [
+    ("inpaint_random", True), ("inpaint_random", True), ("denoising", False), ("denoising", True)
+  ]  # fmt: skip
+  truth = unit(load(photos / "a.png"))
+  for entry in runs:
+    if "skipped" in entry:
+      assert entry["method"] == "sdedit" and "keep_known re-imposes observed pixels" in entry["skipped"]
+      continue
+    marks = entry["images"][0]
+    name = entry["method"]["name"]
+    assert marks["file"] == f"a-{entry['task']}-{name}.png" and marks["source"] == str(photos / "a.png")
+    restored = unit(load(compared[0] / marks["file"]))
+    assert marks["psnr"] == pytest.approx(float(metrics.psnr(restored, truth)), abs=0.05)
+    assert marks["ssim"] == pytest.approx(float(metrics.ssim(restored, truth)), abs=0.005)
+    assert entry["noise"]["sigma"] == TASKS[entry["task"]].sigma
+    assert (entry["steps"], entry["network_gradients"]) == (4, 4 if name == "dps" else 0)
+  assert np.array_equal(load(compared[0] / "a-truth.png"), load(photos / "a.png"))
+
+
+def test_compare_restores_what_reconstruct_does(compared, inpainted):
+  near(load(compared[0] / "a-inpaint_random-dps.png"), load(inpainted / "a.png"))
+  near(load(compared[0] / "a-inpaint_random-measurement.png"), load(inpainted / "a-measurement.png"), 0)
+
+
+def test_compare_prints_its_table(compared):
+  folder, said = compared
+  lines = said.splitlines()
+  assert lines[0].split() == ["task", "method", "PSNR", "dB", "SSIM", "chi2", "seconds", "evaluations", "gradients"]
+  for line, entry in zip(lines[1:5], results(folder)["runs"]):
+    if "skipped" in entry:
+      assert line.split() == ["denoising", "sdedit", *"------"]
+      assert f"denoising: {entry['skipped']}" in lines
+      continue
+    marks = entry["images"][0]
+    numbers = [f"{marks['psnr']:.2f}", f"{marks['ssim']:.3f}", f"{marks['chi2']:.2f}", f"{entry['run_seconds']:.1f}"]
+    counts = [str(entry["network_evaluations"]), str(entry["network_gradients"])]
+    assert line.split() == [entry["task"], entry["method"]["name"], *numbers, *counts]
+
+
+def test_compare_sheet_shows_the_pictures(compared):
+  """Every picture of 16 pixels is on the sheet, each pixel repeated 14 times."""
+  folder = compared[0]
+  canvas = load(folder / "sheet.png")
+  for name in ("truth", "inpaint_random-dps", "inpaint_random-sdedit", "denoising-dps", "denoising-measurement"):
+    wanted = np.kron(load(folder / f"a-{name}.png"), np.ones((14, 14, 1), int))
+    assert find(canvas, wanted), name
+
+
+def find(canvas, wanted):
+  """Tell whether an array is a window of another, [h, w, c]."""
+  height, width = wanted.shape[:2]
+  tops, lefts = np.nonzero(np.all(canvas[: 1 - height, : 1 - width] == wanted[0, 0], axis=-1))
+  return any(np.array_equal(canvas[i : i + height, j : j + width], wanted) for i, j in zip(tops, lefts))
+
+
+@pytest.mark.slow
+def test_compare_takes_the_bundled_portrait(tmp_path):
+  got = run("compare", tmp_path / "out", "--tasks=super_resolution", "--methods=dps")
+  assert got["runs"][0]["images"][0]["source"].endswith("astronaut.png")
+  assert load(tmp_path / "out" / "astronaut-super_resolution-dps.png").shape == (256, 256, 3)
+
+
+# help
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_lists_every_flag_with_its_default(name, capsys):
+  assert main.execute([name, "--help"]) == 0
+  said = " ".join(capsys.readouterr().out.split())
+  assert said.startswith(MODULES[name].__doc__.split("\n")[0])
+  for flag in MODULES[name].FLAGS:
+    defined = MODULES[name].FLAGS[flag]
+    default = defined.default
+    if default in (None, []):
+      shown = "not set"
+    elif isinstance(default, bool):
+      shown = str(default).lower()
+    else:
+      shown = ",".join(default) if isinstance(default, list) else str(default)
+    label = f"--[no]{flag}" if isinstance(default, bool) else f"--{flag}"
+    meaning = f"{' '.join(defined.help.split())} (default: {shown})"
+    assert re.search(rf" {re.escape(label)} (one of [^:]*: )?{re.escape(meaning)}", said), (label, meaning)
+
+
+def test_help_lists_every_command(capsys):
+  assert main.execute(["--help"]) == 0
+  said = capsys.readouterr().out
+  assert all(re.search(rf"^  {name} +\S", said, re.M) for name in MODULES)
+
+
+def test_version_is_the_package_s(capsys):
+  from importlib import metadata
+
+  assert main.execute(["--version"]) == 0
+  assert capsys.readouterr().out == f"diffinv {metadata.version('diffinv')}\n"
+
+
+def module(name, *args):
+  """Run `python -m diffinv.apps.NAME` in a process of its own."""
+  command = [sys.executable, "-m", f"diffinv.apps.{name}", *args]
+  return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+  "name", ["reconstruct", *(pytest.param(n, marks=pytest.mark.slow) for n in MODULES if n != "reconstruct")]
+)
+def test_module_is_the_command(name, capsys):
+  main.execute([name, "--help"])
+  done = module(name, "--help")
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout == capsys.readouterr().out
+
+
+def test_module_reports_errors_as_the_command():
+  done = module("sample", "--num_sample=3")
+  assert (done.returncode, done.stdout) == (2, "")
+  expected = "unknown flag --num_sample; did you mean --num_samples?; see diffinv sample --help"
+  assert done.stderr == f"diffinv: error: {expected}\n"
+
+
+def test_every_task_and_method_is_a_choice():
+  assert reconstruct.FLAGS["task"].parser.enum_values == list(TASKS)
+  assert reconstruct.FLAGS["method"].parser.enum_values == list(METHODS)
+  assert common.NOISES == ("gaussian", "poisson", "none")
