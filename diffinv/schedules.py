@@ -150,6 +150,18 @@ def ve_grid(sigmas: np.ndarray) -> Level:
   )
 
 
+def level_at(schedule: Schedule, sbar: jax.Array) -> Level:
+  """Return the variance-preserving level of noise `sbar` = sigma / alpha, its t interpolated between whole indices.
+
+  t is piecewise linear in log sbar and stays within [0, T - 1]; alpha and sigma are exact.
+  """
+  alpha_bar = schedule.alpha_bar()
+  table = jnp.asarray(0.5 * np.log((1.0 - alpha_bar) / alpha_bar), sbar.dtype)
+  t = jnp.interp(jnp.log(sbar), table, jnp.arange(len(alpha_bar), dtype=sbar.dtype))
+  alpha = 1.0 / jnp.sqrt(1.0 + sbar**2)
+  return Level(t, alpha, sbar * alpha)
+
+
 def tables(grid: Level) -> Tables:
   """Return the float64 coefficient tables of a variance-preserving grid, ascending in time (Ho et al., Eq. 7)."""
   alpha_bar = grid.alpha[:-1][::-1] ** 2

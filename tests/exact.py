@@ -19,7 +19,7 @@ from scipy import stats
 
 from diffinv import noise, priors
 from diffinv.methods.base import XState
-from diffinv.operators.base import LinearOperator
+from diffinv.operators.base import LinearOperator, Spectral
 from diffinv.problems import Problem
 from diffinv.pytree import pytree
 from diffinv.schedules import Level, Schedule
@@ -55,6 +55,10 @@ class Dense(LinearOperator):
 
   def pinv(self, y):
     return jnp.linalg.pinv(self.matrix) @ y
+
+  def spectral(self):
+    u, s, vt = jnp.linalg.svd(self.matrix, full_matrices=False)
+    return Spectral(s, lambda x: vt @ x, lambda coords: vt.T @ coords, lambda y: u.T @ y)
 
   @property
   def support(self):

@@ -24,6 +24,15 @@ METHOD_TABLE = {
   "sdedit": (SDEdit(t0=0.4, repeats=2, guide="ridge", ridge=0.01), {"ridge": 0.2}),
   "score_ald": (ScoreALD(), {"c": 0.05, "rate": 1.0}),
   "dps": (DPS(scale=0.5), {"scale": 0.3}),
+  "pigdm": (METHODS["pigdm"](), {"eta": 0.5}),
+  "tmpd": (METHODS["tmpd"](), {"eta": 0.5}),
+  "mmps": (METHODS["mmps"](iterations=2), {"eta": 0.5}),
+  "jfps": (METHODS["jfps"](), {"eta": 0.5}),
+  "diffpir": (METHODS["diffpir"](), {"weight": 2.0, "zeta": 0.8}),
+  "ddnm_plus": (METHODS["ddnm_plus"](), {"eta": 0.5}),
+  "ddrm": (METHODS["ddrm"](), {"eta": 0.5, "eta_b": 0.9}),
+  "daps": (METHODS["daps"](langevin_steps=20), {"tau": 0.02, "step_size": 5e-5, "last_step": 0.1, "ode_end": 0.02}),
+  "red_diff": (METHODS["red_diff"](), {"learning_rate": 0.05, "weight": 0.5}),
 }
 VARIANTS = {
   "sdedit_keep_known": (SDEdit(t0=0.4, keep_known=True), {}),

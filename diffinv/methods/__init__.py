@@ -3,15 +3,35 @@
 import dataclasses
 from typing import Any
 
-import jax
-
 from diffinv.methods.base import Method
+from diffinv.methods.daps import DAPS
+from diffinv.methods.ddnm_plus import DDNMPlus
+from diffinv.methods.ddrm import DDRM
+from diffinv.methods.diffpir import DiffPIR
 from diffinv.methods.dps import DPS
+from diffinv.methods.jfps import JFPS
+from diffinv.methods.mmps import MMPS
+from diffinv.methods.pigdm import PiGDM
+from diffinv.methods.red_diff import REDDiff
 from diffinv.methods.score_ald import ScoreALD
 from diffinv.methods.sdedit import SDEdit
+from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, Operator
 
-METHODS = {"sdedit": SDEdit, "score_ald": ScoreALD, "dps": DPS}
+METHODS = {
+  "sdedit": SDEdit,
+  "score_ald": ScoreALD,
+  "dps": DPS,
+  "pigdm": PiGDM,
+  "tmpd": TMPD,
+  "mmps": MMPS,
+  "jfps": JFPS,
+  "diffpir": DiffPIR,
+  "ddnm_plus": DDNMPlus,
+  "ddrm": DDRM,
+  "daps": DAPS,
+  "red_diff": REDDiff,
+}
 
 
 def make_method(name: str, fields: dict[str, Any]) -> Method:
@@ -36,8 +56,16 @@ def check(method: Method, operator: Operator) -> None:
     ValueError: the method is for linear operators, or re-imposes pixels that the operator does not observe, or its
       step is not stable; the message says what to do.
   """
-  kind = type(operator).__name__
-  if method.linear_only and not isinstance(operator, LinearOperator):
-    able = ", ".join(name for name, other in METHODS.items() if not other.linear_only)
-    raise ValueError(f"{method.name}: expected a linear operator, got {kind}; use one of {able}")
+  if not accepts(type(method), operator):
+    wanted = "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
+    able = ", ".join(name for name, other in METHODS.items() if accepts(other, operator))
+    raise ValueError(f"{method.name}: expected {wanted}, got {type(operator).__name__}; use one of {able}")
   method.check(operator)
+
+
+def accepts(method: type[Method], operator: Operator) -> bool:
+  """Return whether the operator is of the class that the method is made for: any, linear, of known SVD."""
+  linear = isinstance(operator, LinearOperator)
+  if method.spectral_only:
+    return linear and operator.spectral() is not None
+  return linear or not method.linear_only

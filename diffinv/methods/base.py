@@ -7,18 +7,18 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   step(key, state, now, nxt, prior, problem)  -> the state after it, and a dict of scalars to trace
   finish(state, prior, problem)               -> the restored image
   cost(num_levels)                            -> network evaluations and gradients per image
-  check(operator)                             -> a ValueError where the method cannot work; before the chain, on the host
+  check(operator)                             -> ValueError where the method cannot work; before the chain, on the host
 
 The sampler (`diffinv.sampler`) scans `step` over neighbouring pairs of levels and knows nothing else.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffinv.operators.base import Operator
-from diffinv.priors import AnyPrior, Denoised
+from diffinv.priors import AnyPrior, Denoised, eps_from_x0
 from diffinv.problems import Problem
 from diffinv.schedules import Level, step_beta
 
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
   """What one image costs."""
 
   evaluations: int  # calls of the network
-  gradients: int  # of those, how many are differentiated
+  gradients: int  # backward passes through the network: DPS takes one for each evaluation
 
 
 class Method(Protocol):
@@ -45,6 +45,7 @@ class Method(Protocol):
   title: str  # as in the paper
   citation: str
   linear_only: bool
+  spectral_only: bool
 
   def levels(self, grid: Level) -> Level: ...
 
@@ -64,7 +65,8 @@ class Method(Protocol):
 class Chain:
   """The parts that most methods share: every level once, from pure noise, ending with the iterate."""
 
-  linear_only = False
+  linear_only = False  # for linear operators
+  spectral_only = False  # for linear operators whose `spectral` is in closed form
 
   def levels(self, grid: Level) -> Level:
     """Return the grid itself: each level once, then the clean image."""
@@ -79,7 +81,7 @@ class Chain:
     return state.x
 
   def cost(self, num_levels: int) -> Cost:
-    """Return one evaluation a step, none differentiated."""
+    """Return one evaluation a step, no backward pass."""
     return Cost(num_levels - 1, 0)
 
   def check(self, operator: Operator) -> None:
@@ -113,6 +115,25 @@ def reverse_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, n
   return posterior_mean(x_t, denoised.x0, now, nxt) + std * z
 
 
+def moved(denoised: Denoised, x_t: jax.Array, x0: jax.Array, now: Level) -> Denoised:
+  """Return `denoised` with another x0, and the eps that goes with it: x_t = alpha x0 + sigma eps.
+
+  A guidance that adds g to the score moves x0 by (sigma^2 / alpha) g (Tweedie).
+  """
+  return Denoised(x0, eps_from_x0(x_t, x0, now), denoised.var_frac)
+
+
+def denoise_vjp(prior: AnyPrior, x_t: jax.Array, now: Level) -> tuple[Denoised, Callable[[jax.Array], jax.Array]]:
+  """Return the denoised image and v -> J^T v, J its derivative by x_t: one evaluation, one backward pass a call."""
+
+  def denoise(x_t):
+    denoised = prior.denoise(x_t, now)
+    return denoised.x0, denoised
+
+  _, backward, denoised = jax.vjp(denoise, x_t, has_aux=True)
+  return denoised, lambda v: backward(v)[0]
+
+
 def ddim_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, nxt: Level, eta: jax.Array | float):
   """Take one DDIM step: eta = 0 is deterministic, eta = 1 is DDPM with its small variance.
 
@@ -131,4 +152,9 @@ def renoise(z: jax.Array, x: jax.Array, now: Level, nxt: Level) -> jax.Array:
 
 def residual_norm(problem: Problem, x0: jax.Array) -> jax.Array:
   """Return ||y - A(x0)||, []."""
-  return jnp.sqrt(jnp.sum(problem.residual(x0) ** 2))
+  return norm(problem.residual(x0))
+
+
+def norm(x: jax.Array) -> jax.Array:
+  """Return ||x||, [], of one image or measurement."""
+  return jnp.sqrt(jnp.sum(x**2))

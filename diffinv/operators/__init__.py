@@ -10,6 +10,8 @@ from diffinv.operators.fourier import phase_retrieval
 from diffinv.operators.pixels import box, grayscale, identity, inpainting, random_mask
 from diffinv.operators.resize import block_average, super_resolution
 
+__all__ = ["OPERATORS", "LinearOperator", "Operator"]
+
 OPERATORS = {
   "inpainting": inpainting,
   "box": box,

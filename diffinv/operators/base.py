@@ -7,6 +7,8 @@ of a separable resize).
 Arrays are cast to the default float type when an operator is built: build it under `jax.enable_x64` for float64.
 """
 
+from typing import Callable, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -38,6 +40,18 @@ class Operator:
     return jnp.ones_like(y)
 
 
+class Spectral(NamedTuple):
+  """A singular value decomposition A = U diag(s) V^T in closed form, as functions; coordinates are real.
+
+  Coordinates with s = 0, and images outside the span of V, are not observed.
+  """
+
+  values: jax.Array  # s >= 0, broadcasts against coordinates
+  analyse: Callable[[jax.Array], jax.Array]  # V^T x, from an image
+  synthesise: Callable[[jax.Array], jax.Array]  # V c, an image
+  measure: Callable[[jax.Array], jax.Array]  # U^T y, from a measurement
+
+
 @pytree
 class LinearOperator(Operator):
   """A linear map A, with A^T, A^+ and (A A^T + gamma I)^-1."""
@@ -54,9 +68,9 @@ class LinearOperator(Operator):
   def solve(self, v: jax.Array, gamma: jax.Array | float) -> jax.Array:
     """Return (A A^T + gamma I)^-1 v, `out_shape`, for gamma > 0."""
     tolerance = CG_EPS * float(jnp.finfo(v.dtype).eps)
-    return jax.scipy.sparse.linalg.cg(
-      lambda u: self.gram(u) + gamma * u, v, tol=tolerance, atol=0.0, maxiter=CG_STEPS
-    )[0]
+    return jax.scipy.sparse.linalg.cg(lambda u: self.gram(u) + gamma * u, v, tol=tolerance, atol=0.0, maxiter=CG_STEPS)[
+      0
+    ]
 
   def pinv(self, y: jax.Array) -> jax.Array:
     """Return A^+ y, the least-squares image of least norm, `in_shape`.
@@ -64,6 +78,10 @@ class LinearOperator(Operator):
     Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are damped here; closed forms leave them out.
     """
     return self.adjoint(self.solve(y, PINV_RIDGE))
+
+  def spectral(self) -> Spectral | None:
+    """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
+    return None
 
 
 def norm_squared(operator: LinearOperator) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import PINV_CUTOFF, LinearOperator, image_shape
+from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree
 
@@ -80,6 +80,32 @@ class CircularBlur(LinearOperator):
     kept = power > PINV_CUTOFF**2 * jnp.max(power)
     inverse_power = jnp.where(kept, 1.0 / jnp.where(kept, power, 1.0), 0.0)
     return self._filter(jnp.conj(transfer) * inverse_power.astype(transfer.dtype), y)
+
+  def spectral(self):
+    """Return the SVD: V^T is the Fourier transform (half of it, real and imaginary parts), s = |K|, U^T takes the
+    phase of K off.
+
+    Singular values below `PINV_CUTOFF` times the largest count as zero.
+    """
+    transfer = self._transfer()
+    size = jnp.abs(transfer)
+    kept = size > PINV_CUTOFF * jnp.max(size)
+    phase = jnp.where(kept, transfer, 1.0) / jnp.where(kept, size, 1.0).astype(transfer.dtype)
+
+    def split(coords):
+      return jnp.stack([coords.real, coords.imag], axis=-1)
+
+    def analyse(x):
+      return split(jnp.fft.rfft2(x, axes=(0, 1), norm="ortho"))
+
+    def synthesise(coords):
+      spectrum = jax.lax.complex(coords[..., 0], coords[..., 1])
+      return jnp.fft.irfft2(spectrum, s=self.in_shape[:2], axes=(0, 1), norm="ortho")
+
+    def measure(y):
+      return split(jnp.conj(phase) * jnp.fft.rfft2(y, axes=(0, 1), norm="ortho"))
+
+    return Spectral(jnp.where(kept, size, 0.0)[..., None], analyse, synthesise, measure)
 
   def _transfer(self):
     """Return K, `[h, w // 2 + 1, 1]`, complex."""

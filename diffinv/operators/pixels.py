@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import LinearOperator, image_shape
+from diffinv.operators.base import LinearOperator, Spectral, image_shape
 from diffinv.pytree import pytree
 
 LUMA = (0.299, 0.587, 0.114)  # R, G, B of ITU-R BT.601
@@ -27,6 +27,9 @@ class Identity(LinearOperator):
 
   def solve(self, v, gamma):
     return v / (1.0 + gamma)
+
+  def spectral(self):
+    return Spectral(jnp.ones(self.in_shape), lambda x: x, lambda coords: coords, lambda y: y)
 
 
 def identity(shape: tuple[int, int, int]) -> Identity:
@@ -51,6 +54,9 @@ class Inpainting(LinearOperator):
 
   def solve(self, v, gamma):
     return v / (self.mask + gamma)
+
+  def spectral(self):
+    return Spectral(self.mask, lambda x: x, lambda coords: coords, lambda y: y)
 
   def observed(self, y):
     return jnp.broadcast_to(self.mask, y.shape)
@@ -158,6 +164,10 @@ class Grayscale(LinearOperator):
 
   def solve(self, v, gamma):
     return v / (jnp.sum(self.weights**2) + gamma)
+
+  def spectral(self):
+    s = jnp.sqrt(jnp.sum(self.weights**2))
+    return Spectral(s, lambda x: self(x) / s, lambda coords: self.adjoint(coords) / s, lambda y: y)
 
   def _across(self, x):
     return jnp.expand_dims(self.weights, tuple(range(x.ndim - 1)))

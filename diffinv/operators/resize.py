@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import LinearOperator, image_shape
+from diffinv.operators.base import LinearOperator, Spectral, image_shape
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree, static
 
@@ -69,6 +69,10 @@ class BlockAverage(LinearOperator):
 
   def solve(self, v, gamma):
     return v / (1.0 / self.factor**2 + gamma)
+
+  def spectral(self):
+    f = self.factor
+    return Spectral(jnp.asarray(1.0 / f), lambda x: f * self(x), lambda coords: f * self.adjoint(coords), lambda y: y)
 
 
 def block_average(shape: tuple[int, int, int], factor: int) -> BlockAverage:

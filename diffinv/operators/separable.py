@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import PINV_CUTOFF, LinearOperator, image_shape
+from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
 from diffinv.pytree import pytree
 
 
@@ -42,6 +42,16 @@ class Separable(LinearOperator):
     kept = s > PINV_CUTOFF * self.rows.s[0] * self.cols.s[0]
     coords = _along(self.rows.u.T, self.cols.u.T, y) * jnp.where(kept, 1.0 / jnp.where(kept, s, 1.0), 0.0)
     return _along(self.rows.v, self.cols.v, coords)
+
+  def spectral(self):
+    """Return the SVD; singular values below `PINV_CUTOFF` times the largest count as zero."""
+    s, rows, cols = self._singular_values(), self.rows, self.cols
+    return Spectral(
+      jnp.where(s > PINV_CUTOFF * rows.s[0] * cols.s[0], s, 0.0),
+      lambda x: _along(rows.v.T, cols.v.T, x),
+      lambda coords: _along(rows.v, cols.v, coords),
+      lambda y: _along(rows.u.T, cols.u.T, y),
+    )
 
   def _singular_values(self):
     return self.rows.s[:, None, None] * self.cols.s[None, :, None]

@@ -31,9 +31,16 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
     settings = json.loads(pathlib.Path(path).read_text())
   except ValueError as error:
     raise ValueError(f"settings: expected JSON in {path}, got {error}; see diffinv/settings/literature.json") from None
-  if not isinstance(settings, dict) or not all(isinstance(entry, dict) for entry in settings.values()):
+  if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
     raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
   return settings
+
+
+def _is_entry(entry: Any) -> bool:
+  """Tell whether a method's entry is a table of tables, but for its steps: text or a number."""
+  return isinstance(entry, dict) and all(
+    isinstance(value, (str, int) if key == STEPS else dict) for key, value in entry.items()
+  )
 
 
 def fields_for(settings: dict[str, Any], method: str, task: str) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""DDNM+: denoising diffusion null-space model, for noisy data.
+
+Wang, Yu and Zhang, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model", ICLR 2023,
+arXiv 2212.00490, Sec. 3.3 with one lambda for all values. With D the denoised image and its eps,
+
+  xh  = D - lambda A^+ (A D - y),   lambda = min(1, sigma_s / (alpha_s sigma_y))        (Eq. 17, 19)
+  x_s = alpha_s xh + sqrt(gamma) (eta z + sqrt(1 - eta^2) eps),
+        gamma = sigma_s^2 - (alpha_s lambda sigma_y)^2                                  (Eq. 18, 19)
+
+What y brings of its own noise, lambda sigma_y, is left out of the fresh noise. What is approximate: one lambda and one
+gamma for all coordinates, right where the singular values of A are 1. Small ones amplify the noise of A^+ y, which one
+lambda cannot know: operators that do so on average (blurs) are refused. With a lambda for each singular value, as in
+the authors' code for operators of known SVD, the method is `ddrm` at eta_b = 1: use that.
+
+Differs from Eq. 18: DDIM of parameter eta in place of the DDPM posterior, as in the authors' code.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from diffinv.methods import base, proximal
+from diffinv.pytree import pytree
+
+MAX_GAIN = 5.0  # root mean square of A^+ n over the pixels, n of variance 1; super-resolution x4 is near 1
+
+
+@pytree
+class DDNMPlus(base.Chain):
+  """The null-space model with noise (Sec. 3.3); linear operators; no gradient of the network."""
+
+  eta: jax.Array | float = 0.85  # part of the noise that is fresh, in [0, 1]
+
+  name, title = "ddnm_plus", "DDNM+"
+  citation = "Wang et al., ICLR 2023, arXiv 2212.00490"
+  linear_only = True
+  spectral_only = True
+
+  def check(self, operator):
+    basis = operator.spectral()
+    counted = jnp.ones_like(basis.analyse(jnp.zeros(operator.in_shape)))
+    power = jnp.mean(jnp.where(basis.values > 0, basis.values, jnp.inf) ** -2.0 * counted)
+    gain = float(jnp.sqrt(power * counted.size / math.prod(operator.in_shape)))
+    if gain > MAX_GAIN:
+      raise ValueError(
+        f"ddnm_plus: expected an operator whose pseudo-inverse amplifies noise at most {MAX_GAIN:g} times, "
+        f"got {gain:.3g} times; use ddrm, which weighs every singular value"
+      )
+
+  def step(self, key, state, now, nxt, prior, problem):
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x, norm = self.update(z, state.x, now, nxt, prior, problem)
+    return base.XState(x), {"residual_norm": norm}
+
+  def update(self, z, x_t, now, nxt, prior, problem):
+    """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
+    denoised = prior.denoise(x_t, now)
+    residual = problem.residual(denoised.x0)
+    noise = nxt.alpha * proximal.mean_std(problem)
+    room = nxt.sigma**2 - noise**2  # for fresh noise; 0 without any, even on the clean image
+    scale = jnp.where(room >= 0, 1.0, nxt.sigma / noise)
+    x0 = denoised.x0 + scale * problem.operator.pinv(residual)
+    std = jnp.sqrt(jnp.maximum(room, 0.0))
+    fresh = self.eta * z + jnp.sqrt(1.0 - self.eta**2) * denoised.eps
+    return nxt.alpha * x0 + std * fresh, base.norm(residual)

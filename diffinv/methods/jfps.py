@@ -1,0 +1,68 @@
+"""JFPS: posterior sampling free of the network's Jacobian, from a fixed covariance of images.
+
+The covariance of x0 given x_t is taken from a Gaussian model N(m, C) of images instead of the network's derivative,
+V = (C^-1 + (alpha^2 / sigma^2) I)^-1, so that with the denoised image D
+
+  x0 = D + V A^T (A V A^T + sigma_y^2 I)^-1 (y - A D).
+
+After Yismaw, Kamilov and Asif, "Gaussian is All You Need: A Unified Framework for Solving Inverse Problems via
+Diffusion Posterior Sampling", arXiv 2409.08906, whose covariance this is. What is approximate: V, exact where the prior
+is the model; the network's own uncertainty is not asked.
+
+Any Gaussian prior is a model, whatever its basis: its denoiser is affine, with derivative K, and
+V = (sigma^2 / alpha) K.
+
+Differs from the paper: V on both sides of A, and the solve by conjugate gradients for any linear operator.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffinv import priors
+from diffinv.methods import base, proximal
+from diffinv.pytree import pytree, static
+
+
+@pytree
+class JFPS(base.Chain):
+  """Moment matching with a fixed covariance; linear operators; no gradient of the network."""
+
+  covariance: Any = None  # a Gaussian prior, e.g. of `spectral_prior.fit`; None: natural images, three channels
+  eta: jax.Array | float = 1.0  # of DDIM: 1 is DDPM with its small variance
+  iterations: int = static(20)  # of conjugate gradients; they call no network
+
+  name, title = "jfps", "JFPS"
+  citation = "after Yismaw et al., arXiv 2409.08906"
+  linear_only = True
+
+  def check(self, operator):
+    if self.covariance is None and operator.in_shape[-1] != 3:
+      raise ValueError(
+        f"jfps: expected images of 3 channels for the covariance of natural images, got {operator.in_shape}; "
+        "give a Gaussian prior as covariance"
+      )
+
+  def step(self, key, state, now, nxt, prior, problem):
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x, norm = self.update(z, state.x, now, nxt, prior, problem)
+    return base.XState(x), {"residual_norm": norm}
+
+  def update(self, z, x_t, now, nxt, prior, problem):
+    """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
+    operator, denoised = problem.operator, prior.denoise(x_t, now)
+    residual, variance = problem.residual(denoised.x0), proximal.noise_variance(problem)
+    model = priors.natural() if self.covariance is None else self.covariance
+
+    def spread(v):  # V v
+      moved = jax.jvp(lambda x: model.denoise(x, now).x0, (jnp.zeros_like(v),), (v,))[1]
+      return now.sigma**2 / now.alpha * moved
+
+    def covariance(v):  # of y given x_t
+      return operator(spread(operator.adjoint(v))) + variance * v
+
+    weighted = proximal.conjugate_gradients(covariance, residual, self.iterations)
+    x0 = denoised.x0 + spread(operator.adjoint(weighted))
+    x = base.ddim_step(z, x_t, base.moved(denoised, x_t, x0, now), now, nxt, self.eta)
+    return x, base.norm(residual)

@@ -1,0 +1,66 @@
+"""What methods share to meet the data: the noise's variance, regularised solves and the proximal step.
+
+All solve (A C A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form where C = c I, R is one number and the
+operator has one, by conjugate gradients otherwise.
+"""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffinv.operators.base import CG_EPS, CG_STEPS, LinearOperator
+from diffinv.problems import Problem
+
+MIN_STD = 1e-3  # of the noise, on [-1, 1]: noise-free data are as good as that (Zhu et al., DiffPIR's code)
+
+
+def noise_variance(problem: Problem) -> jax.Array:
+  """Return sigma_y^2, [] or the shape of y (Poisson: as each count estimates it), at least MIN_STD^2."""
+  return jnp.maximum(problem.noise.std(problem.y), MIN_STD) ** 2
+
+
+def mean_std(problem: Problem) -> jax.Array:
+  """Return the root mean square of sigma_y over the observed values, []: one number for all; 0 without noise."""
+  observed = problem.operator.observed(problem.y)
+  return jnp.sqrt(jnp.sum(observed * problem.noise.std(problem.y) ** 2) / jnp.sum(observed))
+
+
+def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
+  """Solve matvec(w) = b from zero in at most `iterations` steps; fewer where float precision is reached."""
+  tolerance = CG_EPS * float(jnp.finfo(b.dtype).eps)
+  return jax.scipy.sparse.linalg.cg(matvec, b, tol=tolerance, atol=0.0, maxiter=iterations)[0]
+
+
+def solve(
+  operator: LinearOperator, v: jax.Array, scale: jax.Array, variance: jax.Array, *, iterations: int = CG_STEPS
+) -> jax.Array:
+  """Return (scale A A^T + diag(variance))^-1 v, the shape of `v`.
+
+  Args:
+    scale: [], positive.
+    variance: of the noise, [], or one for each value of `v`, for which no closed form holds.
+    iterations: of conjugate gradients, at most, where there is no closed form.
+  """
+  gamma = variance / scale
+  if jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve:
+    return operator.solve(v, gamma) / scale
+  return conjugate_gradients(lambda u: operator.gram(u) + gamma * u, v, iterations) / scale
+
+
+def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
+  """Return argmin_u ||(y - A u) / sigma_y||^2 + rho ||u - x||^2 = x + A^T (A A^T + rho R)^-1 (y - A x), linear A.
+
+  In closed form, or by at most `iterations` of conjugate gradients, from x.
+  """
+  operator, variance = problem.operator, noise_variance(problem)
+  return x + operator.adjoint(solve(operator, problem.residual(x), 1.0 / rho, variance, iterations=iterations)) / rho
+
+
+def linearised_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int) -> jax.Array:
+  """Take one Gauss-Newton step of the proximal problem: A at `x` by its derivative, `iterations` of CG."""
+  predicted, forward = jax.linearize(problem.operator, x)
+  transpose = jax.linear_transpose(forward, x)
+  variance = rho * noise_variance(problem)
+  w = conjugate_gradients(lambda v: forward(transpose(v)[0]) + variance * v, problem.y - predicted, iterations)
+  return x + transpose(w)[0]
