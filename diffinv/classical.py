@@ -1,0 +1,50 @@
+"""Classical reconstruction: proximal gradients for min_x 1/2 ||y - A x||^2 + R(x), R known by its proximal map.
+
+Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse problems", SIAM J. Imaging
+Sciences 2(1), 2009, Sec. 4 (FISTA with constant step 1 / L, L = ||A||^2).
+"""
+
+from typing import Callable
+
+import jax
+import numpy as np
+
+from diffinv.operators.base import LinearOperator, norm_squared
+from diffinv.problems import Problem
+
+NORM_MARGIN = 1.05  # power iteration finds ||A||^2 from below
+
+# (v [h, w, c], step) -> argmin_x step R(x) + 1/2 ||x - v||^2. Host code: NumPy in and out.
+Proximal = Callable[[np.ndarray, float], np.ndarray]
+
+
+def fista(problem: Problem, proximal: Proximal, start: np.ndarray, *, num_steps: int = 100) -> np.ndarray:
+  """Minimise 1/2 ||y - A x||^2 + R(x); linear operators.
+
+  Args:
+    problem: one image's measurement.
+    proximal: of R.
+    start: first iterate, `[h, w, c]`.
+    num_steps: iterations; the excess of the objective falls as 1 / num_steps^2.
+  """
+  operator, y = problem.operator, problem.y
+  step = 1.0 / (NORM_MARGIN * float(_norm_squared(operator)))
+  x = momentum = np.asarray(start)
+  t = 1.0
+  for _ in range(num_steps):
+    previous = x
+    x = proximal(np.asarray(_descend(operator, y, momentum, np.float32(step))), step)  # Eq. 4.1
+    t_next = (1.0 + np.sqrt(1.0 + 4.0 * t**2)) / 2.0  # Eq. 4.2
+    momentum = (x + (t - 1.0) / t_next * (x - previous)).astype(x.dtype)  # Eq. 4.3
+    t = t_next
+  return x
+
+
+@jax.jit
+def _descend(operator: LinearOperator, y, x, step):
+  return x + step * operator.adjoint(y - operator(x))
+
+
+@jax.jit
+def _norm_squared(operator: LinearOperator):
+  return norm_squared(operator)

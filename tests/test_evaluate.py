@@ -1,0 +1,245 @@
+"""The fitted Gaussian, the distances and the classical baselines that trained priors are measured against."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffinv import classical, distances, operators, priors, spectral_prior
+from diffinv.noise import Gaussian
+from diffinv.problems import Problem, simulate
+from diffinv.schedules import Level
+
+TOOL = pathlib.Path(__file__).resolve().parent.parent / "tools" / "evaluate_prior.py"
+SHAPE = (6, 8, 3)
+LEVEL = Level(jnp.float32(500.0), jnp.float32(0.8), jnp.float32(0.6))
+
+
+@pytest.fixture(scope="module")
+def tool():
+  spec = importlib.util.spec_from_file_location("evaluate_prior", TOOL)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def images(count, seed=0):
+  """Correlated images that are not of mean zero."""
+  x = np.random.default_rng(seed).standard_normal((count, *SHAPE)).astype(np.float32)
+  x = x + np.roll(x, 1, axis=1) + 0.5 * np.roll(x, 1, axis=3) + np.linspace(-1, 1, SHAPE[1], dtype=np.float32)[:, None]
+  return 0.2 * x + np.array([0.1, -0.2, 0.3], np.float32)
+
+
+def dense(prior):
+  """Return C as a matrix, column by column."""
+  d = int(np.prod(SHAPE))
+  basis = jnp.eye(d).reshape(d, *SHAPE)
+  return np.asarray(jax.vmap(prior.covariance)(basis), np.float64).reshape(d, d).T
+
+
+def test_fit_recovers_a_known_spectrum():
+  known = priors.natural()
+  spread = np.asarray(known.spectrum(SHAPE))
+  white = np.random.default_rng(0).standard_normal((20000, *SHAPE)).astype(np.float32)
+  drawn = jax.jit(jax.vmap(known.synthesise))(np.sqrt(spread) * white)
+  fitted = spectral_prior.fit(np.split(np.asarray(drawn), 4))
+  d = int(np.prod(SHAPE))
+  expected = np.asarray(jax.vmap(known.covariance)(jnp.eye(d).reshape(d, *SHAPE))).reshape(d, d)
+  # An entry of a sample covariance has a relative error of about 1/sqrt(n) = 0.7 %.
+  np.testing.assert_allclose(dense(fitted), expected, atol=0.03 * expected.max())
+  assert abs(np.trace(dense(fitted)) / np.trace(expected) - 1) < 0.03
+  np.testing.assert_allclose(np.asarray(fitted.mean)[0, 0], 0.0, atol=0.02)
+
+
+@pytest.mark.parametrize("mean", spectral_prior.MEANS)
+@pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+def test_fitted_moments_are_those_of_the_images(boundary, mean):
+  x = images(64)
+  fitted = spectral_prior.fit([x[:40], x[40:]], boundary=boundary, mean=mean)
+  expected = x.mean(axis=0) if mean == "image" else x.mean(axis=(0, 1, 2))[None, None]
+  np.testing.assert_allclose(fitted.mean, expected, atol=1e-5)
+  # Blind to which frequencies mix, C has the mean covariance of the pixels' colours.
+  d = x[0].size
+  centred = (x - expected).astype(np.float64)
+  colours = np.einsum("nhwi,nhwj->ij", centred, centred) / len(x)
+  blocks = dense(fitted).reshape(d // 3, 3, d // 3, 3)
+  np.testing.assert_allclose(np.einsum("aiaj->ij", blocks), colours, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+def test_the_denoiser_is_the_exact_linear_one(boundary):
+  fitted = spectral_prior.fit([images(64)], boundary=boundary, mean="image")
+  covariance, mean = dense(fitted), np.asarray(fitted.mean, np.float64).ravel()
+  np.testing.assert_allclose(covariance, covariance.T, atol=1e-6)
+  x_t = images(1, seed=1)[0].ravel().astype(np.float64)
+  alpha, sigma = float(LEVEL.alpha), float(LEVEL.sigma)
+  gain = alpha * covariance @ np.linalg.inv(alpha**2 * covariance + sigma**2 * np.eye(len(mean)))
+  expected = mean + gain @ (x_t - alpha * mean)
+  found = fitted.denoise(jnp.asarray(x_t.reshape(SHAPE), jnp.float32), LEVEL)
+  np.testing.assert_allclose(np.ravel(found.x0), expected, atol=1e-5)
+  np.testing.assert_allclose(np.ravel(found.eps), (x_t - alpha * expected) / sigma, atol=1e-4)
+
+
+def test_the_periodic_fit_is_stationary():
+  fitted = spectral_prior.fit([images(64)], boundary="periodic")
+  x = jnp.asarray(images(1, seed=2)[0])
+  moved = jnp.roll(x, (2, 3), axis=(0, 1))
+  np.testing.assert_allclose(fitted.covariance(moved), jnp.roll(fitted.covariance(x), (2, 3), axis=(0, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+def test_draws_have_the_fitted_covariance(boundary):
+  fitted = spectral_prior.fit([images(64)], boundary=boundary)
+  drawn = np.asarray(jax.jit(jax.vmap(fitted.draw))(jax.random.split(jax.random.key(0), 20000)), np.float64)
+  d = int(np.prod(SHAPE))
+  expected = dense(fitted)
+  np.testing.assert_allclose(np.cov(drawn.reshape(-1, d).T), expected, atol=0.04 * expected.max())
+  np.testing.assert_allclose(drawn.mean(axis=(0, 1, 2)), np.ravel(fitted.mean), atol=0.01)
+
+
+def test_fit_names_a_wrong_choice():
+  with pytest.raises(ValueError, match="boundary: expected one of mirror, periodic, got 'zero'"):
+    spectral_prior.fit([images(2)], boundary="zero")
+  with pytest.raises(ValueError, match="batches"):
+    spectral_prior.fit([])
+
+
+def test_sliced_wasserstein_of_equal_sets_is_zero_in_any_order():
+  a = jax.random.normal(jax.random.key(0), (500, 12))
+  directions = distances.random_directions(jax.random.key(1), 12, 64)
+  np.testing.assert_allclose(jnp.linalg.norm(directions, axis=0), 1.0, rtol=1e-5)
+  assert float(distances.sliced_wasserstein(a, a[::-1], directions)) < 1e-6
+
+
+def test_sliced_wasserstein_of_a_shift_is_the_mean_projection_of_it():
+  a = jax.random.normal(jax.random.key(0), (500, 12))
+  v = jnp.arange(12.0) / 10
+  directions = distances.random_directions(jax.random.key(1), 12, 4096)
+  found = float(distances.sliced_wasserstein(a, a + v[None], directions))
+  np.testing.assert_allclose(found, np.sqrt(np.mean((np.asarray(v) @ np.asarray(directions)) ** 2)), rtol=1e-5)
+  # Over all directions |v| / sqrt(d); the mean of 4096 squares has a relative error of sqrt(2/4096) = 2 %.
+  np.testing.assert_allclose(found, np.linalg.norm(v) / np.sqrt(12), rtol=0.04)
+
+
+def test_sliced_wasserstein_of_scaled_gaussians_is_the_difference_of_their_deviations():
+  k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
+  a, b = jax.random.normal(k1, (20000, 5)), 1.5 * jax.random.normal(k2, (20000, 5))
+  found = distances.sliced_wasserstein(a, b, distances.random_directions(k3, 5, 64))
+  np.testing.assert_allclose(found, 0.5, rtol=0.03)  # W2(N(0, 1), N(0, 1.5^2)) = 0.5; sampling error about 1 %
+
+
+def test_patches_are_cut_from_the_images():
+  x = jnp.arange(2 * 9 * 9, dtype=jnp.float32).reshape(2, 9, 9, 1)
+  patches = np.asarray(distances.random_patches(jax.random.key(0), x, size=3, count=5)).reshape(2, 5, 3, 3)
+  steps = np.arange(3)[:, None] * 9 + np.arange(3)[None, :]
+  np.testing.assert_array_equal(patches - patches[..., :1, :1], np.broadcast_to(steps, patches.shape))
+  assert np.all(patches[0] < 81) and np.all(patches[1] >= 81)
+  assert len(np.unique(patches[:, :, 0, 0])) > 5
+
+
+def test_reduction_is_the_mean_of_blocks():
+  x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+  found = np.asarray(distances.reduced(jnp.asarray(x), 4)).reshape(2, 4, 4, 3)
+  np.testing.assert_allclose(found[1, 2, 3], x[1, 4:6, 6:8].mean(axis=(0, 1)), rtol=1e-5)
+
+
+def test_fista_solves_a_quadratic_exactly():
+  """R = ridge/2 ||x||^2 has the proximal map v / (1 + step ridge) and the solution (A^T A + ridge)^-1 A^T y."""
+  shape, ridge = (12, 12, 1), 0.1
+  operator = operators.gaussian_blur(shape, size=5, std=1.0)
+  x0 = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+  problem = simulate(jax.random.key(0), operator, Gaussian(0.05), x0)
+  found = classical.fista(problem, lambda v, step: v / np.float32(1 + step * ridge), np.zeros(shape, np.float32))
+  expected = operator.adjoint(operator.solve(problem.y, ridge))  # push-through identity
+  np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_the_library_s_total_variation_is_the_proximal_map_of_its_weight(tool):
+  """On a step of two halves of n pixels the proximal map of weight TV moves each level by weight / n."""
+  y = np.zeros((8, 8, 3), np.float32)
+  y[:, 4:] = 1.0
+  problem = Problem(operators.identity(y.shape), Gaussian(0.05), jnp.asarray(y))
+  found = tool.restore_tv(problem, "denoising", 0.2)
+  expected = np.where(y > 0.5, 1.0 - 0.2 / 4, 0.2 / 4)
+  np.testing.assert_allclose(found, expected, atol=0.01)  # the library stops early
+
+
+def test_search_finds_the_maximum_on_its_grid(tool):
+  calls = []
+
+  def score(v):
+    calls.append(v)
+    return -((np.log2(v) - 2.4) ** 2)
+
+  found = tool.search(score, 0.5)
+  assert max(found, key=found.get) == pytest.approx(2**2.5)
+  assert len(calls) == len(set(calls)) <= 9
+
+
+def test_test_and_tuning_crops_are_different(tool):
+  chosen = {purpose: tool.chosen_crops(64, purpose, 8) for purpose in ("restoration", "tuning")}
+  assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)
+  for crop in chosen["restoration"]:
+    assert not any(np.array_equal(crop, other) for other in chosen["tuning"])
+
+
+@pytest.mark.slow
+def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
+  from absl import flags
+
+  from diffinv import checkpoint
+  from diffinv.apps import train as train_app
+  from diffinv.data import faces
+  from diffinv.nets import small
+
+  def blob(key, size=64):  # the renderer takes a minute to compile
+    colour, slope = jax.random.uniform(key, (2, 3), minval=-0.5, maxval=0.5)
+    ramp = jnp.linspace(-1.0, 1.0, size)[:, None, None] * jnp.ones((1, size, 1))
+    return colour[None, None] + slope[None, None] * ramp
+
+  monkeypatch.setattr(faces, "render", blob)
+  train_app.FLAGS(
+    [
+      "train",
+      "--config=faces",
+      "--size=16",
+      "--channels=8",
+      "--head_channels=8",
+      "--batch_size=8",
+      "--embedding=8",
+      f"--output={tmp_path / 'p'}",
+      "--steps=1",
+      "--multipliers=1,2",
+    ]
+  )
+  s = train_app.settings_from_flags()
+  config = train_app.network_config(s)
+  prior = train_app.make_prior(small.initialise(jax.random.key(0), config), s)
+  kept = {name: value for name, value in s.items() if name not in train_app.FREE}
+  checkpoint.save_prior(tmp_path / "p", prior, config, {"settings": kept})
+  monkeypatch.setattr(tool, "TV_STEPS", 3)
+  monkeypatch.setattr(tool, "RENDERED", 4)
+  arguments = [
+    "evaluate", f"--prior={tmp_path / 'p'}", f"--output={tmp_path / 'out'}", "--fit_images=16", "--images=4",
+    "--samples=4", "--sample_steps=2", "--steps=4", "--tasks=inpaint_box,super_resolution", "--test_images=2",
+    "--tuning_images=1", "--chains=2", "--rounds=1", "--timed_steps=2", "--measure=" + ",".join(tool.MEASURES),
+  ]  # fmt: skip
+  monkeypatch.setattr("sys.argv", ["evaluate_prior.py", *arguments[1:]])
+  flags.FLAGS(arguments)
+  with jax.numpy_rank_promotion("allow"):
+    tool.main([])
+  for name in ("denoising", "sampling", "tuning", "restoration", "speed"):
+    found = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    assert found["command"].startswith("python tools/evaluate_prior.py --prior=")
+    assert (tmp_path / "out" / f"{name}.md").read_text().count("|") > 10
+  # An untrained network returns zero, and the prior c_skip (x0 + sbar eps), c_skip = 0.25 / (0.25 + sbar^2).
+  found = json.loads((tmp_path / "out" / "denoising.json").read_text())
+  x0, c_skip = np.concatenate([tool.held_out(tool.load_subject(), "denoising", 4)]), 0.25 / (0.25 + 0.1**2)
+  expected = (1 - c_skip) ** 2 * np.mean(x0**2) + (c_skip * 0.1) ** 2
+  # Clipping gains a little; the noise of 4 16x16x3 images has a relative error of sqrt(2/3072) = 3 %, 0.1 dB.
+  np.testing.assert_allclose(found["psnr_pooled"]["network"][0], 10 * np.log10(4 / expected), atol=0.5)
+  assert (tmp_path / "out" / "samples.png").is_file()
