@@ -51,7 +51,7 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
   found = []
   for path in _split(paths):
     if path.is_dir():
-      inside = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+      inside = sorted(p for p in path.iterdir() if _is_listed(p))
       if not inside:
         raise ValueError(f"{name}: expected image files ({', '.join(EXTENSIONS)}) in the folder {path}, found none")
       found += inside
@@ -63,11 +63,16 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
   return found
 
 
+def _is_listed(path: pathlib.Path) -> bool:
+  """Tell whether a folder's entry is an image by its name; hidden files and folders are none."""
+  return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
+
+
 def _split(paths: Sequence[str]) -> list[pathlib.Path]:
   """Split lists at commas, except where the whole is a file: names may hold commas."""
   parts = []
   for path in paths:
-    parts += [path] if pathlib.Path(path).exists() else [part for part in path.split(",") if part]
+    parts += [path] if path and pathlib.Path(path).exists() else [part for part in path.split(",") if part]
   return [pathlib.Path(part) for part in parts]
 
 
@@ -113,18 +118,35 @@ def read_array(path: str | pathlib.Path, *, channels: int | None = None) -> np.n
     raise ValueError(f"{path}: expected floats in [-1, 1], got {array.dtype}; divide bytes by 127.5 and subtract 1")
   if array.ndim != 3 or 0 in array.shape or channels not in (None, array.shape[-1]):
     raise ValueError(f"{path}: expected an array of shape {wanted}, got {array.shape}; reshape it")
+  with np.errstate(over="ignore"):
+    array = np.array(array, np.float32)
   bad = int(np.sum(~np.isfinite(array)))
   if bad:
-    raise ValueError(f"{path}: expected finite values, got {bad} that are NaN or infinite; replace them")
-  return np.array(array, np.float32)
+    raise ValueError(f"{path}: expected finite values, got {bad} that are NaN or infinite in float32; replace them")
+  return array
 
 
 def _load_npy(path: str | pathlib.Path) -> np.ndarray:
   path = _require_file(path)
   try:
-    return np.load(path, allow_pickle=False)
+    array = np.load(path, allow_pickle=False)
+  except PermissionError:
+    raise
   except DECODING_ERRORS as error:
-    raise ValueError(f"{path}: expected a .npy array of numbers, got a damaged or other file ({_brief(error)})") from None
+    raise ValueError(
+      f"{path}: expected a .npy array of numbers, got a damaged or other file ({_brief(error)})"
+    ) from None
+  if not isinstance(array, np.ndarray):
+    array.close()
+    raise ValueError(f"{path}: expected a .npy array of numbers, got an archive of several; save one with numpy.save")
+  return array
+
+
+def _load_real(path: str | pathlib.Path) -> np.ndarray:
+  array = _load_npy(path)
+  if array.dtype.kind not in "biuf":
+    raise ValueError(f"{path}: expected a .npy array of numbers, real ones, got {array.dtype}; convert it to float32")
+  return array
 
 
 def _check_range(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
@@ -158,7 +180,9 @@ def _decode(path: pathlib.Path) -> Image.Image:
       image.load()
       return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-      raise ValueError(f"{path}: expected at most {MAX_PIXELS} pixels, got more ({_brief(error)}); scale it down") from None
+      raise ValueError(
+        f"{path}: expected at most {MAX_PIXELS} pixels, got more ({_brief(error)}); scale it down"
+      ) from None
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
     except PermissionError:
@@ -188,7 +212,7 @@ def _kind(image: Image.Image) -> str:
 def _converted(image: Image.Image, mode: str, path: pathlib.Path) -> Image.Image:
   if image.mode.startswith("I"):
     values = np.asarray(image, np.int64)
-    if values.max() > 65535:
+    if values.max() > 65535 or values.min() < 0:
       raise ValueError(f"{path}: expected 8 or 16 bits, got 32; rescale it to 8-bit RGB")
     image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
   if image.mode == "F":
@@ -219,7 +243,7 @@ def read_mask(path: str | pathlib.Path, *, threshold: int | None = None) -> np.n
   """
   path = pathlib.Path(path)
   if path.suffix.lower() == ".npy":
-    values = np.asarray(_load_npy(path), np.float32) * np.float32(255.0)
+    values = np.asarray(_load_real(path), np.float32) * np.float32(255.0)
   else:
     image = _decode(path)
     if _kind(image) not in (NAMES["1"], NAMES["L"]):
@@ -234,7 +258,7 @@ def read_mask(path: str | pathlib.Path, *, threshold: int | None = None) -> np.n
   other = values[(values != 0) & (values != 255)]
   if other.size:
     raise ValueError(
-      f"{path}: expected a mask of 0 (missing) and 255 (kept) only, got {other.size} other values such as {other[0]:g}; "
+      f"{path}: expected a mask of 0 (missing) and 255 (kept), got {other.size} other values such as {other[0]:g}; "
       "pass --mask_threshold=128 to round them"
     )
   if not values.any():
@@ -258,7 +282,7 @@ def read_kernel(path: str | pathlib.Path) -> np.ndarray:
   """
   path = pathlib.Path(path)
   if path.suffix.lower() == ".npy":
-    values = _load_npy(path)
+    values = _load_real(path)
   else:
     image = _decode(path)
     if _kind(image) not in (NAMES["L"], "16-bit grayscale"):
@@ -266,7 +290,9 @@ def read_kernel(path: str | pathlib.Path) -> np.ndarray:
     values = np.asarray(image)
   values = np.asarray(values, np.float64)
   if values.ndim != 2 or values.shape[0] % 2 == 0 or values.shape[1] % 2 == 0:
-    raise ValueError(f"{path}: expected a kernel of odd height and width, got shape {values.shape}; pad it to odd sizes")
+    raise ValueError(
+      f"{path}: expected a kernel of odd height and width, got shape {values.shape}; pad it to odd sizes"
+    )
   if not np.all(np.isfinite(values)) or values.sum() <= 0:
     raise ValueError(f"{path}: expected finite values of positive sum, got a sum of {values.sum():g}")
   return (values / values.sum()).astype(np.float32)
