@@ -15,9 +15,7 @@ from diffinv.problems import Problem
 from diffinv.schedules import Level, as_arrays
 
 
-def sample(
-  key: jax.Array, method: Method, prior: AnyPrior, problem: Problem, grid: Level
-) -> tuple[jax.Array, Info]:
+def sample(key: jax.Array, method: Method, prior: AnyPrior, problem: Problem, grid: Level) -> tuple[jax.Array, Info]:
   """Restore one image.
 
   Args:

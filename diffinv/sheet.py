@@ -42,9 +42,7 @@ def sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) ->
   line, heading = round(TEXT_SIZE * LINE), round(HEADING_SIZE * LINE)
   captions = max(len(cell.lines) for _, cells in rows for cell in cells) * line
   row_height = heading + height + captions + GAP
-  canvas = Image.new(
-    "RGB", (GAP + (width + GAP) * len(columns), GAP + heading + row_height * len(rows)), BACKGROUND
-  )
+  canvas = Image.new("RGB", (GAP + (width + GAP) * len(columns), GAP + heading + row_height * len(rows)), BACKGROUND)
   draw = ImageDraw.Draw(canvas)
   for j, title in enumerate(columns):
     _text(draw, (GAP + j * (width + GAP) + width // 2, GAP), title, HEADING_SIZE, INK, width, "ma")

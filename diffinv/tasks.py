@@ -33,9 +33,7 @@ def _box(key: jax.Array, shape: Shape) -> Operator:
 
 TASKS = {
   "inpaint_box": Task("Inpainting, box", _box),
-  "inpaint_random": Task(
-    "Inpainting, 70 % missing", lambda key, shape: operators.random_mask(key, shape, missing=0.7)
-  ),
+  "inpaint_random": Task("Inpainting, 70 % missing", lambda key, shape: operators.random_mask(key, shape, missing=0.7)),
   "super_resolution": Task("Super-resolution x4", lambda key, shape: operators.super_resolution(shape, 4)),
   "gaussian_blur": Task("Gaussian deblurring", lambda key, shape: operators.gaussian_blur(shape, size=61, std=3.0)),
   "motion_blur": Task(

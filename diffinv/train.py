@@ -21,7 +21,7 @@ import optax
 
 from diffinv import priors
 from diffinv.pytree import pytree
-from diffinv.schedules import Level, Schedule
+from diffinv.schedules import Level, Schedule, tables, vp_grid
 
 OBJECTIVES = ("edm", "eps", "v")
 LEVELS = ("lognormal", "uniform")
@@ -152,7 +152,7 @@ def network_output(network: Network, params: Any, x_t: jax.Array, level: Level, 
 
 
 def weight(level: Level, objective: Objective) -> jax.Array:
-  """Return the factor of the squared error of the network's output, `[b]`: that of x0 under min-SNR is min(SNR, gamma)."""
+  """Return the factor of the output's squared error, `[b]`: under min-SNR that of x0 is min(SNR, gamma)."""
   if objective.weighting == "none":
     return jnp.ones_like(level.alpha)
   snr = (level.alpha / level.sigma) ** 2
@@ -184,8 +184,6 @@ def variational_term(output: jax.Array, x0: jax.Array, x_t: jax.Array, level: Le
   decoder's likelihood is that of a Gaussian at the clipped posterior variance, not discretised: no bits are reported
   from it, and it keeps the term finite.
   """
-  from diffinv.schedules import tables, vp_grid
-
   schedule, channels = objective.schedule, x0.shape[-1]
   table = tables(vp_grid(schedule.alpha_bar(), np.arange(schedule.num_steps)))
   step = level.t.astype(jnp.int32)
@@ -326,7 +324,7 @@ def train_step(
   value, grads = gradients(
     state.params, step_key, x0, network=network, objective=objective, accumulate=optimiser.accumulate
   )
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   direction, opt_state = transformation(optimiser).update(grads, state.opt_state, state.params)
   rate = learning_rate(state.step, total_steps, optimiser)
   params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)

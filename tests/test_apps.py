@@ -25,6 +25,7 @@ from diffinv.tasks import TASKS
 MODULES = {"sample": sample, "reconstruct": reconstruct, "compare": compare, "convert": convert, "train": train}
 QUICK = ("--steps=4", "--compilation_cache=")
 INPAINT = ("--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--set=rule=code")
+ENDS = (".png", "-mask.png", "-measurement.png", "-measurement.npy", "-sheet.png")  # files about an inpainted picture
 LEVEL = 1  # of 255: programs for other batches round differently, and a file shows it by one at most
 
 
@@ -376,8 +377,8 @@ def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):
   got = run("reconstruct", tmp_path / "out", sources, *INPAINT, "--batch_size=1", "--set=scale=0")
   names = [entry["name"] for entry in got["images"]]
   assert len(set(names)) == 3 and names[0] == "a"
-  expected = {f"{name}{end}" for name in names for end in (".png", "-mask.png", "-measurement.png", "-measurement.npy")}
-  assert set(os.listdir(tmp_path / "out")) == {*expected, "results.json"} and len(expected) == 12
+  expected = {f"{name}{end}" for name in names for end in ENDS}
+  assert set(os.listdir(tmp_path / "out")) == {*expected, "results.json"} and len(expected) == 15
   for entry in got["images"]:
     y = np.load(tmp_path / "out" / f"{entry['name']}-measurement.npy")
     near(load(tmp_path / "out" / f"{entry['name']}-measurement.png"), images.to_uint8(y), 0)

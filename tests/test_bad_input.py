@@ -179,23 +179,33 @@ CASES = {
   "neither": (SR, USAGE, "expected one of --input .* and --measurement .*, got both or none"),
   "both": (f"{SR} {GOOD} --measurement={{in}}/good.npy", USAGE, "got both or none"),
   "size of a measurement": (
-    f"{SR} --measurement={{in}}/good.npy --size=8", USAGE, "--size and --fit change photographs"
+    f"{SR} --measurement={{in}}/good.npy --size=8",
+    USAGE,
+    "--size and --fit change photographs",
   ),
   "fit of a measurement": (f"{SR} --measurement={{in}}/good.npy --fit=crop", USAGE, "--size and --fit"),
   "threshold without mask": (
-    f"{INPAINT} {GOOD} --mask_threshold=9", USAGE, "--mask_threshold is of a mask, got no --mask"
+    f"{INPAINT} {GOOD} --mask_threshold=9",
+    USAGE,
+    "--mask_threshold is of a mask, got no --mask",
   ),
   "mask without inpainting": (
-    f"{SR} {GOOD} --mask={{in}}/mask.png", USAGE, "--mask is for inpainting, got --task=super"
+    f"{SR} {GOOD} --mask={{in}}/mask.png",
+    USAGE,
+    "--mask is for inpainting, got --task=super",
   ),
   "kernel without blur": (
-    f"{SR} {GOOD} --kernel={{in}}/kernel.npy", USAGE, "--kernel is for deblurring, got --task=super"
+    f"{SR} {GOOD} --kernel={{in}}/kernel.npy",
+    USAGE,
+    "--kernel is for deblurring, got --task=super",
   ),
   "eta without DDIM": (f"{SAMPLE} --output={{out}} --eta=1", USAGE, "--eta is of --sampler=ddim, got --sampler=ddpm"),
   "eta out of range": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=1.5", USAGE, "--eta=1.5"),
   "NaN for eta": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=nan", USAGE, "--eta: expected a finite number"),
   "sigma of Poisson": (
-    f"{SR} {GOOD} --noise=poisson --sigma=0.1", USAGE, "--sigma is of gaussian noise, got --noise=poi"
+    f"{SR} {GOOD} --noise=poisson --sigma=0.1",
+    USAGE,
+    "--sigma is of gaussian noise, got --noise=poi",
   ),
   "rate of Gaussian": (f"{SR} {GOOD} --rate=2", USAGE, "--rate is of poisson noise, got --noise=gaussian"),
   "zero sigma": (f"{SR} {GOOD} --sigma=0", USAGE, "--sigma: expected a positive number, got 0; pass --noise=none"),
@@ -204,11 +214,15 @@ CASES = {
   "infinite rate": (f"{SR} {GOOD} --noise=poisson --rate=inf", USAGE, "--rate: expected a finite number, got inf"),
   "too many devices": (f"{SR} {GOOD} --devices=99", USAGE, "--devices: expected at most \\d+, .* got 99"),
   "cache that cannot be": (
-    f"{SR} {GOOD} --compilation_cache={{place}}/file/x", USAGE, "--compilation_cache: expected a"
+    f"{SR} {GOOD} --compilation_cache={{place}}/file/x",
+    USAGE,
+    "--compilation_cache: expected a",
   ),
   # steps and hyper-parameters
   "more steps than there are": (
-    f"{SR} {GOOD} --steps=1001", USAGE, "steps: the schedule has 1000 steps, got 1001; ask"
+    f"{SR} {GOOD} --steps=1001",
+    USAGE,
+    "steps: the schedule has 1000 steps, got 1001; ask",
   ),
   "more steps to sample": (f"{SAMPLE} --output={{out}} --steps=2000", USAGE, "schedule has 1000 steps, got 2000"),
   "no steps": (f"{SR} {GOOD} --steps=0", USAGE, "steps: expected at least 1, got '0'"),
@@ -218,38 +232,54 @@ CASES = {
   "word for a field": (f"{SR} {GOOD} --set=scale=big", USAGE, "dps: expected scale to be of type float, got 'big'"),
   "NaN for a field": (f"{SR} {GOOD} --set=scale=nan", USAGE, "dps: expected scale to be finite, got 'nan'"),
   "unknown rule": (
-    f"{SR} {GOOD} --set=rule=mine", USAGE, "dps: expected rule to be one of code, paper, .*, got 'mine'"
+    f"{SR} {GOOD} --set=rule=mine",
+    USAGE,
+    "dps: expected rule to be one of code, paper, .*, got 'mine'",
   ),
   "fraction for a field": (
-    f"{SR} {GOOD} --method=sdedit --set=repeats=1.5", USAGE, "sdedit: expected repeats to be of type int, got '1.5'"
+    f"{SR} {GOOD} --method=sdedit --set=repeats=1.5",
+    USAGE,
+    "sdedit: expected repeats to be of type int, got '1.5'",
   ),
   "no repeats": (f"{SR} {GOOD} --method=sdedit --set=repeats=0", USAGE, "expected repeats, a count, to be at least 1"),
   "neither true nor false": (
-    f"{INPAINT} {GOOD} --set=scale=1 --method=sdedit --set=keep_known=maybe", USAGE, "expected a field among ridge"
+    f"{INPAINT} {GOOD} --set=scale=1 --method=sdedit --set=keep_known=maybe",
+    USAGE,
+    "expected a field among ridge",
   ),
   "perhaps": (
-    f"{SR} {GOOD} --method=sdedit --set=keep_known=maybe", USAGE, "keep_known to be true or false, got 'maybe'"
+    f"{SR} {GOOD} --method=sdedit --set=keep_known=maybe",
+    USAGE,
+    "keep_known to be true or false, got 'maybe'",
   ),
   "known pixels of none": (
-    f"{SR} {GOOD} --method=sdedit --set=keep_known=true", USAGE, "keep_known re-imposes observed"
+    f"{SR} {GOOD} --method=sdedit --set=keep_known=true",
+    USAGE,
+    "keep_known re-imposes observed",
   ),
   "no settings file": (f"{SR} {GOOD} --settings={{in}}/no.json", FAILURE, "No such file or directory: .*no.json"),
   "cut settings": (
-    f"{SR} {GOOD} --settings={{in}}/settings-cut.json", FAILURE, "settings: expected JSON in .*cut.json"
+    f"{SR} {GOOD} --settings={{in}}/settings-cut.json",
+    FAILURE,
+    "settings: expected JSON in .*cut.json",
   ),
   "list of settings": (f"{SR} {GOOD} --settings={{in}}/settings-list.json", FAILURE, "got another structure"),
-  "flat settings": (
-    f"{SR} {GOOD} --settings={{in}}/settings-flat.json", FAILURE, "got another structure"
-  ),
+  "flat settings": (f"{SR} {GOOD} --settings={{in}}/settings-flat.json", FAILURE, "got another structure"),
   "unknown setting": (f"{SR} {GOOD} --settings={{in}}/settings-field.json", USAGE, "dps: expected a field among scale"),
   "word in settings": (
-    f"{SR} {GOOD} --settings={{in}}/settings-type.json", USAGE, "scale to be of type float, got 'big'"
+    f"{SR} {GOOD} --settings={{in}}/settings-type.json",
+    USAGE,
+    "scale to be of type float, got 'big'",
   ),
   "null in settings": (
-    f"{SR} {GOOD} --settings={{in}}/settings-null.json", USAGE, "scale to be of type float, got None"
+    f"{SR} {GOOD} --settings={{in}}/settings-null.json",
+    USAGE,
+    "scale to be of type float, got None",
   ),
   "steps in settings": (
-    f"reconstruct --output={{out}} --compilation_cache= {GOOD} --settings={{in}}/settings-steps.json", USAGE, "got 5000"
+    f"reconstruct --output={{out}} --compilation_cache= {GOOD} --settings={{in}}/settings-steps.json",
+    USAGE,
+    "got 5000",
   ),
   # priors
   "unknown prior": (f"{SR} {GOOD} --prior=ffhq", FAILURE, "ffhq: no such prior; give a folder .*natural"),
@@ -257,11 +287,15 @@ CASES = {
   "cut prior": (f"{SR} {GOOD} --prior={{in}}/prior", FAILURE, "prior.json: expected JSON, .* truncated or damaged"),
   # pictures
   "no picture": (
-    f"{SR} --input={{in}}/no.png", FAILURE, "no.png: expected a file, found nothing there; check the path"
+    f"{SR} --input={{in}}/no.png",
+    FAILURE,
+    "no.png: expected a file, found nothing there; check the path",
   ),
   "one of two": (f"{SR} {GOOD},{{in}}/no.png", FAILURE, "no.png: expected a file, found nothing there"),
   "no pictures": (
-    f"{SR} --input={{in}}/none", USAGE, "--input: expected image files .* in the folder .*none, found none"
+    f"{SR} --input={{in}}/none",
+    USAGE,
+    "--input: expected image files .* in the folder .*none, found none",
   ),
   "cut PNG": (f"{SR} --input={{in}}/cut-good.png", FAILURE, "cut-good.png: expected a whole image, got a truncated"),
   "cut JPEG": (f"{SR} --input={{in}}/cut-good.jpg", FAILURE, "cut-good.jpg: expected a whole image, got a truncated"),
@@ -278,22 +312,32 @@ CASES = {
   "second of odd size": (f"{SR} --input={{in}}/mixed", FAILURE, "odd.png: expected 16x16 pixels, got 18x17"),
   "too small": (f"{SR} --input={{in}}/tiny.png", FAILURE, "tiny.png: expected at least 4x4 pixels, got 3x3"),
   "too small to crop": (
-    f"{SR} {GOOD} --size=32 --fit=crop", FAILURE, "expected at least 32x32 pixels to crop, got 16x16"
+    f"{SR} {GOOD} --size=32 --fit=crop",
+    FAILURE,
+    "expected at least 32x32 pixels to crop, got 16x16",
   ),
   "size that cannot be": (
-    f"{SR} {GOOD} --size=18 --fit=crop", USAGE, "size: expected multiples of 4 pixels, got 18x18"
+    f"{SR} {GOOD} --size=18 --fit=crop",
+    USAGE,
+    "size: expected multiples of 4 pixels, got 18x18",
   ),
   "size in words": (f"{SR} {GOOD} --size=big", USAGE, "size: expected N or WIDTHxHEIGHT in pixels, got 'big'"),
   "size to sample": (f"{SAMPLE} --output={{out}} --size=1x2x3", USAGE, "size: expected N or WIDTHxHEIGHT"),
   "NaN in an array": (f"{SR} --input={{in}}/nan.npy", FAILURE, "nan.npy: expected finite values, got 1 that are NaN"),
   "bytes in an array": (
-    f"{SR} --input={{in}}/bytes.npy", FAILURE, "bytes.npy: expected floats in \\[-1, 1\\], got uint8"
+    f"{SR} --input={{in}}/bytes.npy",
+    FAILURE,
+    "bytes.npy: expected floats in \\[-1, 1\\], got uint8",
   ),
   "too bright": (
-    f"{SR} --input={{in}}/bright.npy", FAILURE, "bright.npy: expected values in \\[-1, 1\\], got \\[-2, 2\\]"
+    f"{SR} --input={{in}}/bright.npy",
+    FAILURE,
+    "bright.npy: expected values in \\[-1, 1\\], got \\[-2, 2\\]",
   ),
   "flat array": (
-    f"{SR} --input={{in}}/flat.npy", FAILURE, "expected an array of shape \\[h, w, 3\\], got \\(16, 16\\)"
+    f"{SR} --input={{in}}/flat.npy",
+    FAILURE,
+    "expected an array of shape \\[h, w, 3\\], got \\(16, 16\\)",
   ),
   "objects": (f"{SR} --input={{in}}/objects.npy", FAILURE, "objects.npy: expected a .npy array of numbers"),
   "cut array": (f"{SR} --input={{in}}/cut.npy", FAILURE, "cut.npy: expected a .npy array of numbers, got a damaged"),
@@ -313,7 +357,9 @@ CASES = {
     "expected 8-bit grayscale, got 8-bit RGB",
   ),
   "no mask": (
-    f"{INPAINT} --measurement={{in}}/good.npy", USAGE, "--mask is missing: expected the mask of the measurement"
+    f"{INPAINT} --measurement={{in}}/good.npy",
+    USAGE,
+    "--mask is missing: expected the mask of the measurement",
   ),
   "no mask file": (f"{INPAINT} {GOOD} --mask={{in}}/no.png", FAILURE, "no.png: expected a file, found nothing there"),
   "mask of another size": (
@@ -322,88 +368,134 @@ CASES = {
     "mask-small.png: expected a mask of 16x16 pixels as the picture, got 8x8; resize it",
   ),
   "mask of another size, simulated": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask-small.png", FAILURE, "of 16x16 pixels as the p"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask-small.png",
+    FAILURE,
+    "of 16x16 pixels as the p",
   ),
   "gray mask": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask-half.png", FAILURE, "192 other values such as 128; pass --mask_thres"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask-half.png",
+    FAILURE,
+    "192 other values such as 128; pass --mask_thres",
   ),
   "black mask": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask-black.png", FAILURE, "keeps some pixels, got one that keeps none"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask-black.png",
+    FAILURE,
+    "keeps some pixels, got one that keeps none",
   ),
   "coloured mask": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask-rgb.png", FAILURE, "expected a grayscale mask, got 8-bit RGB"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask-rgb.png",
+    FAILURE,
+    "expected a grayscale mask, got 8-bit RGB",
   ),
   "all below the threshold": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask-half.png --mask_threshold=200", FAILURE, "got one that keeps none"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask-half.png --mask_threshold=200",
+    FAILURE,
+    "got one that keeps none",
   ),
   "threshold out of range": (
-    f"{INPAINT} {GOOD} --mask={{in}}/mask.png --mask_threshold=256", USAGE, "mask_threshold=256"
+    f"{INPAINT} {GOOD} --mask={{in}}/mask.png --mask_threshold=256",
+    USAGE,
+    "mask_threshold=256",
   ),
   "no kernel": (
-    f"{BLUR} --measurement={{in}}/good.npy", USAGE, "--kernel is missing: expected the kernel of the measure"
+    f"{BLUR} --measurement={{in}}/good.npy",
+    USAGE,
+    "--kernel is missing: expected the kernel of the measure",
   ),
   "even kernel": (
-    f"{BLUR} {GOOD} --kernel={{in}}/kernel-even.npy", FAILURE, "kernel of odd height and width, got shape \\(4, 4\\); pad"
+    f"{BLUR} {GOOD} --kernel={{in}}/kernel-even.npy",
+    FAILURE,
+    "kernel of odd height and width, got shape \\(4, 4\\); pad",
   ),
   "even kernel picture": (
-    f"{BLUR} {GOOD} --kernel={{in}}/kernel-even.png", FAILURE, "odd height and width, got shape \\(4, 6"
+    f"{BLUR} {GOOD} --kernel={{in}}/kernel-even.png",
+    FAILURE,
+    "odd height and width, got shape \\(4, 6",
   ),
   "kernel of zeros": (f"{BLUR} {GOOD} --kernel={{in}}/kernel-zero.npy", FAILURE, "positive sum, got a sum of 0"),
   "NaN in a kernel": (
-    f"{BLUR} {GOOD} --kernel={{in}}/kernel-nan.npy", FAILURE, "expected finite values of positive sum"
+    f"{BLUR} {GOOD} --kernel={{in}}/kernel-nan.npy",
+    FAILURE,
+    "expected finite values of positive sum",
   ),
   # outputs
   "folder there": (
-    f"{SR} {GOOD} --output={{place}}/ours", FAILURE, "ours exists; choose another --output, or .* --overw"
+    f"{SR} {GOOD} --output={{place}}/ours",
+    FAILURE,
+    "ours exists; choose another --output, or .* --overw",
   ),
   "folder there to sample": (f"{SAMPLE} --output={{place}}/ours", FAILURE, "ours exists; choose another --output"),
   "folder there to compare": (
-    f"{COMPARE} {GOOD} --output={{place}}/ours", FAILURE, "ours exists; choose another --output"
+    f"{COMPARE} {GOOD} --output={{place}}/ours",
+    FAILURE,
+    "ours exists; choose another --output",
   ),
   "their folder": (f"{SR} {GOOD} --output={{place}}/theirs --overwrite", FAILURE, "replaces folders that diffinv made"),
   "a file there": (
-    f"{SR} {GOOD} --output={{place}}/file --overwrite", FAILURE, "expected a folder to make, .*file is there"
+    f"{SR} {GOOD} --output={{place}}/file --overwrite",
+    FAILURE,
+    "expected a folder to make, .*file is there",
   ),
   "a link there": (
-    f"{SR} {GOOD} --output={{place}}/link --overwrite", FAILURE, "expected a folder to make, .*link is there"
+    f"{SR} {GOOD} --output={{place}}/link --overwrite",
+    FAILURE,
+    "expected a folder to make, .*link is there",
   ),
   "in a file": (f"{SR} {GOOD} --output={{place}}/file/out", FAILURE, "expected folders above .*out, .*file is none"),
   "no such disk": (f"{SAMPLE} --output=/proc/none/out", FAILURE, "No such file or directory: '?/proc/none|Permission"),
   "over its own input": (
-    f"{SR} --input={{place}}/ours/photo.png --output={{place}}/ours --overwrite", USAGE, "photo.png lies in .*ours, which"
+    f"{SR} --input={{place}}/ours/photo.png --output={{place}}/ours --overwrite",
+    USAGE,
+    "photo.png lies in .*ours, which",
   ),
   # compare
   "unknown task of several": (
-    f"{COMPARE} --tasks=denoising,deblur", USAGE, "--tasks: expected some of .*, got 'deblur'"
+    f"{COMPARE} --tasks=denoising,deblur",
+    USAGE,
+    "--tasks: expected some of .*, got 'deblur'",
   ),
   "unknown method of several": (f"{COMPARE} --methods=dps,magic", USAGE, "--methods: expected some of .*, got 'magic'"),
   "no task": (f"{COMPARE} --tasks=", USAGE, "--tasks: expected one or more, each once, got none"),
   "a task twice": (f"{COMPARE} --tasks=denoising,denoising", USAGE, "each once, got denoising,denoising"),
   "field of which": (f"{COMPARE} {GOOD} --set=scale=1", USAGE, "--set: expected METHOD.name=value .* got 'scale'"),
   "field of another": (
-    f"{COMPARE} {GOOD} --set=sdedit.t0=1", USAGE, "METHOD.name=value with one of dps, got 'sdedit.t0'"
+    f"{COMPARE} {GOOD} --set=sdedit.t0=1",
+    USAGE,
+    "METHOD.name=value with one of dps, got 'sdedit.t0'",
   ),
   "unknown field of a method": (
-    f"{COMPARE} {GOOD} --set=dps.t0=1", USAGE, "dps: expected a field among scale, rule, got 't0'"
+    f"{COMPARE} {GOOD} --set=dps.t0=1",
+    USAGE,
+    "dps: expected a field among scale, rule, got 't0'",
   ),
   "nothing to compare": (
-    f"{COMPARE} {GOOD} --methods=sdedit --set=sdedit.keep_known=true", USAGE, "keep_known re-imposes observed pixels"
+    f"{COMPARE} {GOOD} --methods=sdedit --set=sdedit.keep_known=true",
+    USAGE,
+    "keep_known re-imposes observed pixels",
   ),
   "two sizes to compare": (
-    f"{COMPARE} --input={{in}}/mixed", FAILURE, "expected photographs of one size, got 16x16, 18x17"
+    f"{COMPARE} --input={{in}}/mixed",
+    FAILURE,
+    "expected photographs of one size, got 16x16, 18x17",
   ),
   "over its own photograph": (
-    f"{COMPARE} --input={{place}}/ours --output={{place}}/ours --overwrite", USAGE, "photo.png lies in .*ours, which"
+    f"{COMPARE} --input={{place}}/ours --output={{place}}/ours --overwrite",
+    USAGE,
+    "photo.png lies in .*ours, which",
   ),
   # convert; what can be wrong with the tensors is in test_convert.py
   "no weights": (f"{CONVERT} --input={{in}}/no.safetensors", FAILURE, "No such file or directory: .*no.safetensors"),
   "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "Is a directory: .*none"),
   "unknown preset": (f"{CONVERT} --input={{in}}/text.png --preset=celeba", USAGE, "--preset=celeba.*ffhq256"),
   "prior there": (
-    f"{CONVERT} --input={{in}}/no.pt --output={{place}}/ours", FAILURE, "expected a new folder, got one that"
+    f"{CONVERT} --input={{in}}/no.pt --output={{place}}/ours",
+    FAILURE,
+    "expected a new folder, got one that",
   ),
   "no prior to replace": (
-    f"{CONVERT} --input={{in}}/no.pt --output={{place}}/theirs --overwrite", FAILURE, "expected a prior to overwrite"
+    f"{CONVERT} --input={{in}}/no.pt --output={{place}}/theirs --overwrite",
+    FAILURE,
+    "expected a prior to overwrite",
   ),
 }
 
@@ -421,8 +513,8 @@ def test_bad_input_is_one_line(line, code, message, files, place, capfd):
   [
     (f"{SR} {GOOD}", images, "write_pillow", OSError(errno.ENOSPC, "No space left on device", "a.png"), FAILURE,
      "No space left on device: a.png; free some space, or write to another disk with --output"),
-    (f"{SAMPLE} --output={{out}}", images, "write_pillow", OSError(errno.EDQUOT, "Disk quota exceeded", "0.png"), FAILURE,
-     "Disk quota exceeded: 0.png; free some space"),
+    (f"{SAMPLE} --output={{out}}", images, "write_pillow", OSError(errno.EDQUOT, "Disk quota exceeded", "0.png"),
+     FAILURE, "Disk quota exceeded: 0.png; free some space"),
     (f"{SAMPLE} --output={{place}}/ours --overwrite", images, "write_pillow",
      OSError(errno.ENOSPC, "No space left on device"), FAILURE, "No space left on device; free some space"),
     (f"{SR} {GOOD} --output={{place}}/a/b/out", np, "save", OSError(errno.ENOSPC, "No space left on device"), FAILURE,
@@ -506,7 +598,7 @@ def test_bad_prior_of_a_fixed_size_names_it(files, place, capfd, monkeypatch):
   monkeypatch.setattr(common, "load_prior", lambda name: fixed)
   fails(f"{SR} {GOOD}", FAILURE, "good.png: expected 64x64 pixels, got 16x16; pass --fit", files, place, capfd)
   fails(f"{SR} {GOOD} --size=16", USAGE, "size: expected 64x64 pixels, got 16x16", files, place, capfd)
-  message = "fits.npy: expected a measurement of 16x16 pixels for super_resolution with this prior, got 8x8; crop or pad"
+  message = "fits.npy: expected a measurement of 16x16 pixels for this prior and super_resolution, got 8x8; crop or pad"
   fails(f"{SR} --measurement={{in}}/fits.npy", FAILURE, message, files, place, capfd)
   fails(f"{SAMPLE} --output={{out}}", USAGE, "size: expected 64x64 pixels, got 16x16", files, place, capfd)
 
@@ -516,4 +608,7 @@ def test_results_of_strange_names_are_written(place):
   from diffinv import output
 
   output.write_json(place / "a.json", {"name": "a\udcff", "psnr": float("inf")})
-  assert json.loads((place / "a.json").read_text(encoding="utf-8")) == {"name": "a\N{REPLACEMENT CHARACTER}", "psnr": None}
+  assert json.loads((place / "a.json").read_text(encoding="utf-8")) == {
+    "name": "a\N{REPLACEMENT CHARACTER}",
+    "psnr": None,
+  }

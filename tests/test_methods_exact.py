@@ -68,7 +68,8 @@ LAWS = {
   "dps_.05": (DPS(scale=0.05, rule="squared"), lambda p: terminal(p, lambda p: dps_maps(p, 0.05))),
   "dps_.30": (DPS(scale=0.30, rule="squared"), lambda p: terminal(p, lambda p: dps_maps(p, 0.30))),
   "sdedit_ridge": (
-    SDEdit(t0=0.3, guide="ridge", ridge=0.1), lambda p: terminal(p, lambda p: sdedit_maps(p, 30), ridge_guide)
+    SDEdit(t0=0.3, guide="ridge", ridge=0.1),
+    lambda p: terminal(p, lambda p: sdedit_maps(p, 30), ridge_guide),
   ),
   "sdedit_repeated": (SDEdit(t0=0.5, repeats=3), lambda p: terminal(p, lambda p: sdedit_maps(p, 50, 3), pinv_guide)),
   "ald": (
@@ -145,7 +146,11 @@ STEPS = {
   "ddpm": (DDPM((3,)), "fixed_small", ddpm_maps),
   "ddpm_large": (DDPM((3,)), "fixed_large", lambda p: [exact.ddpm_step(p, *pair, large=True) for pair in PAIRS]),
   **{
-    f"ddim_{eta}": (DDIM((3,), eta=eta), "fixed_small", lambda p, e=eta: [exact.ddim_step(p, *pair, e) for pair in PAIRS])
+    f"ddim_{eta}": (
+      DDIM((3,), eta=eta),
+      "fixed_small",
+      lambda p, e=eta: [exact.ddim_step(p, *pair, e) for pair in PAIRS],
+    )
     for eta in (0.0, 0.5, 1.0)
   },
   "dps_.05": (DPS(scale=0.05, rule="squared"), "fixed_small", lambda p: dps_maps(p, 0.05)),
@@ -194,13 +199,19 @@ def test_sdedit_reimposes_known_pixels_at_the_noise_of_the_level():
   assert_maps_equal(extract(SDEdit(keep_known=True), CLEAN_END, p), want)
 
 
-take_step = jax.jit(lambda key, x, now, nxt, method, prior, problem: method.step(key, base.XState(x), now, nxt, prior, problem))
+take_step = jax.jit(
+  lambda key, x, now, nxt, method, prior, problem: method.step(key, base.XState(x), now, nxt, prior, problem)
+)
 
 
-@pytest.mark.parametrize("rule, coefficient", [
-  ("code", lambda scale, norm: scale), ("paper", lambda scale, norm: 2 * scale),
-  ("squared", lambda scale, norm: 2 * norm * scale),
-])
+@pytest.mark.parametrize(
+  "rule, coefficient",
+  [
+    ("code", lambda scale, norm: scale),
+    ("paper", lambda scale, norm: 2 * scale),
+    ("squared", lambda scale, norm: 2 * norm * scale),
+  ],
+)
 def test_dps_rules_take_their_multiple_of_the_gradient_of_the_norm(rule, coefficient):
   with jax.enable_x64():
     x, scale, key = np.array([0.3, -1.2, 0.7]), 0.4, jax.random.key(3)
@@ -264,18 +275,42 @@ def sdedit_law(t0):
 
 
 GOLDEN_LAWS = [  # law, mean, covariance 11 12 13 22 23 33 or its first entries, digits printed
-  (lambda: G3.posterior(), [0.9053645637, -0.5523233850, -0.2294106536],
-   [0.0689459766, -0.0590857575, -0.0698904420, 0.1537589724, 0.1366074802, 0.1585190782], 1e-8),
-  (lambda: terminal(G3, ddpm_maps), [0.4999959219, -0.9999918439, 0.2499918440],
-   [0.9214847007, 0.2813800223, -0.0005240041, 0.4528673330, -0.1872373454, 0.7329373450], 1e-8),
-  (lambda: LAWS["dps_.05"][1](G3), [0.9066152773, -0.5647435056, -0.2526330745],
-   [0.0638723007, -0.0495766963, -0.0636452751, 0.1334135124, 0.1235081231, 0.1304549322], 1e-8),
-  (lambda: LAWS["dps_.30"][1](G3), [0.9370373024, -0.5740746048, -0.2740746048],
-   [0.0314147428, -0.0624299794, -0.0624578380, 0.1250568687, 0.1249134020, 0.1250440336], 1e-8),
-  (lambda: ald_law(SCHEDULE_A, 5, 0.1), [0.8914676092, -0.5407185069, -0.2114272573],
-   [0.0833382404, -0.0699005122, -0.0841163922, 0.1822003867, 0.1632316558, 0.1893868079], 1e-8),
-  (lambda: ald_law(SCHEDULE_A, 5, 0.5), [0.901982, -0.550131, -0.225083],
-   [0.074244, -0.061193, -0.073150, 0.161669, 0.142661, 0.167071], 1e-6),
+  (
+    lambda: G3.posterior(),
+    [0.9053645637, -0.5523233850, -0.2294106536],
+    [0.0689459766, -0.0590857575, -0.0698904420, 0.1537589724, 0.1366074802, 0.1585190782],
+    1e-8,
+  ),
+  (
+    lambda: terminal(G3, ddpm_maps),
+    [0.4999959219, -0.9999918439, 0.2499918440],
+    [0.9214847007, 0.2813800223, -0.0005240041, 0.4528673330, -0.1872373454, 0.7329373450],
+    1e-8,
+  ),
+  (
+    lambda: LAWS["dps_.05"][1](G3),
+    [0.9066152773, -0.5647435056, -0.2526330745],
+    [0.0638723007, -0.0495766963, -0.0636452751, 0.1334135124, 0.1235081231, 0.1304549322],
+    1e-8,
+  ),
+  (
+    lambda: LAWS["dps_.30"][1](G3),
+    [0.9370373024, -0.5740746048, -0.2740746048],
+    [0.0314147428, -0.0624299794, -0.0624578380, 0.1250568687, 0.1249134020, 0.1250440336],
+    1e-8,
+  ),
+  (
+    lambda: ald_law(SCHEDULE_A, 5, 0.1),
+    [0.8914676092, -0.5407185069, -0.2114272573],
+    [0.0833382404, -0.0699005122, -0.0841163922, 0.1822003867, 0.1632316558, 0.1893868079],
+    1e-8,
+  ),
+  (
+    lambda: ald_law(SCHEDULE_A, 5, 0.5),
+    [0.901982, -0.550131, -0.225083],
+    [0.074244, -0.061193, -0.073150, 0.161669, 0.142661, 0.167071],
+    1e-6,
+  ),
   (lambda: ald_law(SCHEDULE_B, 10, 0.05), [0.900187, -0.546959, -0.222121], [0.073445], 1e-6),
   (lambda: sdedit_law(249), [1.458824, -0.098393, -0.464062], [0.697516], 1e-6),
   (lambda: sdedit_law(499), [0.661891, -0.866704, 0.140350], [0.983786], 1e-6),
@@ -322,7 +357,9 @@ SAMPLED = {
 FAST = ("ddpm", "dps_.05", "dps_.30")
 
 
-@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLED])
+@pytest.mark.parametrize(
+  "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLED]
+)
 def test_samples_follow_the_exact_law(name):
   method, law = SAMPLED[name]
   assert_law(run(method, G3.prior(), G3.problem(), LINEAR_100.grid()), law())
@@ -336,9 +373,14 @@ def test_sdedit_samples_follow_the_golden_law(t0, law):
   assert_law(run(SDEdit(t0=t0), p.prior(LINEAR_1000), p.problem(), LINEAR_1000.grid()), law())
 
 
-@pytest.mark.parametrize("sigmas, steps, c", [
-  (SCHEDULE_A, 5, 0.1), (SCHEDULE_A, 5, 0.5), pytest.param(SCHEDULE_B, 10, 0.05, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+  "sigmas, steps, c",
+  [
+    (SCHEDULE_A, 5, 0.1),
+    (SCHEDULE_A, 5, 0.5),
+    pytest.param(SCHEDULE_B, 10, 0.05, marks=pytest.mark.slow),
+  ],
+)
 def test_score_ald_samples_follow_the_golden_law(sigmas, steps, c):
   method = ScoreALD(c=c, rate=1.0, steps_per_level=steps, denoise=False)
   assert_law(run(method, G3.prior(), G3.problem(), schedules.ve_grid(sigmas)), ald_law(sigmas, steps, c))
@@ -387,21 +429,29 @@ def assert_scalar_law(samples, mean, variance, threshold, probability):
   assert all(abs(z) < 5 for z in errors.values()), errors
 
 
-@pytest.mark.parametrize("scale, mean, variance, probability", [
-  (0.3, 0.80000000, 0.06749822, 0.5000), (0.1, 0.79999873, 0.00750197, 0.5000), (0.02, 0.70975072, 0.47137888, 0.4586),
-])
+@pytest.mark.parametrize(
+  "scale, mean, variance, probability",
+  [
+    (0.3, 0.80000000, 0.06749822, 0.5000),
+    (0.1, 0.79999873, 0.00750197, 0.5000),
+    (0.02, 0.70975072, 0.47137888, 0.4586),
+  ],
+)
 def test_normalised_dps_follows_its_exact_law_in_one_dimension(scale, mean, variance, probability):
   prior, problem = one_dimensional()
   samples = run(DPS(scale=scale, rule="code"), prior, problem, LINEAR_100.grid(), SCALAR_CHAINS)
   assert_scalar_law(samples, mean, variance, 0.8, probability)
 
 
-@pytest.mark.parametrize("method, mean, variance, probability", [
-  (DDPM((1,)), 0.463940, 2.683354, 0.70396),
-  (DPS(scale=0.1, rule="code"), 0.321946, 0.149511, 0.9234),
-  (DPS(scale=0.02, rule="code"), 0.540418, 1.707973, 0.7641),
-  (DPS(scale=0.02, rule="squared"), 0.736629, 0.524231, 0.8813),
-])
+@pytest.mark.parametrize(
+  "method, mean, variance, probability",
+  [
+    (DDPM((1,)), 0.463940, 2.683354, 0.70396),
+    (DPS(scale=0.1, rule="code"), 0.321946, 0.149511, 0.9234),
+    (DPS(scale=0.02, rule="code"), 0.540418, 1.707973, 0.7641),
+    (DPS(scale=0.02, rule="squared"), 0.736629, 0.524231, 0.8813),
+  ],
+)
 def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, variance, probability):
   samples = run(method, *bimodal(), LINEAR_100.grid(), SCALAR_CHAINS)
   assert_scalar_law(samples, mean, variance, 0.0, probability)
@@ -431,12 +481,15 @@ SPACINGS = ["10", "20", "50", "100", "250", "1000"]
 SMALL = [0.52078514, 0.70057747, 0.85505744, 0.92087695, 0.96609237, 0.99106738]
 
 
-@pytest.mark.parametrize("method, want", [
-  (DDPM((1,)), SMALL),
-  (DDIM((1,), eta=1.0), SMALL),
-  (DDIM((1,), eta=0.5), [0.63682207, 0.79913555, 0.91232792, 0.95433406, 0.98110997, 0.99511029]),
-  (DDIM((1,), eta=0.0), [0.66355065, 0.82482323, 0.92810594, 0.96368568, 0.98533784, 0.99625211]),
-])
+@pytest.mark.parametrize(
+  "method, want",
+  [
+    (DDPM((1,)), SMALL),
+    (DDIM((1,), eta=1.0), SMALL),
+    (DDIM((1,), eta=0.5), [0.63682207, 0.79913555, 0.91232792, 0.95433406, 0.98110997, 0.99511029]),
+    (DDIM((1,), eta=0.0), [0.66355065, 0.82482323, 0.92810594, 0.96368568, 0.98533784, 0.99625211]),
+  ],
+)
 def test_variance_of_a_standard_normal_prior_after_any_number_of_steps(method, want):
   got = [history[-1] for history in final_variances(method, SPACINGS)]
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-8)  # eight digits printed
@@ -553,7 +606,9 @@ def mri_samples(acceleration, orientation, sigma):
 
 # The same compiled chain at another acceleration, orientation and noise: nothing to retune.
 MRI_CASES = [
-  (4, 1, 0.1), pytest.param(8, 0, 0.1, marks=pytest.mark.slow), pytest.param(4, 0, 0.1, marks=pytest.mark.slow),
+  (4, 1, 0.1),
+  pytest.param(8, 0, 0.1, marks=pytest.mark.slow),
+  pytest.param(4, 0, 0.1, marks=pytest.mark.slow),
   pytest.param(4, 1, 0.5, marks=pytest.mark.slow),
 ]
 

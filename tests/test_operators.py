@@ -388,7 +388,7 @@ def test_box_lies_where_the_paper_draws_it():
   tops = (masks == 0).any(2).argmax(1)
   lefts = (masks == 0).any(1).argmax(1)
   rows, cols = np.ogrid[:256, :256]
-  inside = [(rows >= t) & (rows < t + 128) & (cols >= l) & (cols < l + 128) for t, l in zip(tops, lefts)]
+  inside = [(rows >= t) & (rows < t + 128) & (cols >= e) & (cols < e + 128) for t, e in zip(tops, lefts)]
   np.testing.assert_array_equal(masks == 0, inside)
   for first in (tops, lefts):
     assert first.min() >= 16 and first.max() <= 111
@@ -427,7 +427,9 @@ def test_inpainting_observes_the_mask_in_every_channel():
 # Resizing and colours
 
 
-@pytest.mark.parametrize("name", ["super_resolution", "block_average", "gaussian_blur", "gaussian_blur_wide", "grayscale"])
+@pytest.mark.parametrize(
+  "name", ["super_resolution", "block_average", "gaussian_blur", "gaussian_blur_wide", "grayscale"]
+)
 @any_shape
 def test_a_constant_image_keeps_its_brightness(name, shape):
   y = build(name, shape)(jnp.full(shape, 0.7))
@@ -517,7 +519,9 @@ WRONG = {
   "std: expected a positive": lambda: operators.gaussian_blur(SHAPE, std=0.0),
   "kernel: expected an odd": lambda: operators.blur(SHAPE, np.ones((5, 6)) / 30),
   "kernel: expected .k, l.": lambda: operators.blur(SHAPE, np.ones((5, 5, 3)) / 25),
-  "boundary: expected one of reflect, circular, got 'zero'": lambda: operators.blur(SHAPE, np.ones((3, 3)), boundary="zero"),
+  "boundary: expected one of reflect, circular, got 'zero'": lambda: operators.blur(
+    SHAPE, np.ones((3, 3)), boundary="zero"
+  ),
   "size: expected at least 9": lambda: operators.motion_blur(KEY, SHAPE, size=7),
   "size: expected an odd number": lambda: operators.motion_blur(KEY, SHAPE, size=20),
   "intensity: .*got -1": lambda: operators.motion_blur(KEY, SHAPE, intensity=-1),

@@ -22,7 +22,11 @@ def random_mixture():
   """Return weights, means and full covariances of a mixture, K = 4 in d = 3."""
   rng = np.random.default_rng(0)
   roots = rng.standard_normal((4, 3, 3))
-  return rng.dirichlet(np.ones(4)), 1.5 * rng.standard_normal((4, 3)), roots @ roots.swapaxes(1, 2) / 3 + 0.05 * np.eye(3)
+  return (
+    rng.dirichlet(np.ones(4)),
+    1.5 * rng.standard_normal((4, 3)),
+    roots @ roots.swapaxes(1, 2) / 3 + 0.05 * np.eye(3),
+  )
 
 
 def level():
@@ -42,9 +46,9 @@ def log_joint(x, weights, means, covs):
   """Return log w_k + log N(x; alpha m_k, alpha^2 C_k + sigma^2 I), `[k]`."""
   eye = np.eye(len(x))
   terms = zip(weights, means, covs)
-  return np.array([
-    np.log(w) + multivariate_normal.logpdf(x, ALPHA * m, ALPHA**2 * C + SIGMA**2 * eye) for w, m, C in terms
-  ])
+  return np.array(
+    [np.log(w) + multivariate_normal.logpdf(x, ALPHA * m, ALPHA**2 * C + SIGMA**2 * eye) for w, m, C in terms]
+  )
 
 
 def components(x, weights, means, covs):
@@ -163,15 +167,18 @@ def test_eps_is_zero_where_there_is_no_noise():
 GOOD = dict(weights=[0.4, 0.6], means=np.zeros((2, 3)), covariances=np.stack([np.eye(3)] * 2))
 
 
-@pytest.mark.parametrize("change, message", [
-  (dict(weights=[1.0]), r"expected weights \[k\]"),
-  (dict(means=np.zeros(3)), r"means \[k, d\]"),
-  (dict(covariances=np.eye(3)), r"covariances \[k, d, d\], got \(2,\), \(2, 3\), \(3, 3\)"),
-  (dict(weights=[0.0, 1.0]), "positive weights, got 0; drop empty components"),
-  (dict(weights=[float("nan"), 1.0]), "positive weights"),
-  (dict(covariances=np.stack([-np.eye(3), np.eye(3)])), "positive semi-definite"),
-  (dict(covariances=np.stack([np.triu(np.ones((3, 3))) + 3 * np.eye(3), np.eye(3)])), "symmetric"),
-])
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (dict(weights=[1.0]), r"expected weights \[k\]"),
+    (dict(means=np.zeros(3)), r"means \[k, d\]"),
+    (dict(covariances=np.eye(3)), r"covariances \[k, d, d\], got \(2,\), \(2, 3\), \(3, 3\)"),
+    (dict(weights=[0.0, 1.0]), "positive weights, got 0; drop empty components"),
+    (dict(weights=[float("nan"), 1.0]), "positive weights"),
+    (dict(covariances=np.stack([-np.eye(3), np.eye(3)])), "positive semi-definite"),
+    (dict(covariances=np.stack([np.triu(np.ones((3, 3))) + 3 * np.eye(3), np.eye(3)])), "symmetric"),
+  ],
+)
 def test_bad_mixture_is_an_error_that_says_why(change, message):
   with pytest.raises(ValueError, match=message):
     priors.mixture(**{**GOOD, **change}, schedule=LINEAR)
@@ -189,8 +196,9 @@ OUTPUTS = {
   "x0": lambda x0, eps, level: x0,
   # Karras et al., Table 1: D = c_skip x + c_out F at x = x0 + s eps, with sigma_data = 0.5.
   "edm": lambda x0, eps, level: (
-    x0 - 0.25 / ((level.sigma / level.alpha) ** 2 + 0.25) * (x0 + level.sigma / level.alpha * eps)
-  ) / (level.sigma / level.alpha * 0.5 / np.sqrt((level.sigma / level.alpha) ** 2 + 0.25)),
+    (x0 - 0.25 / ((level.sigma / level.alpha) ** 2 + 0.25) * (x0 + level.sigma / level.alpha * eps))
+    / (level.sigma / level.alpha * 0.5 / np.sqrt((level.sigma / level.alpha) ** 2 + 0.25))
+  ),
 }
 
 

@@ -52,7 +52,7 @@ def test_instances_are_frozen():
 
 
 def test_paths_name_the_fields():
-  (path, _), = jax.tree_util.tree_leaves_with_path(Circle(1.0))
+  ((path, _),) = jax.tree_util.tree_leaves_with_path(Circle(1.0))
   assert jax.tree_util.keystr(path) == ".size"
 
 

@@ -106,33 +106,47 @@ def test_sections_match_reference():
   assert head_and_tail(chosen, [0, 2, 4, 7, 9, 11], [968, 978, 989, 999])
 
 
-@pytest.mark.parametrize("steps, message", [
-  ("ddim300", "no integer stride through 1000 steps gives 300"),
-  ("ddim150", "no integer stride through 1000 steps gives 150"),
-  ("ddim10,20", "expected 'ddimN' with one number"),
-  ("1001", "has 1000 steps, got 1001"),
-  ("600,10", "section 0 of '600,10' holds 500 steps, got 600"),
-  ("0", "at least 1"),
-  ("10,-1", "at least 1"),
-  ("fast", "expected 'N', 'ddimN' or 'a,b,c'"),
-  ("", "expected 'N', 'ddimN' or 'a,b,c'"),
-])
+@pytest.mark.parametrize(
+  "steps, message",
+  [
+    ("ddim300", "no integer stride through 1000 steps gives 300"),
+    ("ddim150", "no integer stride through 1000 steps gives 150"),
+    ("ddim10,20", "expected 'ddimN' with one number"),
+    ("1001", "has 1000 steps, got 1001"),
+    ("600,10", "section 0 of '600,10' holds 500 steps, got 600"),
+    ("0", "at least 1"),
+    ("10,-1", "at least 1"),
+    ("fast", "expected 'N', 'ddimN' or 'a,b,c'"),
+    ("", "expected 'N', 'ddimN' or 'a,b,c'"),
+  ],
+)
 def test_impossible_respacing_is_an_error_that_says_why(steps, message):
   with pytest.raises(ValueError, match=message):
     schedules.respace(1000, steps)
 
 
-@pytest.mark.parametrize("name, num_steps", [("linear", 1000), ("linear", 100), ("linear", 4000), ("cosine", 1000),
-                                             ("cosine", 4000)])
+@pytest.mark.parametrize(
+  "name, num_steps", [("linear", 1000), ("linear", 100), ("linear", 4000), ("cosine", 1000), ("cosine", 4000)]
+)
 def test_betas_equal_golden(golden, name, num_steps):
   want = golden("schedules.npz")[f"betas_{name}_{num_steps}"]
   np.testing.assert_allclose(schedules.BETAS[name](num_steps), want, rtol=1e-13)
 
 
-@pytest.mark.parametrize("num_steps, steps", [
-  (1000, "1000"), (1000, "250"), (1000, "100"), (1000, "20"), (1000, "ddim50"), (1000, "ddim25"), (300, "10,15,20"),
-  (1000, "10,10,10,10,20"), (1000, "7"),
-])
+@pytest.mark.parametrize(
+  "num_steps, steps",
+  [
+    (1000, "1000"),
+    (1000, "250"),
+    (1000, "100"),
+    (1000, "20"),
+    (1000, "ddim50"),
+    (1000, "ddim25"),
+    (300, "10,15,20"),
+    (1000, "10,10,10,10,20"),
+    (1000, "7"),
+  ],
+)
 def test_respacing_equals_golden(golden, num_steps, steps):
   want = golden("schedules.npz")[f"timesteps_{num_steps}_{steps}"]
   np.testing.assert_array_equal(schedules.respace(num_steps, steps), want)

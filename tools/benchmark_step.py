@@ -132,9 +132,7 @@ def compile_seconds() -> tuple[float, float]:
   """Return how long the step takes to compile in a new process, without and with a persistent cache."""
   command = [sys.executable, *sys.argv, "--compile_only"]
   with tempfile.TemporaryDirectory() as cache:
-    environment = {
-      **os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
-    }
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     runs = [subprocess.run(command, env=environment, check=True, capture_output=True, text=True) for _ in range(2)]
   return tuple(float(run.stdout.split()[-1]) for run in runs)
 

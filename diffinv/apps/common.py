@@ -48,7 +48,9 @@ DERIVED = re.compile(rf"-(\d\d+|mean|measurement|mask|kernel|truth|sheet|({'|'.j
 
 def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> None:
   """Define the flags of every command that runs a prior."""
-  flags.DEFINE_string("prior", "natural", "Prior: a name, or a folder that `diffinv convert` wrote.", flag_values=values)
+  flags.DEFINE_string(
+    "prior", "natural", "Prior: a name, or a folder that `diffinv convert` wrote.", flag_values=values
+  )
   flags.DEFINE_string(
     "steps",
     steps,
@@ -56,9 +58,7 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
     + (" Not set: as the settings of the prior say." if steps is None else ""),
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values
-  )
+  flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values)
   flags.DEFINE_string(
     "size", None, "Size of the pictures in pixels, N or WIDTHxHEIGHT. Not set: as the prior says.", flag_values=values
   )
@@ -419,7 +419,9 @@ def restore(
     got, _ = sample_batch(jnp.stack(keys), method, prior, stacked, grid, chunk=chunk, mesh=mesh, progress=progress)
     elapsed = time.perf_counter() - begin
   if not np.all(np.isfinite(got)):
-    raise ValueError(f"{method.name}: expected finite pictures, got NaN or infinity; its steps are too large, lower them")
+    raise ValueError(
+      f"{method.name}: expected finite pictures, got NaN or infinity; its steps are too large, lower them"
+    )
   return Restored(list(got), min(clock[0], elapsed), max(0.0, elapsed - clock[0]))
 
 
@@ -502,6 +504,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
   return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def caption(marks: dict[str, float]) -> tuple[str, ...]:
+  """Return the lines under a restored picture on a sheet: PSNR and SSIM where the truth is known, else chi-square."""
+  if "psnr" not in marks:
+    return (f"chi2 {number(marks['chi2'], 2)}",)
+  return (f"{number(marks['psnr'], 2)} dB   {number(marks.get('ssim'), 3)}",)
 
 
 def number(value: float | None, digits: int) -> str:

@@ -10,7 +10,6 @@ import importlib.resources
 import pathlib
 from typing import Any, NamedTuple, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -153,9 +152,7 @@ def main(argv: list[str]) -> None:
   multiple = common.task_multiple([TASKS[task] for task in FLAGS.tasks])
   cases = read_cases(prior, multiple)
   common.mesh(FLAGS)
-  loaded = {
-    task: [common.simulated(FLAGS, prior, task, multiple, case) for case in cases] for task in FLAGS.tasks
-  }
+  loaded = {task: [common.simulated(FLAGS, prior, task, multiple, case) for case in cases] for task in FLAGS.tasks}
   problems = {task: [problem for problem, _ in pairs] for task, pairs in loaded.items()}
   truths = [truth for _, truth in loaded[FLAGS.tasks[0]]]
   runs = plan_runs(prior, problems)
@@ -181,7 +178,9 @@ def write_pictures(folder: pathlib.Path, cases, truths, problems, outcomes: Sequ
       for task, measured in problems.items()
     ]
     name = "sheet.png" if len(cases) == 1 else f"{case.name}-sheet.png"
-    images.write_pillow(folder / name, sheet.sheet(["truth", "measurement", *(METHODS[method].title for method in FLAGS.methods)], rows))
+    images.write_pillow(
+      folder / name, sheet.sheet(["truth", "measurement", *(METHODS[method].title for method in FLAGS.methods)], rows)
+    )
 
 
 def file_name(case: common.Case, run: Run) -> str:
@@ -196,8 +195,7 @@ def sheet_row(truth: np.ndarray, problem: Problem, outcomes: Sequence[Outcome], 
       cells.append(sheet.Cell(None, ("not for this task",)))
       continue
     marks = outcome.marks[i]
-    line = f"{common.number(marks['psnr'], 2)} dB   {common.number(marks.get('ssim'), 3)}"
-    cells.append(sheet.Cell(outcome.pictures[i], (line,)))
+    cells.append(sheet.Cell(outcome.pictures[i], common.caption(marks)))
   return cells
 
 
@@ -220,16 +218,18 @@ def report(cases: Sequence[common.Case], outcomes: Sequence[Outcome]) -> dict[st
     pictures = [
       {"source": case.path, "file": file_name(case, run), **marks} for case, marks in zip(cases, outcome.marks)
     ]
-    entries.append({
-      **entry,
-      "method": common.describe(run.method),
-      "steps": len(run.grid.alpha) - 1,
-      "network_evaluations": run.spent.evaluations,
-      "network_gradients": run.spent.gradients,
-      "compile_seconds": outcome.compile_seconds,
-      "run_seconds": outcome.run_seconds,
-      "images": pictures,
-    })
+    entries.append(
+      {
+        **entry,
+        "method": common.describe(run.method),
+        "steps": len(run.grid.alpha) - 1,
+        "network_evaluations": run.spent.evaluations,
+        "network_gradients": run.spent.gradients,
+        "compile_seconds": outcome.compile_seconds,
+        "run_seconds": outcome.run_seconds,
+        "images": pictures,
+      }
+    )
   return {**common.provenance(FLAGS, "compare"), "runs": entries}
 
 

@@ -5,7 +5,8 @@ usage: diffinv reconstruct --input=PHOTO --task=TASK --output=FOLDER [--method=M
 
 The first measures a photograph and restores it, with the truth to compare. The second restores what was measured. Both
 write per picture NAME.png (NAME-00.png, ... and their mean NAME-mean.png for several samples), NAME-measurement.png,
-NAME-measurement.npy (every digit), the mask or kernel if there is one, and results.json.
+NAME-measurement.npy (every digit), the mask or kernel if there is one, NAME-sheet.png with all of these side by side,
+and results.json.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, output, progress
+from diffinv import errors, methods, output, progress, sheet
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
@@ -29,6 +30,7 @@ from diffinv.schedules import Level
 from diffinv.tasks import TASKS
 
 WINDOW = 256  # chains whose pictures are in memory at once
+SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
@@ -130,7 +132,7 @@ def picture_shape(prior: AnyPrior, path: pathlib.Path, shape: Sequence[int]) -> 
   if any(fixed not in (None, n) or n % multiple for n, fixed in zip(size, allowed)):
     fit = [(fixed or max(multiple, n // multiple * multiple)) / s for n, fixed, s in zip(size, allowed, scale)]
     raise ValueError(
-      f"{path}: expected a measurement of {images.by([round(n) for n in fit])} pixels for {FLAGS.task} with this prior, "
+      f"{path}: expected a measurement of {images.by([round(n) for n in fit])} pixels for this prior and {FLAGS.task}, "
       f"got {images.by(shape)}; crop or pad it"
     )
   picture = (*size, prior.image_shape[2])
@@ -140,7 +142,9 @@ def picture_shape(prior: AnyPrior, path: pathlib.Path, shape: Sequence[int]) -> 
   if FLAGS.kernel is None and common.is_blur(operator) and is_random(task, picture):
     raise errors.UsageError(f"--kernel is missing: expected the kernel of the measurement for --task={FLAGS.task}")
   if operator.out_shape != tuple(shape):
-    raise ValueError(f"{path}: expected a measurement of shape {operator.out_shape}, got {tuple(shape)}; crop or pad it")
+    raise ValueError(
+      f"{path}: expected a measurement of shape {operator.out_shape}, got {tuple(shape)}; crop or pad it"
+    )
   return picture
 
 
@@ -187,7 +191,24 @@ def write_case(folder: pathlib.Path, case: common.Case, problem: Problem, pictur
     images.write(folder / f"{case.name}-mean.png", mean)
     entry["mean"] = {"file": f"{case.name}-mean.png", **common.scores(problem, mean[None], truth)[0]}
   write_measurement(folder, case.name, problem)
+  write_sheet(folder, case.name, problem, pictures, truth, entry)
   return entry
+
+
+def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, truth, entry: dict[str, Any]) -> None:
+  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
+  cells = [] if truth is None else [("truth", sheet.Cell(truth))]
+  if problem.y.shape[-1] in images.CHANNELS.values():
+    cells.append(("measurement", sheet.Cell(np.asarray(problem.y), (images.by(problem.y.shape),))))
+  for i, (picture, marks) in enumerate(list(zip(pictures, entry["samples"]))[:SHEET_SAMPLES]):
+    title = METHODS[FLAGS.method].title if len(pictures) == 1 else f"sample {i + 1}"
+    cells.append((title, sheet.Cell(picture, common.caption(marks))))
+  if len(pictures) > 1:
+    cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), common.caption(entry["mean"]))))
+    spread = np.mean(np.std(pictures, axis=0), axis=-1, keepdims=True)
+    cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
+  row = (TASKS[FLAGS.task].title, [cell for _, cell in cells])
+  images.write_pillow(folder / f"{name}-sheet.png", sheet.sheet([title for title, _ in cells], [row]))
 
 
 def write_measurement(folder: pathlib.Path, name: str, problem: Problem) -> None:

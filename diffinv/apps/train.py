@@ -1,6 +1,6 @@
 """Train a prior on a folder of images, on the bundled photographs or on procedural faces.
 
-usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME [--config=photo|faces] [--minutes=M | --steps=N]
+usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME (--minutes=M | --steps=N) [--config=NAME]
 
 Everything a run needs to go on is in the folder OUTPUT.training: run the same command again after a stop, and it
 continues to exactly the weights that it would have had. It holds log.jsonl, sample grids and the checkpoints too.
@@ -103,7 +103,9 @@ EMBEDDING = _integer("embedding", 192, "Width of the embedding of the noise leve
 DTYPE = _enum("dtype", "float32", ["float32", "bfloat16"], "Precision of the convolutions.")
 
 LOG_EVERY = _integer("log_every", 20, "Steps between lines of the log.", lower_bound=1)
-VALIDATE_EVERY = _integer("validate_every", 0, "Steps between validations; 0: a twelfth of the run, at least 100.", lower_bound=0)
+VALIDATE_EVERY = _integer(
+  "validate_every", 0, "Steps between validations; 0: a twelfth of the run, at least 100.", lower_bound=0
+)
 SAMPLE_EVERY = _integer("sample_every", 0, "Steps between sample grids; 0: a quarter of the run.", lower_bound=0)
 SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.")
 FAST_CONVOLUTION = _boolean("fast_convolution", True, "On one CPU device: the faster gradient of convolutions.")
@@ -220,7 +222,7 @@ def open_data(s: dict[str, Any], report: Callable[[str], None]) -> Data:
     held_source = make(kept or training, how=s["crop"], flip=False)
     count = len(kept) or min(s["held_out"], len(training))
     held_out = np.stack([held_source.item(i + (0 if kept else 10**9)) for i in range(count)])
-    skipped = lambda: source.corrupt  # noqa: E731
+    skipped = lambda: source.corrupt
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
   return Data(stream, held_out[: s["held_out"]].astype(np.float32) / 127.5 - 1.0, skipped)
 
@@ -269,9 +271,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
 
   def step(state, x0, total):
     x0 = x0.astype(jnp.float32) / 127.5 - 1.0 if x0.dtype == jnp.uint8 else x0
-    return train.train_step(
-      state, run_key, x0, total, network=training_net.apply, objective=goal, optimiser=how
-    )
+    return train.train_step(state, run_key, x0, total, network=training_net.apply, objective=goal, optimiser=how)
 
   def validate(params, held_out):
     return train.validate(
@@ -288,7 +288,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
 
   def sample(params):
     prior = make_prior(params, s)
-    draw = lambda key: sampler.sample(key, DDIM(shape=shape), prior, None, grid)[0]  # noqa: E731
+    draw = lambda key: sampler.sample(key, DDIM(shape=shape), prior, None, grid)[0]
     return jax.vmap(draw)(jax.random.split(sample_key, SAMPLES))
 
   # A host array may alias the state's memory while a checkpoint of it is being written: no donation on CPUs.
@@ -355,7 +355,9 @@ class Run:
     if old["devices"] != fixed["devices"]:
       print(f"note: the run began on {old['devices']}, goes on on {fixed['devices']}: the last digits may differ")
     if steps is not None and self.plan["total_steps"] not in (None, steps):
-      print(f"note: the run was planned for {self.plan['total_steps']} steps, now {steps}: the decay differs from here on")
+      print(
+        f"note: the run was planned for {self.plan['total_steps']} steps, now {steps}: the decay differs from here on"
+      )
       self.plan["total_steps"] = steps
 
   @property
@@ -406,7 +408,9 @@ class Run:
   def best_info(self) -> dict[str, Any] | None:
     """Return the measurements of the best weights."""
     step = self._best.latest_step()
-    return None if step is None else self._best.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    return (
+      None if step is None else self._best.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    )
 
   def save_best(self, step: int, ema: Any, info: dict[str, Any]) -> None:
     """Keep the weights of the lowest validation loss; wait until they are written."""

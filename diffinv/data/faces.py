@@ -441,9 +441,7 @@ def _sample_hair(u, feminine, colour):
   mirror, phase = jnp.where(u[n + 1] < 0.5, 1.0, -1.0), 6.28 * u[n + 2]
   cloth = _any_colour(u[n + 3 : n + 6], 0.7, 0.25, 0.9)
   hair = Hair(*[row[i] for i in range(n)], phase, jnp.where(style == SCARF, cloth, colour))
-  return hair._replace(
-    part=hair.part * mirror, bun_x=hair.bun_x * mirror, density=jnp.clip(hair.density, 0.0, 1.0)
-  )
+  return hair._replace(part=hair.part * mirror, bun_x=hair.bun_x * mirror, density=jnp.clip(hair.density, 0.0, 1.0))
 
 
 def _under(hat, hair):
@@ -465,9 +463,7 @@ def _sample_beard(u, feminine, colour):
 
 
 def _sample_glasses(u):
-  width, height, corner, frame, tint = _within(
-    u, (0.21, 0.26), (0.14, 0.22), (0.25, 1.0), (0.012, 0.03), (0.0, 0.12)
-  )
+  width, height, corner, frame, tint = _within(u, (0.21, 0.26), (0.14, 0.22), (0.25, 1.0), (0.012, 0.03), (0.0, 0.12))
   dark = _flag(u[5] < 0.22)
   lens = jnp.where(dark > 0.5, _any_colour(u[6:9], 0.5, 0.05, 0.2), jnp.asarray([0.85, 0.9, 0.95]))
   return Glasses(_flag(u[9] < 0.28), width, height, corner, frame, tint + 0.82 * dark, _pick(u[10], FRAMES), lens)

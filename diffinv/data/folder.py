@@ -76,7 +76,9 @@ def decode(path: pathlib.Path, shortest: int) -> Image.Image:
   return images.to_pillow(images.read(path, convert=True))
 
 
-def crop(rng: np.random.Generator, image: Image.Image, size: int, how: str, max_downscale: float, flip: bool) -> np.ndarray:
+def crop(
+  rng: np.random.Generator, image: Image.Image, size: int, how: str, max_downscale: float, flip: bool
+) -> np.ndarray:
   """Return a square of `size` pixels, uint8, [size, size, 3].
 
   Args:

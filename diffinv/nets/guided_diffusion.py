@@ -145,9 +145,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None
   if preset is not None:
     if found != preset:
       hint = f"use preset {found!r}" if found is not None else "leave the preset out and give the heads"
-      raise ValueError(
-        f"preset: {preset!r} is {_summary(PRESETS[preset])}; the file holds {_summary(plain)}; {hint}"
-      )
+      raise ValueError(f"preset: {preset!r} is {_summary(PRESETS[preset])}; the file holds {_summary(plain)}; {hint}")
     known = PRESETS[preset]
     if not {"num_heads", "num_head_channels"} & choices.keys():
       choices["num_head_channels"] = known.num_head_channels
