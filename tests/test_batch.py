@@ -55,6 +55,7 @@ def test_batch_equals_one_image_at_a_time(prior, name):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6, 100])
+@pytest.mark.slow
 def test_chunks_do_not_change_the_result(prior, chunk):
   grid, stacked, keys = prior.schedule.grid("6"), make_problems(), chain_keys()
   want, _ = batch.sample_batch(keys, METHOD_TABLE["dps"], prior, stacked, grid)
@@ -63,6 +64,7 @@ def test_chunks_do_not_change_the_result(prior, chunk):
 
 
 @pytest.mark.parametrize("steps", ["6", "130"])  # fewer and more steps than blocks
+@pytest.mark.slow
 def test_progress_does_not_change_the_result_and_reaches_the_end(prior, steps):
   grid, stacked, keys = prior.schedule.grid(steps), make_problems(), chain_keys()
   seen = []
@@ -77,6 +79,7 @@ def test_progress_does_not_change_the_result_and_reaches_the_end(prior, steps):
 
 
 @pytest.mark.parametrize("name", METHOD_TABLE)
+@pytest.mark.slow
 def test_eight_devices_equal_one(prior, name):
   assert jax.device_count() == 8, "tests/conftest.py asks for eight CPU devices"
   mesh = jax.make_mesh((8,), ("image",), axis_types=(jax.sharding.AxisType.Auto,))

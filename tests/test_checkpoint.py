@@ -64,6 +64,7 @@ def x_t():
   return jnp.asarray(np.random.RandomState(0).standard_normal((16, 16, 3)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_round_trip_keeps_everything(saved, prior):
   loaded = checkpoint.load_prior(saved)
   for field in dataclasses.fields(Prior):
@@ -117,6 +118,7 @@ def test_options_reach_the_network(saved, prior):
     checkpoint.load_prior(saved, dtype="float16")
 
 
+@pytest.mark.slow
 def test_class_conditional_prior_takes_a_label(tmp_path):
   config = dataclasses.replace(TINY, num_classes=5)
   folder = checkpoint.save_prior(tmp_path / "classes", make_prior(config), config)

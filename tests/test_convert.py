@@ -59,6 +59,7 @@ def check_prior(folder, state_dict):
   )
 
 
+@pytest.mark.slow
 def test_safetensors_file_becomes_a_prior_without_torch(capsys, safetensors_file, state_dict, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
   schedule = ("--schedule=cosine", "--num_steps=400")
@@ -77,6 +78,7 @@ def test_safetensors_file_becomes_a_prior_without_torch(capsys, safetensors_file
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.slow
 def test_torch_file_becomes_a_prior(capsys, state_dict, tmp_path, zipped):
   torch = pytest.importorskip("torch")
   tensors = {k: torch.from_numpy(v) for k, v in state_dict.items()}

@@ -41,6 +41,7 @@ def dense(prior):
   return np.asarray(jax.vmap(prior.covariance)(basis), np.float64).reshape(d, d).T
 
 
+@pytest.mark.slow
 def test_fit_recovers_a_known_spectrum():
   known = priors.natural()
   spread = np.asarray(known.spectrum(SHAPE))

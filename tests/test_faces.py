@@ -77,6 +77,7 @@ def window(image, x, y, half=0.06):
   return image[rows, int(np.floor(column - reach)) : int(np.ceil(column + reach)) + 1]
 
 
+@pytest.mark.slow
 def test_pictures_fill_the_range_and_stay_within_it():
   images = pictures(0, 64)
   assert images.shape == (64, SIZE, SIZE, 3) and images.dtype == np.float32
@@ -93,6 +94,7 @@ def test_same_key_gives_same_bits_and_another_key_another_face():
   assert different.min() > 0.05
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_match_the_eager_loop():
   keys = jax.random.split(jax.random.key(2), BATCH)
   batched = np.asarray(compiled(SIZE, True)(sampler()(keys)))

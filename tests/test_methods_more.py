@@ -286,6 +286,7 @@ def assert_law(samples, want):
 
 
 @fast_laws
+@pytest.mark.slow
 def test_samples_follow_the_exact_law(name):
   assert_law(run(method_of(name), G3.prior(), G3.problem(), LINEAR_100.grid()), law(name))
 
@@ -301,6 +302,7 @@ def test_samples_follow_the_exact_law(name):
     pytest.param(TMPD(), 0.630452, 0.544169, 0.8428, marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.slow
 def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, variance, probability):
   prior = priors.mixture([0.3, 0.7], [[-2.0], [1.5]], np.array([0.25, 0.16])[:, None, None], LINEAR_100)
   problem = Problem(exact.Dense((1,), jnp.ones((1, 1))), noise.Gaussian(0.5), jnp.array([0.2]))
@@ -357,6 +359,7 @@ def test_ddnm_plus_is_ddrm_where_the_singular_values_are_one_in_the_range_and_th
 
 
 @pytest.mark.parametrize("method", [DDNMPlus(), DDRM(), DiffPIR(), PiGDM(), MMPS(), TMPD()])
+@pytest.mark.slow
 def test_noise_free_data_are_met(method):
   p = WHITE._replace(y=np.array([0.8, -0.3]))
   with jax.enable_x64():
@@ -385,6 +388,7 @@ def image(seed, shape=SHAPE):
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
+@pytest.mark.slow
 def test_spectral_form_is_a_singular_value_decomposition(name):
   with jax.enable_x64():
     operator = SPECTRAL[name]()
@@ -399,6 +403,7 @@ def test_spectral_form_is_a_singular_value_decomposition(name):
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
+@pytest.mark.slow
 def test_ddrm_in_the_operators_own_basis_is_ddrm_of_its_matrix(name):
   # Functions of A^T A do not depend on the basis, so that the same noise gives the same image.
   with jax.enable_x64():
@@ -427,6 +432,7 @@ def test_covariance_of_natural_images_is_exact_for_the_prior_of_natural_images()
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_pigdm_is_stable_where_the_prior_varies_far_more_than_one():
   prior = priors.natural(LINEAR_100)
   shape = (16, 16, 3)

@@ -149,6 +149,7 @@ def test_gradient_of_least_squares_is_the_adjoint_of_the_residual(name, x64, tol
 
 @closed
 @any_shape
+@pytest.mark.slow
 def test_pinv_is_that_of_the_dense_matrix(name, shape):
   with jax.enable_x64(True):
     operator = build(name, shape, True)
@@ -172,6 +173,7 @@ def test_moore_penrose_identities(name):
 
 @linear
 @any_shape
+@pytest.mark.slow
 def test_pinv_explains_the_measurement(name, shape):
   operator, x = build(name, shape), normal(0, shape)
   y = apply(operator, "__call__", x)
@@ -194,6 +196,7 @@ def test_pinv_by_cg_is_the_documented_ridge(name):
 @linear
 @any_shape
 @pytest.mark.parametrize("x64, tolerance", [(False, 2e-4), (True, 1e-10)], ids=["float32", "float64"])
+@pytest.mark.slow
 def test_solve_inverts_the_regularised_gram(name, shape, x64, tolerance):
   # float32: rounding grows with the condition number ||A||^2 / gamma, several hundred here.
   with jax.enable_x64(x64):
@@ -206,6 +209,7 @@ def test_solve_inverts_the_regularised_gram(name, shape, x64, tolerance):
 
 @linear
 @pytest.mark.parametrize("method", ["__call__", "adjoint", "pinv", "solve"])
+@pytest.mark.slow
 def test_jit_equals_eager(name, method):
   operator = build(name, OBLONG)
   argument = normal(0, OBLONG if method == "__call__" else operator.out_shape)
@@ -235,6 +239,7 @@ def test_vmap_equals_loop(name, method):
   ],
   ids=["box", "random_mask", "motion_blur"],
 )
+@pytest.mark.slow
 def test_random_operators_are_built_and_applied_under_vmap(make):
   keys, x = jax.random.split(KEY, 4), normal(0, (16, 20, 3))
   batched = jax.vmap(lambda operator: operator(x))(jax.jit(jax.vmap(make))(keys))
@@ -260,6 +265,7 @@ def test_norm_is_the_known_one(make, want):
 
 
 @linear
+@pytest.mark.slow
 def test_norm_is_the_largest_singular_value(name):
   operator = build(name, (9, 15, 1))
   want = np.linalg.svd(dense(operator, "__call__", operator.in_shape), compute_uv=False)[0] ** 2
@@ -314,6 +320,7 @@ def test_phase_retrieval_matches_the_reference(golden):
 @pytest.mark.parametrize("sizes", [(5, 5), (5, 7), (1, 3), (21, 41)], ids=str)
 @pytest.mark.parametrize("shape", [(16, 16, 1), (15, 9, 2)], ids=str)
 @pytest.mark.parametrize("boundary, mode", [("circular", "wrap"), ("reflect", "mirror")])
+@pytest.mark.slow
 def test_blur_is_direct_convolution(sizes, shape, boundary, mode):
   with jax.enable_x64(True):
     x, k = np.asarray(normal(0, shape)), kernel(*sizes)
@@ -359,6 +366,7 @@ def curvature(key, intensity):
 
 @pytest.mark.parametrize("size", [9, 31, 61])
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
+@pytest.mark.slow
 def test_motion_kernel_is_a_centred_distribution(size, intensity):
   for key in jax.random.split(KEY, 5):
     k = np.asarray(motion_kernel(key, size=size, intensity=intensity), np.float64)

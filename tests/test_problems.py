@@ -34,6 +34,7 @@ def image(seed=0, shape=SHAPE, limit=0.9):
 
 
 @pytest.mark.parametrize("noise_name, name", [*(("gaussian", name) for name in OPERATORS), ("poisson", "inpainting")])
+@pytest.mark.slow
 def test_noise_is_put_on_observed_values_only(noise_name, name):
   operator = OPERATORS[name](SHAPE)
   clean = operator(image())
@@ -207,6 +208,7 @@ QUICK = ("inpainting", "grayscale", "super_resolution", "gaussian_blur")
 @pytest.mark.parametrize(
   "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LINEAR]
 )
+@pytest.mark.slow
 def test_wiener_is_the_dense_posterior_mean(monkeypatch, name):
   check_wiener(monkeypatch, name, 0.05)
 

@@ -42,9 +42,14 @@ VARIANTS = {
   "dps_squared": (DPS(scale=0.1, rule="squared"), {"scale": 0.05}),
 }
 ALL = METHOD_TABLE | VARIANTS
-every_method = pytest.mark.parametrize(
-  "name", [*METHOD_TABLE, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
-)
+QUICK = ("sdedit", "score_ald", "dps", "diffpir")  # in the fast run: a method of each kind
+
+
+def table(names):
+  return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+every_method = pytest.mark.parametrize("name", table(ALL))
 
 
 @functools.cache
@@ -191,7 +196,7 @@ def test_hyper_parameters_can_be_swept_by_vmap():
 
 
 @pytest.mark.parametrize("block", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 1000))])
-@pytest.mark.parametrize("name", METHOD_TABLE)
+@pytest.mark.parametrize("name", table(METHOD_TABLE))
 def test_blocks_of_steps_equal_the_whole_chain(name, block):
   method, (_, problem), prior = ALL[name][0], make_problem(), make_prior()
   grid, key = schedules.as_arrays(GRID), jax.random.key(0)

@@ -68,6 +68,7 @@ def operator_of(task):
 
 @every_file
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_shipped_settings_suit_the_operator_of_their_task(path, task):
   table = settings.read_settings(path)
   for name in table:

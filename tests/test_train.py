@@ -46,6 +46,7 @@ def flat(tree):
 # The network
 
 
+@pytest.mark.slow
 def test_network_of_one_image_is_the_network_of_a_batch():
   params, x, t = random_params(), images(3), jnp.array([-0.5, 0.0, 0.7])
   apply = small.apply_function(TINY)
@@ -53,6 +54,7 @@ def test_network_of_one_image_is_the_network_of_a_batch():
   np.testing.assert_allclose(one, NETWORK(params, x, t), rtol=0, atol=1e-5)  # sums in another order
 
 
+@pytest.mark.slow
 def test_network_does_not_see_how_large_the_image_is():
   config = small.SmallConfig(channels=16, multipliers=(1,), blocks=1, middle_blocks=1, embedding=32)
   params = random_params(config)
@@ -62,6 +64,7 @@ def test_network_does_not_see_how_large_the_image_is():
   np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)  # 4 convolutions reach 8 pixels: the cut is out of sight
 
 
+@pytest.mark.slow
 def test_fast_convolution_has_the_same_gradients():
   def gradient(convolve):
     net = small.SmallNet(TINY, convolve)
@@ -75,6 +78,7 @@ def test_depth_to_space_inverts_space_to_depth():
   np.testing.assert_array_equal(small.depth_to_space(small.space_to_depth(x, 2), 2), x)
 
 
+@pytest.mark.slow
 def test_bfloat16_network_stays_close_and_returns_float32():
   config = small.SmallConfig(**{**TINY.__dict__, "dtype": "bfloat16"})
   out = small.SmallNet(config).apply(random_params(), images(), jnp.zeros(8))
@@ -175,6 +179,7 @@ def test_levels_know_their_time():
   np.testing.assert_allclose(level.alpha, alpha[::100], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_learned_variance_term_vanishes_at_the_true_posterior_and_spares_the_mean():
   goal = train.Objective(prediction="eps", levels="uniform", learned_variance=True)
   x0 = images()
@@ -222,6 +227,7 @@ def steps(count, how, x0, network=NETWORK):
   return states
 
 
+@pytest.mark.slow
 def test_average_follows_its_formula():
   states = steps(3, train.Optimiser(ema_decay=0.15, warmup_steps=1), images())
   expected = flat(states[0].params)
@@ -231,6 +237,7 @@ def test_average_follows_its_formula():
   np.testing.assert_allclose(flat(states[-1].ema), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_the_whole_batch():
   grads = [
     train.gradients(
@@ -242,6 +249,7 @@ def test_accumulation_equals_the_whole_batch():
   assert relative(flat(grads[1][1]), flat(grads[0][1])) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_nothing():
   states = steps(1, train.Optimiser(), images().at[0, 0, 0, 0].set(jnp.nan))
   np.testing.assert_array_equal(flat(states[1].params), flat(states[0].params))
@@ -250,6 +258,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 @pytest.mark.parametrize("accumulate", (1, 2))
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does(accumulate):
   mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
   x0 = images(16)

@@ -74,6 +74,7 @@ def test_ffhq_network_matches_reference(golden):
   check_reference("unet_ffhq256", golden)
 
 
+@pytest.mark.slow
 def test_attention_order_changes_output(tiny):
   x, t = image(), jnp.float32(100)
   outputs = [unet.apply_function(dataclasses.replace(TINY, attention_order=o))(tiny, x, t) for o in ("legacy", "new")]
@@ -86,6 +87,7 @@ def test_number_of_heads_changes_output(tiny):
   assert relative(outputs[1], outputs[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_parameter_and_the_time_matter(tiny):
   # A layer that is skipped, or a parameter that is never read, has no gradient.
   apply = unet.apply_function(TINY)
@@ -126,6 +128,7 @@ def test_resampling_pairs():
   np.testing.assert_array_equal(unet.nearest_up(x), np.repeat(np.repeat(x, 2, axis=0), 2, axis=1))
 
 
+@pytest.mark.slow
 def test_vmap_equals_loop(tiny):
   apply = unet.apply_function(TINY)
   x = jnp.stack([image(seed) for seed in range(3)])
@@ -136,6 +139,7 @@ def test_vmap_equals_loop(tiny):
   assert relative(loop[0], loop[1]) > 1e-2
 
 
+@pytest.mark.slow
 def test_gradient_of_a_batch_equals_loop(tiny):
   run = norm_and_gradient(TINY)
   x = jnp.stack([image(seed) for seed in range(2)])
@@ -144,6 +148,7 @@ def test_gradient_of_a_batch_equals_loop(tiny):
   assert relative(batch, loop) < 1e-5
 
 
+@pytest.mark.slow
 def test_forward_and_reverse_derivatives_agree(tiny):
   run = lambda x: unet.apply_function(TINY)(tiny, x, jnp.float32(300))
   x, v = image(0), image(1)
@@ -153,6 +158,7 @@ def test_forward_and_reverse_derivatives_agree(tiny):
   assert np.isclose(jnp.vdot(cotangent, tangent), jnp.vdot(pulled, v), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory(tiny):
   plain = norm_and_gradient(TINY)(tiny, image(), jnp.float32(300))
   remat = norm_and_gradient(dataclasses.replace(TINY, remat=True))(tiny, image(), jnp.float32(300))
@@ -160,6 +166,7 @@ def test_remat_changes_nothing_but_memory(tiny):
   assert relative(remat[1], plain[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_returns_float32(tiny):
   full = norm_and_gradient(TINY)(tiny, image(), jnp.float32(300))
   half = norm_and_gradient(dataclasses.replace(TINY, dtype="bfloat16"))(tiny, image(), jnp.float32(300))
@@ -174,6 +181,7 @@ def test_equal_configs_share_one_function():
   assert again is not TINY and unet.apply_function(again) is unet.apply_function(TINY)
 
 
+@pytest.mark.slow
 def test_new_network_puts_out_zero_and_learns():
   params = unet.init(jax.random.key(0), TINY)
   last = params.pop("out_2")
