@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	DIFFINV_TEST_XLA_LEVEL=0 $(BIN)/python -m pytest -m "not slow"
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diffinv needs Python 3.11 or newer: make PYTHON=...")'

@@ -4,9 +4,10 @@ import os
 
 # Before JAX starts its backend: eight CPU devices, so that sharded runs are tested on any machine; and less work for
 # the compiler, which is where the time of small tests goes.
+LEVEL = os.environ.get("DIFFINV_TEST_XLA_LEVEL", "1")  # `make test-fast` sets 0: quicker still
 XLA_FLAGS = (
   "--xla_force_host_platform_device_count=8",
-  "--xla_backend_optimization_level=1",
+  f"--xla_backend_optimization_level={LEVEL}",
   "--xla_llvm_disable_expensive_passes=true",
 )
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS))

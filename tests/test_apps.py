@@ -227,6 +227,7 @@ def test_same_seed_gives_the_same_bytes(inpainted, photos, tmp_path):
     assert (tmp_path / "other" / name).read_bytes() != (inpainted / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch(inpainted, photos, tmp_path):
   for size in (1, 2):
     run("reconstruct", tmp_path / f"{size}", f"--input={photos}", *INPAINT, "--seed=3", f"--batch_size={size}")
@@ -247,6 +248,7 @@ def test_several_files_come_in_the_order_given(photos, tmp_path):
   assert (tmp_path / "commas" / "b.png").read_bytes() == (tmp_path / "repeated" / "b.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_folder_of_two_sizes_keeps_each(tmp_path):
   folder = tmp_path / "in"
   folder.mkdir()
@@ -426,6 +428,7 @@ def test_gray_mask_is_rounded_when_asked(inpainted, tmp_path):
   np.testing.assert_array_equal(load(tmp_path / "out" / "a-measurement-mask.png"), mask)
 
 
+@pytest.mark.slow
 def test_low_resolution_measurement_is_restored_alike(photos, tmp_path):
   args = ("--task=super_resolution", "--method=dps", "--set=scale=0.5", "--seed=3")
   simulated = run("reconstruct", tmp_path / "simulated", f"--input={photos / 'a.png'}", *args)

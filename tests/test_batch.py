@@ -40,7 +40,9 @@ def prior():
   return priors.natural()
 
 
-@pytest.mark.parametrize("name", METHOD_TABLE)
+@pytest.mark.parametrize(
+  "name", [name if name == "dps" else pytest.param(name, marks=pytest.mark.slow) for name in METHOD_TABLE]
+)
 def test_batch_equals_one_image_at_a_time(prior, name):
   grid, method = prior.schedule.grid("8"), METHOD_TABLE[name]
   stacked, keys = make_problems(), chain_keys()

@@ -101,6 +101,7 @@ def test_loading_twice_compiles_once(saved):
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_small_network_round_trip(tmp_path):
   config = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
   prior = make_prior(config, prediction="eps", size_multiple=config.size_multiple)

@@ -58,6 +58,7 @@ def test_fit_recovers_a_known_spectrum():
 
 @pytest.mark.parametrize("mean", spectral_prior.MEANS)
 @pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+@pytest.mark.slow
 def test_fitted_moments_are_those_of_the_images(boundary, mean):
   x = images(64)
   fitted = spectral_prior.fit([x[:40], x[40:]], boundary=boundary, mean=mean)
@@ -72,6 +73,7 @@ def test_fitted_moments_are_those_of_the_images(boundary, mean):
 
 
 @pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+@pytest.mark.slow
 def test_the_denoiser_is_the_exact_linear_one(boundary):
   fitted = spectral_prior.fit([images(64)], boundary=boundary, mean="image")
   covariance, mean = dense(fitted), np.asarray(fitted.mean, np.float64).ravel()
@@ -93,6 +95,7 @@ def test_the_periodic_fit_is_stationary():
 
 
 @pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
+@pytest.mark.slow
 def test_draws_have_the_fitted_covariance(boundary):
   fitted = spectral_prior.fit([images(64)], boundary=boundary)
   drawn = np.asarray(jax.jit(jax.vmap(fitted.draw))(jax.random.split(jax.random.key(0), 20000)), np.float64)

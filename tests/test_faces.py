@@ -103,6 +103,7 @@ def test_jit_and_vmap_match_the_eager_loop():
   np.testing.assert_allclose(compiled(SIZE, False)(faces.sample_params(keys[1])), batched[1], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_small_picture_is_the_area_average_of_a_large_one():
   keys = jax.random.split(jax.random.key(4), BATCH)
   params = sampler()(keys)

@@ -35,6 +35,7 @@ def test_architecture_is_inferred_from_shapes(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_every_tensor_has_its_parameter(name):
   tensors = reference_networks.shapes(name)
   config = guided_diffusion.identify(tensors, **reference_networks.choices(name))

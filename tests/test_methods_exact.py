@@ -538,6 +538,7 @@ def test_stability_is_where_the_chain_of_a_point_prior_starts_to_diverge(margin,
   np.testing.assert_allclose(maps.F.ravel(), -(2 * margin - 1), rtol=1e-10)  # beyond -1 the chain grows
 
 
+@pytest.mark.slow
 def test_score_ald_diverges_without_an_annealed_likelihood():
   def sample(rate):
     method = ScoreALD(c=0.1, rate=rate, steps_per_level=5, denoise=False)

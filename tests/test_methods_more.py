@@ -201,6 +201,7 @@ GOLDEN = {  # mean, covariance 11 12 13 22 23 33: digits of an independent run
 
 
 @pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.slow
 def test_recursion_equals_golden_law(name):
   got, (mean, cov) = law(name), GOLDEN[name]
   np.testing.assert_allclose(got.mean, mean, rtol=0, atol=1e-8)
@@ -208,6 +209,7 @@ def test_recursion_equals_golden_law(name):
   np.testing.assert_allclose(exact.upper(got.cov), cov, rtol=0, atol=1.1e-8)
 
 
+@pytest.mark.slow
 def test_recursion_of_the_exact_conditional_halves_its_error_with_the_steps():
   # C = I: relative error of the covariance, to the digits published.
   p = G3._replace(C=np.eye(3))
@@ -227,6 +229,7 @@ def sample_g3(p, method, grid=LINEAR_100.grid()):
 
 
 @every_law
+@pytest.mark.slow
 def test_samples_of_one_key_differ_as_the_exact_gain_says(name):
   others = [G3._replace(y=G3.y + np.array([0.7, -1.1])), G3._replace(m=G3.m + np.array([0.4, -0.2, 0.9]))]
   with jax.enable_x64():
@@ -245,6 +248,7 @@ def test_samples_of_one_key_differ_as_the_exact_gain_says(name):
     ("mmps", (0.85001831, 0.27011647)),
   ],
 )
+@pytest.mark.slow
 def test_gain_equals_its_published_value(name, gain):
   method = method_of(name)
   with jax.enable_x64():
@@ -343,6 +347,7 @@ X = np.array([0.3, -1.2, 0.7])
     (G3, JFPS(covariance=G3.prior())),
   ],
 )
+@pytest.mark.slow
 def test_methods_are_the_exact_conditional_where_their_approximation_holds(p, method):
   with jax.enable_x64():
     if isinstance(method, JFPS):
@@ -350,6 +355,7 @@ def test_methods_are_the_exact_conditional_where_their_approximation_holds(p, me
     np.testing.assert_allclose(updated(method, p, X), updated(MMPS(), p, X), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_ddnm_plus_is_ddrm_where_the_singular_values_are_one_in_the_range_and_the_noise_is_low():
   # eta = 1: no old noise, which DDNM+ keeps and DDRM drops in the range of A.
   p = WHITE._replace(sigma=1e-9)
@@ -420,6 +426,7 @@ def test_ddrm_in_the_operators_own_basis_is_ddrm_of_its_matrix(name):
       np.testing.assert_allclose(jnp.ravel(got), want, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_covariance_of_natural_images_is_exact_for_the_prior_of_natural_images():
   with jax.enable_x64():
     operator = SPECTRAL["mask"]()
@@ -453,6 +460,7 @@ def poisson_problem():
 
 
 @pytest.mark.parametrize("name", ["gaussian", "poisson"])
+@pytest.mark.slow
 def test_proximal_step_is_stationary(name):
   with jax.enable_x64():
     problem, rho, x = poisson_problem(), 0.3, image(4)
@@ -464,6 +472,7 @@ def test_proximal_step_is_stationary(name):
   np.testing.assert_allclose(gradient, 0.0, atol=1e-9 / 0.01)
 
 
+@pytest.mark.slow
 def test_linearised_proximal_step_is_the_proximal_step_of_a_linear_operator():
   with jax.enable_x64():
     problem, x = poisson_problem(), image(4)
@@ -471,6 +480,7 @@ def test_linearised_proximal_step_is_the_proximal_step_of_a_linear_operator():
     np.testing.assert_allclose(got, proximal.proximal(problem, x, jnp.asarray(0.3)), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_linearised_proximal_step_lowers_the_objective_of_a_nonlinear_operator():
   operator = operators.phase_retrieval(SHAPE)
   truth, x = (0.5 * jnp.tanh(image(seed).astype(jnp.float32)) for seed in (5, 6))
@@ -484,6 +494,7 @@ def test_linearised_proximal_step_lowers_the_objective_of_a_nonlinear_operator()
   assert objective(moved) < 0.5 * objective(x)
 
 
+@pytest.mark.slow
 def test_noise_of_each_value_is_what_whitening_makes_of_it():
   # Poisson: y and A in units of each value's own standard deviation have noise 1.
   with jax.enable_x64():
@@ -540,6 +551,7 @@ def daps_law(p, method, levels=DAPS_LEVELS):
   return exact.propagate(start, daps_maps(p, method, levels))
 
 
+@pytest.mark.slow
 def test_daps_visits_its_own_noises():
   levels = DAPS().levels(schedules.as_arrays(Schedule("linear", 1000).grid("200")))
   sbar = np.asarray(levels.sigma / levels.alpha)
@@ -548,6 +560,7 @@ def test_daps_visits_its_own_noises():
   assert np.all(np.diff(np.asarray(levels.t)) <= 0)
 
 
+@pytest.mark.slow
 def test_level_between_two_steps_lies_between_them():
   schedule = Schedule("linear", 1000)
   grid = schedule.grid()
@@ -559,6 +572,7 @@ def test_level_between_two_steps_lies_between_them():
     assert 400 < schedules.level_at(schedule, jnp.asarray(grid.sigma[599] / grid.alpha[599] * 1.002)).t < 401
 
 
+@pytest.mark.slow
 def test_daps_samples_of_one_key_differ_as_its_law_says():
   grid = LINEAR_100.grid(str(DAPS_LEVELS))
   with jax.enable_x64():
@@ -568,10 +582,12 @@ def test_daps_samples_of_one_key_differ_as_its_law_says():
       np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_daps_samples_follow_their_law():
   assert_law(run(DAPS_G3, G3.prior(), G3.problem(), LINEAR_100.grid(str(DAPS_LEVELS))), daps_law(G3, DAPS_G3))
 
 
+@pytest.mark.slow
 def test_law_of_daps_is_the_posterior_where_its_pieces_are_exact():
   # A flat prior makes N(xh, sbar^2 I) exact and the ODE the identity; many small Langevin steps reach their law.
   p = exact.Linear(np.zeros(2), 1e10 * np.eye(2), np.array([[1.0, 0.5], [0.0, 1.0]]), 0.2, np.array([0.8, -0.3]))
@@ -581,6 +597,7 @@ def test_law_of_daps_is_the_posterior_where_its_pieces_are_exact():
   np.testing.assert_allclose(got.cov, want.cov, rtol=0, atol=0.02 * want.cov.max())
 
 
+@pytest.mark.slow
 def test_daps_weighs_data_by_their_noise_on_request():
   grid = LINEAR_100.grid("5")
   settings = dict(step_size=4e-3, langevin_steps=4)
@@ -593,6 +610,7 @@ def test_daps_weighs_data_by_their_noise_on_request():
 # RED-diff: its gradient, and where it comes to rest.
 
 
+@pytest.mark.slow
 def test_red_diff_gradient_is_the_papers():
   with jax.enable_x64():
     method, mu, z = REDDiff(weight=0.7), np.array([0.3, -1.2, 0.7]), np.array([0.2, -0.7, 1.3])
@@ -612,6 +630,7 @@ def rest(p, abar, weight):
   return np.linalg.solve(p.A.T @ p.A + precision, p.A.T @ p.y + precision @ p.m)
 
 
+@pytest.mark.slow
 def test_red_diff_rests_at_the_map_estimate_of_its_level():
   steps, at = 1500, 60
   grid = Level(*(np.append(np.full(steps, v[at]), v[-1]) for v in LINEAR_100.grid()))
@@ -622,6 +641,7 @@ def test_red_diff_rests_at_the_map_estimate_of_its_level():
   assert np.linalg.norm(mean - want) < 0.05 * np.linalg.norm(start - want)
 
 
+@pytest.mark.slow
 def test_map_estimate_of_red_diff_is_the_posteriors_where_lambda_is_the_noise_over_the_level():
   # lambda sigma_t^2 = sigma_y^2 as sigma_t -> 0: the mode, and mean, of the posterior.
   np.testing.assert_allclose(rest(G3, 1 - 1e-9, G3.sigma**2 / 1e-9), G3.posterior().mean, atol=1e-6)
@@ -631,17 +651,20 @@ def test_map_estimate_of_red_diff_is_the_posteriors_where_lambda_is_the_noise_ov
 
 
 @pytest.mark.parametrize("method", [PiGDM(), TMPD(), MMPS(), JFPS(), DDNMPlus(), DDRM()])
+@pytest.mark.slow
 def test_linear_methods_refuse_nonlinear_operators_and_name_those_that_can(method):
   with pytest.raises(ValueError, match=rf"{method.name}: expected a linear operator.*FourierMagnitude.*dps"):
     methods.check(method, operators.phase_retrieval(SHAPE))
 
 
+@pytest.mark.slow
 def test_ddrm_refuses_operators_without_svd_and_names_methods_that_can():
   with pytest.raises(ValueError, match=r"ddrm: expected a linear operator whose SVD.*ReflectBlur.*use one of .*pigdm"):
     methods.check(DDRM(), operators.blur(SHAPE, KERNEL))
   assert LinearOperator.spectral(operators.blur(SHAPE, KERNEL)) is None
 
 
+@pytest.mark.slow
 def test_methods_that_can_accept():
   for method in (DDRM(), DAPS(), DiffPIR(), REDDiff(), JFPS()):
     methods.check(method, operators.identity(SHAPE))
@@ -650,25 +673,30 @@ def test_methods_that_can_accept():
 
 
 @pytest.mark.parametrize("name", [name for name in SPECTRAL if name != "gaussian_blur"])
+@pytest.mark.slow
 def test_ddnm_plus_accepts_what_hardly_amplifies_noise(name):
   methods.check(DDNMPlus(), SPECTRAL[name]())
 
 
+@pytest.mark.slow
 def test_ddnm_plus_refuses_what_amplifies_noise():
   with pytest.raises(ValueError, match=r"ddnm_plus: expected an operator whose pseudo-inverse.*use ddrm"):
     methods.check(DDNMPlus(), operators.gaussian_blur((16, 16, 3), size=13, std=3.0))
 
 
+@pytest.mark.slow
 def test_daps_refuses_unstable_langevin_steps():
   with pytest.raises(ValueError, match=r"daps: .*lower step_size or raise tau"):
     methods.check(DAPS(step_size=1e-3), operators.identity(SHAPE))
 
 
+@pytest.mark.slow
 def test_jfps_refuses_images_that_natural_covariances_do_not_describe():
   with pytest.raises(ValueError, match=r"jfps: expected images of 3 channels"):
     methods.check(JFPS(), operators.identity((4, 4, 1)))
 
 
+@pytest.mark.slow
 def test_backward_passes_are_counted():
   costs = [method.cost(101) for method in (PiGDM(), TMPD(), MMPS(iterations=2), JFPS(), DAPS(), REDDiff())]
   assert costs == [base.Cost(*pair) for pair in ((100, 100), (100, 200), (100, 300), (100, 0), (500, 0), (100, 0))]

@@ -70,7 +70,10 @@ linear = pytest.mark.parametrize("name", LINEAR)
 closed = pytest.mark.parametrize("name", [name for name in LINEAR if name not in BY_CG])
 any_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 # Tolerances are relative. float64 tells a wrong formula from rounding; float32 what users get.
-precisions = pytest.mark.parametrize("x64, tolerance", [(False, 1e-5), (True, 1e-12)], ids=["float32", "float64"])
+precisions = pytest.mark.parametrize(
+  "x64, tolerance",
+  [pytest.param(False, 1e-5, id="float32"), pytest.param(True, 1e-12, id="float64", marks=pytest.mark.slow)],
+)
 
 
 def normal(seed, shape):
@@ -139,6 +142,7 @@ def test_linear(name, x64, tolerance):
 
 @linear
 @precisions
+@pytest.mark.slow
 def test_gradient_of_least_squares_is_the_adjoint_of_the_residual(name, x64, tolerance):
   with jax.enable_x64(x64):
     operator = build(name, OBLONG, x64)
@@ -184,6 +188,7 @@ def test_pinv_explains_the_measurement(name, shape):
 
 
 @pytest.mark.parametrize("name", ["blur_reflect", "blur_reflect_wide", "motion_blur"])
+@pytest.mark.slow
 def test_pinv_by_cg_is_the_documented_ridge(name):
   with jax.enable_x64(True):
     shape = (9, 15, 1)
@@ -221,6 +226,7 @@ def test_jit_equals_eager(name, method):
 
 @linear
 @pytest.mark.parametrize("method", ["__call__", "adjoint", "solve"])
+@pytest.mark.slow
 def test_vmap_equals_loop(name, method):
   operator = build(name, OBLONG)
   arguments = normal(0, (3, *(OBLONG if method == "__call__" else operator.out_shape)))
@@ -343,6 +349,7 @@ def test_gaussian_blur_is_the_blur_with_its_kernel():
 
 
 @pytest.mark.parametrize("kind", [CircularBlur, ReflectBlur])
+@pytest.mark.slow
 def test_gradient_flows_to_the_kernel(kind):
   with jax.enable_x64(True):
     x, k, direction = normal(0, (12, 16, 1)), jnp.asarray(kernel(5, 5)), normal(1, (5, 5))
@@ -378,6 +385,7 @@ def test_motion_kernel_is_a_centred_distribution(size, intensity):
     assert k.max() > 1.5 / size**2, "no path to be seen"
 
 
+@pytest.mark.slow
 def test_intensity_bends_the_path():
   straight, bent, curled = (
     np.mean([curvature(key, intensity) for key in jax.random.split(KEY, 40)]) for intensity in (0.0, 0.5, 2.0)

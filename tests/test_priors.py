@@ -322,6 +322,7 @@ def test_no_noise_is_added_on_arrival_at_the_clean_image(variance):
   np.testing.assert_allclose(got, 0.5 * x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_stationary_prior_equals_the_dense_gaussian_of_its_covariance():
   with jax.enable_x64():
     shape = (3, 4, 3)

@@ -122,6 +122,7 @@ def chi2_values(operator, model, x0, x):
     *(("inpainting", noise_name) for noise_name in ("poisson", "poisson_bright")),
   ],
 )
+@pytest.mark.slow
 def test_chi2_is_one_at_the_truth_and_larger_elsewhere(name, noise_name):
   shape = (16, 16, 3)
   x0, operator = image(shape=shape, limit=0.8), OPERATORS[name](shape)
@@ -246,6 +247,7 @@ def test_wiener_in_float32_is_good_to_the_third_digit(name):
   np.testing.assert_allclose(got.ravel(), want, atol=2e-3 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_wiener_takes_the_noise_of_each_value_and_a_mean():
   with jax.enable_x64(True):
     shape = (8, 8, 3)

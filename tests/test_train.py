@@ -104,6 +104,7 @@ def test_target_is_what_the_prior_turns_into_the_clean_image(prediction):
     np.testing.assert_allclose(x0_hat, x0, rtol=0, atol=2e-6 * max(1, sbar**2))  # eps is divided by alpha
 
 
+@pytest.mark.slow
 def test_prior_and_trainer_agree_on_the_denoised_image():
   level = level_at(0.7)
   x_t = jax.random.normal(jax.random.key(3), (8, 16, 16, 3))
@@ -142,6 +143,7 @@ def test_objectives_agree_for_the_same_denoised_image(weighting):
       np.testing.assert_allclose(cost, np.full(8, expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_loss_gradient_is_the_slope_of_the_loss():
   params, x0 = random_params(), images()
   value = functools.partial(train.loss, key=jax.random.key(0), x0=x0, network=NETWORK)
@@ -152,6 +154,7 @@ def test_loss_gradient_is_the_slope_of_the_loss():
   assert abs(slope / float(jnp.sum(flat(grad) ** 2)) - 1) < 0.02  # central difference in float32
 
 
+@pytest.mark.slow
 def test_lognormal_levels_have_their_mean_and_spread():
   goal = train.Objective(p_mean=-0.5, p_std=1.2, wide=0.0)
   level = train.draw_levels(jax.random.key(0), 4096, goal)

@@ -81,6 +81,7 @@ def test_attention_order_changes_output(tiny):
   assert relative(outputs[1], outputs[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_number_of_heads_changes_output(tiny):
   x, t = image(), jnp.float32(100)
   outputs = [unet.apply_function(dataclasses.replace(TINY, num_head_channels=n))(tiny, x, t) for n in (32, 64)]
