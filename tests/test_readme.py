@@ -1,0 +1,96 @@
+"""What the README shows runs as it stands there."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffinv import METHODS, noise, priors, sample, simulate
+from diffinv.apps import compare
+from diffinv.apps.main import COMMANDS, parse
+from diffinv.data import images
+from diffinv.methods import base
+from diffinv.operators import LinearOperator, super_resolution
+from diffinv.pytree import pytree, static
+from diffinv.tasks import TASKS
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
+NAMES = {"pytree": pytree, "static": static, "base": base, "LinearOperator": LinearOperator, "jax": jax, "jnp": jnp}
+
+
+def defined(snippet):
+  """Run a snippet that defines a class, and return it."""
+  scope = dict(NAMES)
+  exec(snippet, scope)
+  (name,) = set(scope) - set(NAMES) - {"__builtins__"}
+  return scope[name]
+
+
+def photo():
+  return images.read(compare.bundled())[64:96, 64:96]
+
+
+def test_library_snippet_restores_a_photograph(tmp_path, monkeypatch):
+  images.write(tmp_path / "photo.png", photo())
+  monkeypatch.chdir(tmp_path)
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    exec(SNIPPETS[0], {})
+  restored = images.read(tmp_path / "restored.png")
+  assert restored.shape == (32, 32, 3)
+  assert 0.0 < np.mean((restored - photo()) ** 2) < 0.1
+  assert len(SNIPPETS[0].splitlines()) <= 15
+
+
+def test_method_of_the_readme_meets_the_measurement():
+  method = defined(SNIPPETS[1])()
+  x0 = jnp.asarray(photo())
+  problem = simulate(jax.random.key(0), super_resolution(x0.shape, 4), noise.Gaussian(0.05), x0)
+  prior = priors.natural()
+  x, _ = sample(jax.random.key(1), method, prior, problem, prior.schedule.grid("20"))
+  # The last level has no noise: there A x is y.
+  np.testing.assert_allclose(problem.operator(x), problem.y, atol=1e-4)
+
+
+def test_operator_of_the_readme_has_its_adjoint():
+  operator = defined(SNIPPETS[2])(in_shape=(4, 6, 3))
+  x, y = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+  np.testing.assert_allclose(jnp.vdot(operator(x), y), jnp.vdot(x, operator.adjoint(y)), rtol=1e-5)
+  np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_of_the_readme_are_commands(line):
+  _, name, *arguments = shlex.split(line)
+  module = importlib.import_module(COMMANDS[name][0])
+  parse(name, module.FLAGS, arguments)
+  chosen = module.FLAGS.flag_values_dict()
+  assert set(chosen.get("tasks") or []) <= set(TASKS)
+  assert set(chosen.get("methods") or []) <= set(METHODS)
+
+
+def test_tables_list_every_method_and_task():
+  first_cells = set(re.findall(r"^\| `(\w+)`", README, re.M))
+  assert first_cells >= set(METHODS) | set(TASKS)
+
+
+def test_tasks_that_a_method_cannot_solve_are_listed():
+  """The last column of the table of tasks, against what the methods accept."""
+  from diffinv.methods import check
+
+  for name, task in TASKS.items():
+    operator = task.make(jax.random.key(0), (64, 64, 3))
+    refused = []
+    for title, method in METHODS.items():
+      try:
+        check(method(), operator)
+      except ValueError:
+        refused.append(title)
+    (row,) = re.findall(rf"^\| `{name}` .*$", README, re.M)
+    assert re.findall(r"`(\w+)`", row.split("|")[-2]) == refused, name
