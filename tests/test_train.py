@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffinv import priors, train
+from diffinv.checkpoint import load_prior
 from diffinv.nets import small
 from diffinv.schedules import Level, Schedule
 
@@ -345,6 +346,21 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
   assert run.returncode == 2
   assert "learning_rate" in text
   assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_a_prior(tmp_path):
+  """With a learning rate of nothing, what comes out is what went in."""
+  pytest.importorskip("skimage")
+  short = ("--steps=2", "--validate_every=2")
+  finish_run(tmp_path / "first", *short)
+  again = (f"--init={tmp_path / 'first'}", "--learning_rate=1e-30", "--weight_decay=0", "--seed=5")
+  finish_run(tmp_path / "second", *short, *again)
+  first, second = (load_prior(tmp_path / name).params for name in ("first", "second"))
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+  run = start_run(tmp_path / "third", *short, *again, "--channels=16")
+  text = run.communicate()[0]
+  assert run.returncode == 1 and "init: expected a prior with the network" in text and "Traceback" not in text
 
 
 @pytest.mark.slow

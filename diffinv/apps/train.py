@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from diffinv import errors, output, progress, sampler, sheet, train
 from diffinv.apps import main as main_module
+from diffinv.checkpoint import load_prior
 from diffinv.data import folder as folder_data
 from diffinv.methods.unconditional import DDIM
 from diffinv.nets import small
@@ -57,6 +58,7 @@ CONFIG = _enum("config", "default", list(CONFIGS), "Set of defaults for the flag
 STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1)
 MINUTES = _float("minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones.")
 SEED = _integer("seed", 0, "Seed of the weights, the data order and the noise.")
+INIT = _string("init", None, "Prior whose weights to start from: a name or a folder, of the same network.")
 RESTART = _boolean("restart", False, "Throw away what OUTPUT.training holds and start again.")
 OVERWRITE = _boolean("overwrite", False, "Replace an existing prior folder at the end.")
 
@@ -291,15 +293,32 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
     draw = lambda key: sampler.sample(key, DDIM(shape=shape), prior, None, grid)[0]
     return jax.vmap(draw)(jax.random.split(sample_key, SAMPLES))
 
+  start = jax.jit(lambda params: train.init_state(params, how), out_shardings=replicated)
   # A host array may alias the state's memory while a checkpoint of it is being written: no donation on CPUs.
   jit_step = jax.jit(step, donate_argnums=() if on_cpu else 0, out_shardings=replicated)
   return Functions(
-    init=jax.jit(lambda: train.init_state(small.initialise(weights_key, config), how), out_shardings=replicated),
+    init=lambda: start(first_weights(s, weights_key)),
     step=lambda state, x0, total: jit_step(state, x0, np.float32(total)),
     validate=functools.partial(jax.jit(validate), held_out=jax.device_put(held_out, replicated)),
     sample=sample,
     place=lambda batch: jax.device_put(batch, sharded),
   )
+
+
+def first_weights(s: dict[str, Any], key: jax.Array) -> Any:
+  """Return new parameters, or those of the prior that --init names.
+
+  Raises:
+    ValueError: it has another network.
+  """
+  config = network_config(s)
+  if s["init"] is None:
+    return small.initialise(key, config)
+  params = load_prior(s["init"]).params
+  wanted = jax.eval_shape(lambda: small.initialise(key, config))
+  if jax.tree.map(lambda leaf: leaf.shape, params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
+    raise ValueError(f"init: expected a prior with the network that the flags describe, {s['init']} has another")
+  return params
 
 
 def make_prior(params: Any, s: dict[str, Any]) -> Prior:
