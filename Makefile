@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-fast clean
 
 demo: $(VENV)/.installed
-	$(BIN)/diffinv compare --prior=natural --tasks=inpaint_random,super_resolution,gaussian_blur \
+	$(BIN)/diffinv compare --prior=photo --steps=30 --tasks=inpaint_random,super_resolution,gaussian_blur \
 	  --methods=sdedit,score_ald,dps --output=out/demo --overwrite
+	$(BIN)/diffinv reconstruct --prior=faces --input=diffinv/data/face.png --task=inpaint_box --method=dps \
+	  --num_samples=4 --output=out/demo-faces --overwrite
+	@echo "look at out/demo/sheet.png and out/demo-faces/face-sheet.png"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
