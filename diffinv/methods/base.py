@@ -76,6 +76,17 @@ class Chain:
     """Return x_T ~ N(0, I)."""
     return XState(jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype))
 
+  def step(
+    self, key: jax.Array, state: XState, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
+  ) -> tuple[XState, Info]:
+    """Draw z ~ N(0, I) and take the method's own `update(z, x_t, now, nxt, prior, problem)`.
+
+    `update` returns the next iterate, `[h, w, c]`, and the norm of the residual: a step with given noise.
+    """
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x, norm = self.update(z, state.x, now, nxt, prior, problem)
+    return XState(x), {"residual_norm": norm}
+
   def finish(self, state: XState, prior: AnyPrior, problem: Problem) -> jax.Array:
     """Return the last iterate."""
     return state.x

@@ -48,11 +48,6 @@ class DDNMPlus(base.Chain):
         f"got {gain:.3g} times; use ddrm, which weighs every singular value"
       )
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
     denoised = prior.denoise(x_t, now)

@@ -45,11 +45,6 @@ class DDRM(base.Chain):
     told = jnp.where(seen & (sbar > y_std), y_bar + std * basis.analyse(z) - told, 0.0)  # Eq. 7
     return base.XState(start.alpha * (sbar * z + basis.synthesise(told)))
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
     basis, sbar = problem.operator.spectral(), nxt.sigma / nxt.alpha

@@ -36,11 +36,6 @@ class DiffPIR(base.Chain):
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(D)||."""
     denoised = prior.denoise(x_t, now)  # Alg. 1, line 3

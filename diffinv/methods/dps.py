@@ -40,11 +40,6 @@ class DPS(base.Chain):
   def cost(self, num_levels):
     return base.Cost(num_levels - 1, num_levels - 1)
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(x0_hat)||."""
 

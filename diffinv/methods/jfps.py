@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from diffinv import priors
 from diffinv.methods import base, proximal
+from diffinv.operators.base import conjugate_gradients
 from diffinv.pytree import pytree, static
 
 
@@ -44,11 +45,6 @@ class JFPS(base.Chain):
         "give a Gaussian prior as covariance"
       )
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
     operator, denoised = problem.operator, prior.denoise(x_t, now)
@@ -62,7 +58,7 @@ class JFPS(base.Chain):
     def covariance(v):  # of y given x_t
       return operator(spread(operator.adjoint(v))) + variance * v
 
-    weighted = proximal.conjugate_gradients(covariance, residual, self.iterations)
+    weighted = conjugate_gradients(covariance, residual, self.iterations)
     x0 = denoised.x0 + spread(operator.adjoint(weighted))
     x = base.ddim_step(z, x_t, base.moved(denoised, x_t, x0, now), now, nxt, self.eta)
     return x, base.norm(residual)

@@ -17,6 +17,7 @@ gradients where J of a network is not quite symmetric (the paper's code also off
 import jax
 
 from diffinv.methods import base, proximal
+from diffinv.operators.base import conjugate_gradients
 from diffinv.pytree import pytree, static
 
 
@@ -34,11 +35,6 @@ class MMPS(base.Chain):
   def cost(self, num_levels):
     return base.Cost(num_levels - 1, (self.iterations + 1) * (num_levels - 1))
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return base.XState(x), {"residual_norm": norm}
-
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
     operator, c = problem.operator, now.sigma**2 / now.alpha
@@ -48,7 +44,7 @@ class MMPS(base.Chain):
     def covariance(v):  # of y given x_t
       return c * operator(backward(operator.adjoint(v))) + variance * v
 
-    weighted = proximal.conjugate_gradients(covariance, residual, self.iterations)
+    weighted = conjugate_gradients(covariance, residual, self.iterations)
     x0 = denoised.x0 + c * backward(operator.adjoint(weighted))
     x = base.ddim_step(z, x_t, base.moved(denoised, x_t, x0, now), now, nxt, self.eta)
     return x, base.norm(residual)

@@ -4,12 +4,10 @@ All solve (A C A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form wh
 operator has one, by conjugate gradients otherwise.
 """
 
-from typing import Callable
-
 import jax
 import jax.numpy as jnp
 
-from diffinv.operators.base import CG_EPS, CG_STEPS, LinearOperator
+from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients
 from diffinv.problems import Problem
 
 MIN_STD = 1e-3  # of the noise, on [-1, 1]: noise-free data are as good as that (Zhu et al., DiffPIR's code)
@@ -24,12 +22,6 @@ def mean_std(problem: Problem) -> jax.Array:
   """Return the root mean square of sigma_y over the observed values, []: one number for all; 0 without noise."""
   observed = problem.operator.observed(problem.y)
   return jnp.sqrt(jnp.sum(observed * problem.noise.std(problem.y) ** 2) / jnp.sum(observed))
-
-
-def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
-  """Solve matvec(w) = b from zero in at most `iterations` steps; fewer where float precision is reached."""
-  tolerance = CG_EPS * float(jnp.finfo(b.dtype).eps)
-  return jax.scipy.sparse.linalg.cg(matvec, b, tol=tolerance, atol=0.0, maxiter=iterations)[0]
 
 
 def solve(

@@ -67,10 +67,7 @@ class LinearOperator(Operator):
 
   def solve(self, v: jax.Array, gamma: jax.Array | float) -> jax.Array:
     """Return (A A^T + gamma I)^-1 v, `out_shape`, for gamma > 0."""
-    tolerance = CG_EPS * float(jnp.finfo(v.dtype).eps)
-    return jax.scipy.sparse.linalg.cg(lambda u: self.gram(u) + gamma * u, v, tol=tolerance, atol=0.0, maxiter=CG_STEPS)[
-      0
-    ]
+    return conjugate_gradients(lambda u: self.gram(u) + gamma * u, v, CG_STEPS)
 
   def pinv(self, y: jax.Array) -> jax.Array:
     """Return A^+ y, the least-squares image of least norm, `in_shape`.
@@ -82,6 +79,12 @@ class LinearOperator(Operator):
   def spectral(self) -> Spectral | None:
     """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
     return None
+
+
+def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
+  """Solve matvec(w) = b from zero in at most `iterations` steps; fewer where float precision is reached."""
+  tolerance = CG_EPS * float(jnp.finfo(b.dtype).eps)
+  return jax.scipy.sparse.linalg.cg(matvec, b, tol=tolerance, atol=0.0, maxiter=iterations)[0]
 
 
 def norm_squared(operator: LinearOperator) -> jax.Array:
