@@ -13,8 +13,6 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from diffinv import priors
+from diffinv import output, priors
 from diffinv.nets import small, unet
 from diffinv.priors import Prior
 from diffinv.schedules import BETAS, Schedule
@@ -94,17 +92,9 @@ def save_prior(
   _parse(description, "prior")
   expected = param_shapes(config)
   _check_tree({name: v.shape for name, v in _flat(prior.params).items()}, expected, "params")
-  check_free(folder, overwrite=overwrite)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-  try:
+  with output.built(folder, lambda: check_free(folder, overwrite=overwrite)) as building:
     _write_arrays(building / PARAMS, prior.params)
     (building / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    building.chmod(0o755)  # mkdtemp's folders are the owner's alone
-    _replace(building, folder)
-  except BaseException:
-    shutil.rmtree(building, ignore_errors=True)
-    raise
   return folder
 
 
@@ -146,23 +136,6 @@ def check_free(folder: str | os.PathLike, *, overwrite: bool) -> None:
     raise FileExistsError(f"{folder}: expected a new folder, got one that exists; choose another, or overwrite")
   if not (folder / DESCRIPTION).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
     raise FileExistsError(f"{folder}: expected a prior to overwrite, got something else; choose another folder")
-
-
-def _replace(building: Path, folder: Path) -> None:
-  # A folder cannot be renamed onto a full one: the old one steps aside, and comes back if the new one fails to follow.
-  if not os.path.lexists(folder):
-    building.rename(folder)
-    return
-  aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)) / folder.name
-  try:
-    folder.rename(aside)
-    try:
-      building.rename(folder)
-    except BaseException:
-      aside.rename(folder)
-      raise
-  finally:
-    shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def load_prior(

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
@@ -28,8 +28,15 @@ def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pat
   Raises:
     FileExistsError: there is something at `path` that may not be replaced.
   """
+  with built(path, lambda: check(path, overwrite=overwrite)) as partial:
+    yield partial
+
+
+@contextlib.contextmanager
+def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator[pathlib.Path]:
+  """Be `folder` where `check_place`, called at the start and at the end, tells by an error what may not be replaced."""
   path = pathlib.Path(os.path.abspath(path))
-  check(path, overwrite=overwrite)
+  check_place()
   missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
   partial = None
   try:
@@ -37,7 +44,7 @@ def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pat
     partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
     partial.chmod(0o777 & ~_umask())
     yield partial
-    check(path, overwrite=overwrite)
+    check_place()
     _replace(partial, path)
   except BaseException:
     if partial is not None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import reference_networks
 
-import diffinv.checkpoint
-from diffinv import checkpoint
+from diffinv import checkpoint, output
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian
 from diffinv.schedules import Schedule
@@ -178,8 +177,10 @@ def test_overwriting_something_else_is_refused(prior, tmp_path):
   assert (tmp_path / "photos" / "holiday.png").exists()
 
 
-@pytest.mark.parametrize("failing", ["_write_arrays", "_replace"])
-def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(
+  "module, failing", [(checkpoint, "_write_arrays"), (output, "_replace")], ids=["_write_arrays", "_replace"]
+)
+def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, module, failing):
   checkpoint.save_prior(tmp_path / "old", prior, TINY)
 
   def fail(*args):
@@ -187,7 +188,7 @@ def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, failing):
       args[0].mkdir()
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(diffinv.checkpoint, failing, fail)
+  monkeypatch.setattr(module, failing, fail)
   for name in ("new", "old"):
     with pytest.raises(KeyboardInterrupt):
       checkpoint.save_prior(tmp_path / name, prior, TINY, overwrite=True)
