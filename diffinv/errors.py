@@ -59,6 +59,11 @@ def one_line(error: BaseException) -> str:
   return " ".join(message.split()) or type(error).__name__
 
 
+def brief(error: BaseException) -> str:
+  """Return the beginning of a library's message on one line, to be put into one of ours."""
+  return " ".join(str(error).split())[:120] or type(error).__name__
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
   # Told by its message, so that an error is reported without importing JAX.
   return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)

@@ -47,6 +47,7 @@ from diffinv import batch, checkpoint, classical, distances, exact, metrics, out
 from diffinv import spectral_prior as spectral
 from diffinv.apps import train as train_app
 from diffinv.data import faces, photos
+from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import DDIM, DDPM
 from diffinv.noise import Gaussian
@@ -131,7 +132,7 @@ def training_batches(subject: Subject) -> Iterator[np.ndarray]:
   stream = train_app.open_data({**subject.settings, "held_out": 1}, print).stream(0, math.ceil(FIT_IMAGES.value / size))
   for images in stream:
     images = np.asarray(images)
-    yield images.astype(np.float32) / 127.5 - 1.0 if images.dtype == np.uint8 else images
+    yield from_uint8(images) if images.dtype == np.uint8 else images
 
 
 def held_out(subject: Subject, purpose: str, count: int) -> np.ndarray:
@@ -146,7 +147,7 @@ def held_out(subject: Subject, purpose: str, count: int) -> np.ndarray:
   if subject.data == "photos":
     size = subject.shape[0]
     crops = photos.held_out_crops(size) if purpose == "denoising" else chosen_crops(size, purpose, count)
-    return crops.astype(np.float32) / 127.5 - 1.0
+    return from_uint8(crops)
   everything = train_app.open_data(subject.settings, print).held_out
   start = {"denoising": slice(None), "restoration": slice(0, None, 2), "tuning": slice(1, None, 2)}[purpose]
   return everything[start][:count]
@@ -172,7 +173,8 @@ def chosen_crops(size: int, purpose: str, count: int) -> np.ndarray:
   Raises:
     UsageError: so many would leave crops that are both.
   """
-  groups = [tiles(file, size, factor) for file in photos.HELD_OUT for factor in (1, 2)]
+  reduced = [np.asarray(photos.read(file).reduce(factor)) for file in photos.HELD_OUT for factor in (1, 2)]
+  groups = [photos.tiles(pixels, size) for pixels in reduced]
   each = math.ceil(count / len(groups))
   if 2 * each > min(map(len, groups)):
     raise app.UsageError(f"--test_images: expected at most {min(map(len, groups)) // 2 * len(groups)}, got {count}")
@@ -180,14 +182,6 @@ def chosen_crops(size: int, purpose: str, count: int) -> np.ndarray:
   orders = orders if purpose == "restoration" else [order[::-1] for order in orders]
   picked = [group[order[i]] for i in range(each) for group, order in zip(groups, orders)]
   return np.stack(picked[:count])
-
-
-def tiles(file: str, size: int, factor: int) -> list[np.ndarray]:
-  """Return a bundled picture, reduced by `factor`, cut without overlap, row by row, uint8, `[size, size, 3]` each."""
-  image = photos.read(file)
-  pixels = np.asarray(image.reduce(factor))
-  down, across = (n // size for n in pixels.shape[:2])
-  return [pixels[i * size :, j * size :][:size, :size] for i in range(down) for j in range(across)]
 
 
 # Denoising
@@ -258,7 +252,7 @@ def sampling(subject: Subject) -> tuple[dict, list[Table]]:
   gaussians = fitted_gaussians(subject)
   root = jax.random.key(SEED.value)
   sets = {"network": draw_samples(subject, jax.random.fold_in(root, 2), count)}
-  output_image("samples.png", sheet.grid(list(sets["network"][:SHEET_SAMPLES])))
+  write_pillow(pathlib.Path(OUTPUT.value) / "samples.png", sheet.grid(list(sets["network"][:SHEET_SAMPLES])))
   sets["held-out renders (floor)"] = held_out(subject, "floor", count)
   for name in ("fitted Gaussian", "fitted Gaussian, mean image"):
     keys = jax.random.split(jax.random.fold_in(root, 3), count)
@@ -395,7 +389,7 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
     for name, values in found[task].items():
       print(f"{task}: {name}: {values[:, 0].mean():.2f} dB, SSIM {values[:, 1].mean():.3f}", flush=True)
     sheets += sheet_rows(task, truths, problems, pictures, found[task])
-  output_image("restoration.png", sheet.sheet(["truth", "measurement", *pictures], sheets))
+  write_pillow(pathlib.Path(OUTPUT.value) / "restoration.png", sheet.sheet(["truth", "measurement", *pictures], sheets))
   means = {task: {name: v.mean(axis=0) for name, v in by_name.items()} for task, by_name in found.items()}
   return {"tuning": tuning, "marks": found, "means": means}, [restoration_table(means, len(truths), tuning["steps"])]
 
@@ -567,12 +561,6 @@ def reporter(title: str) -> Callable[[int, int], None]:
       print(f"{title}: {done}/{total} steps, {time.monotonic() - begin:.0f} s", flush=True)
 
   return report
-
-
-def output_image(name: str, image: Any) -> None:
-  """Write a PNG into the output folder."""
-  with output.file(pathlib.Path(OUTPUT.value) / name) as partial:
-    image.save(partial, format="PNG")
 
 
 def markdown(table: Table) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from diffinv import checkpoint, errors
+from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import Prior
@@ -147,9 +148,8 @@ def _image_size() -> int:
 def main(argv: list[str]) -> None:
   """Read, identify, check, write."""
   del argv
-  for name, expected in (("input", "the file to read"), ("output", "the folder to write")):
-    if not FLAGS[name].value:
-      raise errors.UsageError(f"--{name} is missing: expected {expected}")
+  common.require(FLAGS, "input", "the file to read")
+  common.require(FLAGS, "output", "the folder to write")
   if FLAGS.num_heads is not None and FLAGS.num_head_channels is not None:
     raise errors.UsageError("--num_heads, --num_head_channels: expected one of them, got both")
   image_size = _image_size()

@@ -7,6 +7,7 @@ continues to exactly the weights that it would have had. It holds log.jsonl, sam
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -27,6 +28,7 @@ from diffinv import errors, output, progress, sampler, sheet, train
 from diffinv.apps import main as main_module
 from diffinv.checkpoint import load_prior
 from diffinv.data import folder as folder_data
+from diffinv.data import images
 from diffinv.methods.unconditional import DDIM
 from diffinv.nets import small
 from diffinv.priors import Prior
@@ -158,43 +160,25 @@ def settings_from_flags() -> dict[str, Any]:
 
 def network_config(s: dict[str, Any]) -> small.SmallConfig:
   """Return the shape of the network."""
-  return small.SmallConfig(
-    channels=s["channels"],
-    multipliers=tuple(s["multipliers"]),
-    blocks=s["blocks"],
-    middle_blocks=s["middle_blocks"],
-    patch=s["patch"],
-    attention=s["attention"],
-    head_channels=s["head_channels"],
-    embedding=s["embedding"],
-    out_channels=6 if s["learned_variance"] else 3,
-    time_scale=1.0 if s["prediction"] == "edm" else 2.0 / s["schedule_steps"],
-    dtype=s["dtype"],
-  )
+  shape = _shared(small.SmallConfig, s)
+  time_scale = 1.0 if s["prediction"] == "edm" else 2.0 / s["schedule_steps"]
+  shape |= {"multipliers": tuple(s["multipliers"]), "out_channels": 6 if s["learned_variance"] else 3}
+  return small.SmallConfig(**shape, time_scale=time_scale)
 
 
 def objective(s: dict[str, Any]) -> train.Objective:
   """Return what the network learns."""
-  return train.Objective(
-    prediction=s["prediction"],
-    levels=s["levels"],
-    p_mean=s["p_mean"],
-    p_std=s["p_std"],
-    wide=s["wide"],
-    weighting=s["weighting"],
-    min_snr_gamma=s["min_snr_gamma"],
-    learned_variance=s["learned_variance"],
-    vlb_weight=s["vlb_weight"],
-    schedule=Schedule(s["schedule"], s["schedule_steps"]),
-  )
+  return train.Objective(**_shared(train.Objective, s) | {"schedule": Schedule(s["schedule"], s["schedule_steps"])})
 
 
 def optimiser(s: dict[str, Any]) -> train.Optimiser:
   """Return how it learns."""
-  names = (
-    "learning_rate warmup_steps decay final_fraction weight_decay beta1 beta2 clip_norm ema_decay accumulate".split()
-  )
-  return train.Optimiser(**{name: s[name] for name in names})
+  return train.Optimiser(**_shared(train.Optimiser, s))
+
+
+def _shared(cls: type, s: dict[str, Any]) -> dict[str, Any]:
+  """Return the settings that fields of the class `cls` are named after."""
+  return {field.name: s[field.name] for field in dataclasses.fields(cls) if field.name in s}
 
 
 class Data(NamedTuple):
@@ -226,7 +210,7 @@ def open_data(s: dict[str, Any], report: Callable[[str], None]) -> Data:
     held_out = np.stack([held_source.item(i + (0 if kept else 10**9)) for i in range(count)])
     skipped = lambda: source.corrupt
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
-  return Data(stream, held_out[: s["held_out"]].astype(np.float32) / 127.5 - 1.0, skipped)
+  return Data(stream, images.from_uint8(held_out[: s["held_out"]]), skipped)
 
 
 def _faces(s: dict[str, Any]) -> Data:
@@ -272,7 +256,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
 
   def step(state, x0, total):
-    x0 = x0.astype(jnp.float32) / 127.5 - 1.0 if x0.dtype == jnp.uint8 else x0
+    x0 = images.from_uint8(x0) if x0.dtype == jnp.uint8 else x0
     return train.train_step(state, run_key, x0, total, network=training_net.apply, objective=goal, optimiser=how)
 
   def validate(params, held_out):
@@ -526,8 +510,7 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
         _validate(run, functions, state, step)
       if step == total or (run.total_steps is not None and step % (s["sample_every"] or max(1, total // 4)) == 0):
         pictures = np.asarray(functions.sample(state.ema))
-        with output.file(run.path / "samples" / f"{step:08d}.png") as partial:
-          sheet.grid(list(pictures)).save(partial, format="PNG")
+        images.write_pillow(run.path / "samples" / f"{step:08d}.png", sheet.grid(list(pictures)))
       if step == total or time.monotonic() - saved > s["save_seconds"]:
         run.save(state)
         saved = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from diffinv import errors
 from diffinv.data import images
 
 CROPS = ("random", "resize")
@@ -174,7 +175,7 @@ class Folder:
   def _skip(self, name: str, error: Exception) -> None:
     with self._lock:
       if name not in self._corrupt:
-        self._corrupt[name] = " ".join(str(error).split())[:120]
+        self._corrupt[name] = errors.brief(error)
         self._report(f"data: skipped {name}, which cannot be read ({self._corrupt[name]}); {len(self._corrupt)} so far")
 
 

@@ -17,7 +17,7 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffinv import output
+from diffinv import errors, output
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
 MAX_PIXELS = 64_000_000  # a larger picture is more likely a decompression bomb than something to restore
@@ -101,7 +101,7 @@ def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) 
     if not convert:
       raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass --convert")
     image = _converted(image, mode, path)
-  pixels = np.asarray(image, np.float32) / np.float32(127.5) - np.float32(1.0)
+  pixels = from_uint8(np.asarray(image, np.uint8))
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
 
 
@@ -134,7 +134,7 @@ def _load_npy(path: str | pathlib.Path) -> np.ndarray:
     raise
   except DECODING_ERRORS as error:
     raise ValueError(
-      f"{path}: expected a .npy array of numbers, got a damaged or other file ({_brief(error)})"
+      f"{path}: expected a .npy array of numbers, got a damaged or other file ({errors.brief(error)})"
     ) from None
   if not isinstance(array, np.ndarray):
     array.close()
@@ -181,14 +181,16 @@ def _decode(path: pathlib.Path) -> Image.Image:
       return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
       raise ValueError(
-        f"{path}: expected at most {MAX_PIXELS} pixels, got more ({_brief(error)}); scale it down"
+        f"{path}: expected at most {MAX_PIXELS} pixels, got more ({errors.brief(error)}); scale it down"
       ) from None
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
     except PermissionError:
       raise
     except DECODING_ERRORS as error:
-      raise ValueError(f"{path}: expected a whole image, got a truncated or damaged file ({_brief(error)})") from None
+      raise ValueError(
+        f"{path}: expected a whole image, got a truncated or damaged file ({errors.brief(error)})"
+      ) from None
 
 
 def _is_deep(tile) -> bool:
@@ -221,10 +223,6 @@ def _converted(image: Image.Image, mode: str, path: pathlib.Path) -> Image.Image
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
   return image.convert("RGB").convert(mode)
-
-
-def _brief(error: BaseException) -> str:
-  return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def read_mask(path: str | pathlib.Path, *, threshold: int | None = None) -> np.ndarray:
@@ -369,6 +367,11 @@ def _resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def by(shape: Sequence[int]) -> str:
   """Write height and width as WIDTHxHEIGHT."""
   return f"{shape[1]}x{shape[0]}"  # width first, as image programs have it
+
+
+def from_uint8(pixels):
+  """Return b / 127.5 - 1 for bytes b, float32, in [-1, 1]; NumPy or JAX arrays."""
+  return pixels.astype(np.float32) / 127.5 - 1.0
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:

@@ -146,8 +146,11 @@ def held_out_crops(size: int) -> np.ndarray:
   crops = []
   for factor in (1, 2):
     pixels = np.asarray(image.resize((image.width // factor, image.height // factor), Image.Resampling.LANCZOS))
-    down, across = (n // size for n in pixels.shape[:2])
-    for i in range(down):
-      for j in range(across):
-        crops.append(pixels[i * size : (i + 1) * size, j * size : (j + 1) * size])
+    crops += tiles(pixels, size)
   return np.stack(crops)
+
+
+def tiles(pixels: np.ndarray, size: int) -> list[np.ndarray]:
+  """Cut `pixels` `[h, w, c]` without overlap, row by row, `[size, size, c]` each; what is left over is dropped."""
+  down, across = (n // size for n in pixels.shape[:2])
+  return [pixels[i * size :, j * size :][:size, :size] for i in range(down) for j in range(across)]

@@ -38,16 +38,15 @@ class Separable(LinearOperator):
 
   def pinv(self, y):
     """Return A^+ y, without the singular values below `PINV_CUTOFF` times the largest."""
-    s = self._singular_values()
-    kept = s > PINV_CUTOFF * self.rows.s[0] * self.cols.s[0]
-    coords = _along(self.rows.u.T, self.cols.u.T, y) * jnp.where(kept, 1.0 / jnp.where(kept, s, 1.0), 0.0)
+    s = self._kept_values()
+    coords = _along(self.rows.u.T, self.cols.u.T, y) * jnp.where(s > 0, 1.0 / jnp.where(s > 0, s, 1.0), 0.0)
     return _along(self.rows.v, self.cols.v, coords)
 
   def spectral(self):
     """Return the SVD; singular values below `PINV_CUTOFF` times the largest count as zero."""
-    s, rows, cols = self._singular_values(), self.rows, self.cols
+    rows, cols = self.rows, self.cols
     return Spectral(
-      jnp.where(s > PINV_CUTOFF * rows.s[0] * cols.s[0], s, 0.0),
+      self._kept_values(),
       lambda x: _along(rows.v.T, cols.v.T, x),
       lambda coords: _along(rows.v, cols.v, coords),
       lambda y: _along(rows.u.T, cols.u.T, y),
@@ -55,6 +54,11 @@ class Separable(LinearOperator):
 
   def _singular_values(self):
     return self.rows.s[:, None, None] * self.cols.s[None, :, None]
+
+  def _kept_values(self):
+    """Return the singular values, those that `pinv` and `spectral` leave out as 0."""
+    s = self._singular_values()
+    return jnp.where(s > PINV_CUTOFF * self.rows.s[0] * self.cols.s[0], s, 0.0)
 
 
 def separable(shape: tuple[int, int, int], rows: np.ndarray, cols: np.ndarray) -> Separable:
