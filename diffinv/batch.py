@@ -4,7 +4,8 @@ Methods never see a batch: every image keeps its own keys, residual norm and tra
 which other images share its batch.
 """
 
-from typing import Callable
+import functools
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,19 @@ NUM_BLOCKS = 100  # how often a chain reports: each block is one dispatch, about
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
+class View(NamedTuple):
+  """What can be seen of a chunk of chains between two blocks of steps."""
+
+  chains: np.ndarray  # their numbers, image-major; the last may be repeated
+  done: int  # steps
+  total: int  # steps
+  estimate: Callable[[], jax.Array]  # gives the clean images as they stand, [chains, h, w, c]: a network evaluation
+  step_bytes: Callable[[], int | None]  # gives the memory of the compiled steps; None where the compiler does not tell
+
+
+Watch = Callable[[View], None]
+
+
 def sample_batch(
   keys: jax.Array,
   method: Method,
@@ -33,6 +47,8 @@ def sample_batch(
   chunk: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
   progress: Progress | None = None,
+  watch: Watch | None = None,
+  swept: bool = False,
 ) -> tuple[np.ndarray, Info]:
   """Restore a batch of images, several posterior samples each.
 
@@ -45,6 +61,8 @@ def sample_batch(
       one compilation serves them all.
     mesh: devices to spread the chains of a chunk over, with an axis "image"; None for the default device.
     progress: called on the host with (steps done, steps in all) after every block of steps.
+    watch: called on the host after every block of steps, and once before them, with a `View`.
+    swept: every leaf of `method` has a leading axis of images: each image its own hyper-parameters.
 
   Returns:
     Restored images, `[images, samples, h, w, c]`, [-1, 1] and not clipped; and the trace, `[images, samples, steps]`
@@ -69,50 +87,92 @@ def sample_batch(
   results = []
   for number, first in enumerate(starts):
     chosen = np.minimum(np.arange(first, first + chunk), chains - 1)
-    batch = (keys[chosen], jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen // samples], problems))
+    pick = lambda leaf: jnp.asarray(leaf)[chosen // samples]
+    batch = [keys[chosen], jax.tree.map(pick, problems), jax.tree.map(pick, method) if swept else method]
     if mesh is not None:
-      batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
-      prior = jax.device_put(prior, NamedSharding(mesh, PartitionSpec()))
+      split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
+      batch = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]
+      prior = jax.device_put(prior, whole)
     report = None if progress is None else lambda done, total: progress(number * total + done, len(starts) * total)
-    results.append(jax.device_get(_run(*batch, method, prior, grid, report)))
+    look = None if watch is None else functools.partial(View, chosen)
+    results.append(jax.device_get(_run(*batch, prior, grid, swept, report, watch, look)))
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:chains], *results)
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
 
 
-def _run(keys, problems, method, prior, grid, progress):
-  if progress is None:
-    return _whole(keys, problems, method, prior, grid)
-  total = method.levels(grid).alpha.shape[0] - 1
+def _run(keys, problems, method, prior, grid, swept, progress, watch, view):
+  if progress is None and watch is None:
+    return _whole(keys, problems, method, prior, grid, swept)
+  one = jax.tree.map(lambda leaf: leaf[0], method) if swept else method
+  total = one.levels(grid).alpha.shape[0] - 1
   block = max(1, -(-total // NUM_BLOCKS))
-  state = _start(keys, problems, method, prior, grid)
+  state = _start(keys, problems, method, prior, grid, swept)
   traces = []
-  for first in range(0, total, block):
-    state, info = _advance(keys, state, jnp.arange(first, first + block), problems, method, prior, grid)
-    traces.append(info)
+
+  def step_bytes():  # no second compilation: it is the step that has run, or will
+    memory = (
+      _advance.lower(keys, state, jnp.arange(block), problems, method, prior, grid, swept).compile().memory_analysis()
+    )
+    return None if memory is None else _total_bytes(memory)
+
+  def report(done):
     jax.block_until_ready(state)
-    progress(min(first + block, total), total)
+    if progress is not None and done:
+      progress(done, total)
+    if watch is not None:
+      estimate = lambda: _estimate(state, jnp.asarray(done), problems, method, prior, grid, swept)
+      watch(view(done, total, estimate, step_bytes))
+
+  report(0)
+  for first in range(0, total, block):
+    state, info = _advance(keys, state, jnp.arange(first, first + block), problems, method, prior, grid, swept)
+    traces.append(info)
+    report(min(first + block, total))
   info = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, :total], *traces)
-  return _finish(state, problems, method, prior), info
+  return _finish(state, problems, method, prior, swept), info
 
 
-@jax.jit
-def _whole(keys, problems, method, prior, grid):
-  return jax.vmap(lambda key, problem: sampler.sample(key, method, prior, problem, grid))(keys, problems)
+def _total_bytes(memory):
+  parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+  return sum(getattr(memory, part) for part in parts) - memory.alias_size_in_bytes
 
 
-@jax.jit
-def _start(keys, problems, method, prior, grid):
-  return jax.vmap(lambda key, problem: sampler.start(key, method, prior, problem, grid))(keys, problems)
+_compiled = functools.partial(jax.jit, static_argnames="swept")
 
 
-@jax.jit
-def _advance(keys, states, steps, problems, method, prior, grid):
-  def one(key, state, problem):
-    return sampler.advance(key, state, steps, method, prior, problem, grid)
-
-  return jax.vmap(one)(keys, states, problems)
+def _over_chains(function, swept, method, *batched):
+  """Map `function(method, *parts)` over chains; the method is shared, or each chain has its own."""
+  return jax.vmap(function, in_axes=(0 if swept else None, *[0] * len(batched)))(method, *batched)
 
 
-@jax.jit
-def _finish(states, problems, method, prior):
-  return jax.vmap(lambda state, problem: method.finish(state, prior, problem))(states, problems)
+@_compiled
+def _whole(keys, problems, method, prior, grid, swept):
+  one = lambda method, key, problem: sampler.sample(key, method, prior, problem, grid)
+  return _over_chains(one, swept, method, keys, problems)
+
+
+@_compiled
+def _start(keys, problems, method, prior, grid, swept):
+  one = lambda method, key, problem: sampler.start(key, method, prior, problem, grid)
+  return _over_chains(one, swept, method, keys, problems)
+
+
+@_compiled
+def _advance(keys, states, steps, problems, method, prior, grid, swept):
+  one = lambda method, key, state, problem: sampler.advance(key, state, steps, method, prior, problem, grid)
+  return _over_chains(one, swept, method, keys, states, problems)
+
+
+@_compiled
+def _estimate(states, done, problems, method, prior, grid, swept):
+  def one(method, state, problem):
+    level = jax.tree.map(lambda v: v[done], method.levels(grid))
+    return method.estimate(state, level, prior, problem)
+
+  return _over_chains(one, swept, method, states, problems)
+
+
+@_compiled
+def _finish(states, problems, method, prior, swept):
+  one = lambda method, state, problem: method.finish(state, prior, problem)
+  return _over_chains(one, swept, method, states, problems)

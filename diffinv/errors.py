@@ -49,7 +49,7 @@ def exit_code(error: BaseException) -> int | None:
 def one_line(error: BaseException) -> str:
   """Return the message of such an error on one line."""
   if isinstance(error, KeyboardInterrupt):
-    return "interrupted; nothing was written"
+    return str(error) or "interrupted; nothing was written"
   if isinstance(error, MemoryError) or _is_out_of_memory(error):
     return MEMORY_ADVICE
   message = str(error)

@@ -78,6 +78,17 @@ def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
     )
 
 
+def publish(partial: pathlib.Path, path: pathlib.Path, *, overwrite: bool = False) -> None:
+  """Give the finished folder `partial`, which lies beside it, the name `path`; see `check` for what may be replaced."""
+  check(path, overwrite=overwrite)
+  _replace(partial, path)
+
+
+def remove(folder: pathlib.Path) -> None:
+  """Remove a folder of ours and all that it holds."""
+  shutil.rmtree(folder)
+
+
 def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
   if not path.exists():
     os.rename(partial, path)
@@ -122,21 +133,26 @@ def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
-  """Write JSON; numbers that JSON does not have, infinities and NaN, become null."""
-  text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+  """Write JSON; see `json_text`."""
   with file(path) as partial:
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(json_text(value), encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def json_text(value: Any) -> str:
+  """Return JSON with a line for every entry; numbers that JSON does not have, infinities and NaN, become null."""
+  return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+  """Return a value as JSON has it: numbers, text, lists and tables; infinities and NaN become None."""
   if isinstance(value, dict):
-    return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
+    return {plain(str(key)): plain(entry) for key, entry in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(entry) for entry in value]
+    return [plain(entry) for entry in value]
   if isinstance(value, pathlib.PurePath):
-    return _plain(str(value))
+    return plain(str(value))
   if isinstance(value, str):
     return value.encode(errors="surrogateescape").decode(errors="replace")  # names of files need not be UTF-8
   if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
-    return _plain(value.tolist())
+    return plain(value.tolist())
   return None if isinstance(value, float) and not math.isfinite(value) else value

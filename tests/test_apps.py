@@ -15,14 +15,22 @@ from PIL import Image
 
 import diffinv
 from diffinv import metrics, settings
-from diffinv.apps import common, compare, convert, main, reconstruct, sample, train
+from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM
 from diffinv.operators.pixels import LUMA
 from diffinv.tasks import TASKS
 
-MODULES = {"sample": sample, "reconstruct": reconstruct, "compare": compare, "convert": convert, "train": train}
+MODULES = {
+  "sample": sample,
+  "reconstruct": reconstruct,
+  "compare": compare,
+  "tune": tune,
+  "report": report,
+  "convert": convert,
+  "train": train,
+}
 QUICK = ("--steps=4", "--compilation_cache=")
 INPAINT = ("--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--set=rule=code")
 ENDS = (".png", "-mask.png", "-measurement.png", "-measurement.npy", "-sheet.png")  # files about an inpainted picture
@@ -463,87 +471,6 @@ def test_gray_measurement_is_of_one_channel(photos, tmp_path):
   got = run("reconstruct", tmp_path / "real", f"--measurement={tmp_path / 'simulated/a-measurement.png'}", *args)
   assert got["images"][0]["measurement_shape"] == [16, 16, 1] and got["images"][0]["shape"] == [16, 16, 3]
   near(load(tmp_path / "real" / "a-measurement.png"), load(tmp_path / "simulated" / "a.png"), 3)
-
-
-# compare
-
-
-@pytest.fixture(scope="module")
-def compared(photos, tmp_path_factory):
-  """Return the folder and what was printed."""
-  import contextlib
-  import io
-
-  folder, said = tmp_path_factory.mktemp("compared") / "out", io.StringIO()
-  flags = ["--tasks=inpaint_random,denoising", "--methods=sdedit,dps", "--seed=3"]
-  flags += ["--set=dps.scale=0.5", "--set=dps.rule=code"]
-  with contextlib.redirect_stdout(said):
-    run("compare", folder, f"--input={photos / 'a.png'}", *flags, "--set=sdedit.keep_known=true")
-  return folder, said.getvalue()
-
-
-def test_compare_runs_every_method_on_every_task(compared, photos):
-  runs = results(compared[0])["runs"]
-  assert [(run["task"], run.get("skipped") is None) for run in runs] == [
-    ("inpaint_random", True), ("inpaint_random", True), ("denoising", False), ("denoising", True)
-  ]  # fmt: skip
-  truth = unit(load(photos / "a.png"))
-  for entry in runs:
-    if "skipped" in entry:
-      assert entry["method"] == "sdedit" and "keep_known re-imposes observed pixels" in entry["skipped"]
-      continue
-    marks = entry["images"][0]
-    name = entry["method"]["name"]
-    assert marks["file"] == f"a-{entry['task']}-{name}.png" and marks["source"] == str(photos / "a.png")
-    restored = unit(load(compared[0] / marks["file"]))
-    assert marks["psnr"] == pytest.approx(float(metrics.psnr(restored, truth)), abs=0.05)
-    assert marks["ssim"] == pytest.approx(float(metrics.ssim(restored, truth)), abs=0.005)
-    assert entry["noise"]["sigma"] == TASKS[entry["task"]].sigma
-    assert (entry["steps"], entry["network_gradients"]) == (4, 4 if name == "dps" else 0)
-  assert np.array_equal(load(compared[0] / "a-truth.png"), load(photos / "a.png"))
-
-
-def test_compare_restores_what_reconstruct_does(compared, inpainted):
-  near(load(compared[0] / "a-inpaint_random-dps.png"), load(inpainted / "a.png"))
-  near(load(compared[0] / "a-inpaint_random-measurement.png"), load(inpainted / "a-measurement.png"), 0)
-
-
-def test_compare_prints_its_table(compared):
-  folder, said = compared
-  lines = said.splitlines()
-  assert lines[0].split() == ["task", "method", "PSNR", "dB", "SSIM", "chi2", "seconds", "evaluations", "gradients"]
-  for line, entry in zip(lines[1:5], results(folder)["runs"]):
-    if "skipped" in entry:
-      assert line.split() == ["denoising", "sdedit", *"------"]
-      assert f"denoising: {entry['skipped']}" in lines
-      continue
-    marks = entry["images"][0]
-    numbers = [f"{marks['psnr']:.2f}", f"{marks['ssim']:.3f}", f"{marks['chi2']:.2f}", f"{entry['run_seconds']:.1f}"]
-    counts = [str(entry["network_evaluations"]), str(entry["network_gradients"])]
-    assert line.split() == [entry["task"], entry["method"]["name"], *numbers, *counts]
-
-
-def test_compare_sheet_shows_the_pictures(compared):
-  """Every picture of 16 pixels is on the sheet, each pixel repeated 14 times."""
-  folder = compared[0]
-  canvas = load(folder / "sheet.png")
-  for name in ("truth", "inpaint_random-dps", "inpaint_random-sdedit", "denoising-dps", "denoising-measurement"):
-    wanted = np.kron(load(folder / f"a-{name}.png"), np.ones((14, 14, 1), int))
-    assert find(canvas, wanted), name
-
-
-def find(canvas, wanted):
-  """Tell whether an array is a window of another, [h, w, c]."""
-  height, width = wanted.shape[:2]
-  tops, lefts = np.nonzero(np.all(canvas[: 1 - height, : 1 - width] == wanted[0, 0], axis=-1))
-  return any(np.array_equal(canvas[i : i + height, j : j + width], wanted) for i, j in zip(tops, lefts))
-
-
-@pytest.mark.slow
-def test_compare_takes_the_bundled_portrait(tmp_path):
-  got = run("compare", tmp_path / "out", "--tasks=super_resolution", "--methods=dps")
-  assert got["runs"][0]["images"][0]["source"].endswith("astronaut.png")
-  assert load(tmp_path / "out" / "astronaut-super_resolution-dps.png").shape == (256, 256, 3)
 
 
 # help

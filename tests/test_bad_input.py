@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import checkpoint
+from diffinv import bench, checkpoint
 from diffinv.apps import common, main
 from diffinv.data import images
 
@@ -519,9 +519,9 @@ def test_bad_input_is_one_line(line, code, message, files, place, capfd):
      OSError(errno.ENOSPC, "No space left on device"), FAILURE, "No space left on device; free some space"),
     (f"{SR} {GOOD} --output={{place}}/a/b/out", np, "save", OSError(errno.ENOSPC, "No space left on device"), FAILURE,
      "No space left on device; free some space"),
-    (f"{SR} {GOOD}", common, "restore", KeyboardInterrupt(), INTERRUPTED, "interrupted; nothing was written"),
-    (f"{SR} {GOOD}", common, "restore", MemoryError(), FAILURE, "not enough memory; lower --batch_size"),
-    (f"{SR} {GOOD}", common, "restore", RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"), FAILURE,
+    (f"{SR} {GOOD}", bench, "restore", KeyboardInterrupt(), INTERRUPTED, "interrupted; nothing was written"),
+    (f"{SR} {GOOD}", bench, "restore", MemoryError(), FAILURE, "not enough memory; lower --batch_size"),
+    (f"{SR} {GOOD}", bench, "restore", RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"), FAILURE,
      "not enough memory; lower --batch_size"),
   ],
   ids=["full", "quota", "full under --overwrite", "full for arrays", "interrupted", "memory", "device memory"],
@@ -535,7 +535,8 @@ def test_failure_amid_work_leaves_nothing(line, broken, name, error, code, messa
 
 
 def test_diverging_chain_is_one_line(files, place, capfd, monkeypatch):
-  monkeypatch.setattr(common, "sample_batch", lambda *_, **__: (np.full((1, 1, 16, 16, 3), np.nan, np.float32), {}))
+  nowhere = np.full((1, 1, 16, 16, 3), np.nan, np.float32)
+  monkeypatch.setattr(bench.batch, "sample_batch", lambda *_, **__: (nowhere, {}))
   message = "dps: expected finite pictures, got NaN or infinity; its steps are too large, lower them"
   fails(f"{SR} {GOOD}", FAILURE, message, files, place, capfd)
 
@@ -571,7 +572,7 @@ def test_fault_of_the_program_keeps_its_traceback(files, place, monkeypatch):
   def fail(*args, **kwargs):
     raise TypeError("a bug")
 
-  monkeypatch.setattr(common, "restore", fail)
+  monkeypatch.setattr(bench, "restore", fail)
   line = f"{SR} {GOOD}".format(**{"in": files, "out": place / "out"})
   with pytest.raises(TypeError, match="a bug"):
     main.execute(line.split())

@@ -185,7 +185,7 @@ def test_search_finds_the_maximum_on_its_grid(tool):
 
 
 def test_test_and_tuning_crops_are_different(tool):
-  chosen = {purpose: tool.chosen_crops(64, purpose, 8) for purpose in ("restoration", "tuning")}
+  chosen = {purpose: tool.held_out_photos(64, purpose, 8) for purpose in ("restoration", "tuning")}
   assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)
   for crop in chosen["restoration"]:
     assert not any(np.array_equal(crop, other) for other in chosen["tuning"])

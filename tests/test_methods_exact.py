@@ -1,66 +1,58 @@
 """Every method against its own exact law, which is not the posterior's: the steps, the chain and its samples.
 
-The recursions are in `exact.py`; golden numbers are literals, printed digits of an independent computation.
+The recursions are those of `diffinv.laws`; golden numbers are literals, printed digits of an independent computation.
 """
 
 import functools
 
-import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import G3
 
-from diffinv import noise, priors, sampler, schedules
+from diffinv import laws, noise, priors, sampler, schedules, verify
+from diffinv.laws import G3
 from diffinv.methods import DPS, ScoreALD, SDEdit, base, score_ald
 from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.operators.base import LinearOperator
 from diffinv.problems import Problem
+from diffinv.pytree import pytree
 from diffinv.schedules import Level, Schedule
 
 LINEAR_100 = Schedule("linear", 100)
 LINEAR_1000 = Schedule("linear", 1000)
-ABAR = exact.linear_alpha_bar(100)
-PAIRS = exact.pairs(ABAR)
+ABAR = laws.linear_alpha_bar(100)
+PAIRS = laws.pairs(ABAR)
 S_BARS = [np.sqrt((1 - abar) / abar) for abar, _ in PAIRS]
-START = exact.standard(3)
+START = laws.standard(3)
 CHAINS = 20_000
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 
 
 def dps_maps(p, zeta):
-  return [exact.dps_step(p, *pair, zeta) for pair in PAIRS]
+  return [laws.dps_step(p, *pair, zeta) for pair in PAIRS]
 
 
 def ddpm_maps(p):
-  return [exact.ddpm_step(p, *pair) for pair in PAIRS]
+  return [laws.ddpm_step(p, *pair) for pair in PAIRS]
 
 
 def sdedit_maps(p, start=50, repeats=1):
-  return ([exact.renoise_step(3, ABAR[start - 1])] + [exact.ddpm_step(p, *pair) for pair in PAIRS[-start:]]) * repeats
+  return laws.sdedit_maps(p, ABAR, start, repeats)
 
 
 def ald_maps(p, c=0.1, rate=1.0, steps=2, denoise=True, s_bars=S_BARS):
-  maps = [exact.langevin_step(p, s, c, rate) for s in s_bars for _ in range(steps)]
-  return maps + [exact.tweedie_step(p, s_bars[-1])] if denoise else maps
+  return laws.langevin_maps(p, s_bars, c, rate, steps, denoise)
 
 
 def ald_ddpm_maps(p, rate=0.713):
-  return [exact.ald_ddpm_step(p, *pair, rate) for pair in PAIRS]
-
-
-def pinv_guide(p):
-  return np.linalg.pinv(p.A) @ p.y
-
-
-def ridge_guide(p, ridge=0.1):
-  return p.A.T @ np.linalg.solve(p.A @ p.A.T + ridge * np.eye(2), p.y)
+  return [laws.ald_ddpm_step(p, *pair, rate) for pair in PAIRS]
 
 
 def terminal(p, maps, guide=None):
   """Return the exact law of a chain: from N(0, I), or from the guide."""
-  start = START if guide is None else exact.Law(guide(p), np.zeros((3, 3)))
-  return exact.propagate(start, maps(p))
+  start = START if guide is None else laws.point(guide(p))
+  return laws.propagate(start, maps(p))
 
 
 # The library's method, and the independent recursion of its law.
@@ -69,12 +61,15 @@ LAWS = {
   "dps_.30": (DPS(scale=0.30, rule="squared"), lambda p: terminal(p, lambda p: dps_maps(p, 0.30))),
   "sdedit_ridge": (
     SDEdit(t0=0.3, guide="ridge", ridge=0.1),
-    lambda p: terminal(p, lambda p: sdedit_maps(p, 30), ridge_guide),
+    lambda p: terminal(p, lambda p: sdedit_maps(p, 30), lambda p: laws.ridge_guide(p, 0.1)),
   ),
-  "sdedit_repeated": (SDEdit(t0=0.5, repeats=3), lambda p: terminal(p, lambda p: sdedit_maps(p, 50, 3), pinv_guide)),
+  "sdedit_repeated": (
+    SDEdit(t0=0.5, repeats=3),
+    lambda p: terminal(p, lambda p: sdedit_maps(p, 50, 3), laws.pinv_guide),
+  ),
   "ald": (
     ScoreALD(c=0.1, rate=1.0, steps_per_level=2),
-    lambda p: exact.propagate(exact.Law(np.zeros(3), S_BARS[0] ** 2 * np.eye(3)), ald_maps(p)),
+    lambda p: laws.propagate(laws.Law(np.zeros(3), S_BARS[0] ** 2 * np.eye(3)), ald_maps(p)),
   ),
   "ald_ddpm": (ScoreALD(sampler="ddpm"), lambda p: terminal(p, ald_ddpm_maps)),
 }
@@ -129,9 +124,11 @@ def test_gain_of_dps_equals_its_published_value(zeta, gain):
 def extract(method, levels, p=G3, variance="fixed_small"):
   """Return the maps of the library's own steps between neighbouring `levels`, in float64."""
   with jax.enable_x64():
-    now, nxt = exact.level_pairs(schedules.as_arrays(levels))
+    now, nxt = verify.level_pairs(schedules.as_arrays(levels))
     prior = p.prior(variance=variance)
-    return exact.extracted_maps(method, prior, p.problem(), now, nxt)
+    maps, misfit = verify.extracted_maps(method, prior, p.problem(), now, nxt)
+  assert misfit < 1e-12  # affine in its noise
+  return maps
 
 
 def assert_maps_equal(got, want):
@@ -144,12 +141,12 @@ def assert_maps_equal(got, want):
 CLEAN_END = LINEAR_100.grid()
 STEPS = {
   "ddpm": (DDPM((3,)), "fixed_small", ddpm_maps),
-  "ddpm_large": (DDPM((3,)), "fixed_large", lambda p: [exact.ddpm_step(p, *pair, large=True) for pair in PAIRS]),
+  "ddpm_large": (DDPM((3,)), "fixed_large", lambda p: [laws.ddpm_step(p, *pair, large=True) for pair in PAIRS]),
   **{
     f"ddim_{eta}": (
       DDIM((3,), eta=eta),
       "fixed_small",
-      lambda p, e=eta: [exact.ddim_step(p, *pair, e) for pair in PAIRS],
+      lambda p, e=eta: [laws.ddim_step(p, *pair, e) for pair in PAIRS],
     )
     for eta in (0.0, 0.5, 1.0)
   },
@@ -166,14 +163,14 @@ def test_step_is_the_affine_map_of_its_paper(name):
 
 
 def test_ddim_with_eta_one_is_ddpm():
-  implicit = [exact.ddim_step(G3, *pair, 1.0) for pair in PAIRS]
+  implicit = [laws.ddim_step(G3, *pair, 1.0) for pair in PAIRS]
   assert_maps_equal(extract(DDPM((3,)), CLEAN_END), implicit)
 
 
 def test_langevin_step_is_the_affine_map_of_its_paper():
   got = extract(ScoreALD(c=0.1, rate=0.8), CLEAN_END)
   # Between noisy levels the step is Langevin's at the first of them; on arrival at the clean image, Tweedie's formula.
-  want = [exact.langevin_step(G3, s, 0.1, 0.8) for s in S_BARS[:-1]] + [exact.tweedie_step(G3, S_BARS[-1])]
+  want = [laws.langevin_step(G3, s, 0.1, 0.8) for s in S_BARS[:-1]] + [laws.tweedie_step(G3, S_BARS[-1])]
   assert_maps_equal(got, want)
 
 
@@ -185,7 +182,7 @@ def test_sdedit_visits_its_levels_once_a_repeat():
 
 def test_sdedit_renoises_on_the_way_up_and_denoises_on_the_way_down():
   up_and_down = Level(*(np.append(v[-1:], v) for v in CLEAN_END))
-  assert_maps_equal(extract(SDEdit(), up_and_down), [exact.renoise_step(3, ABAR[-1]), *ddpm_maps(G3)])
+  assert_maps_equal(extract(SDEdit(), up_and_down), [laws.renoise_step(3, ABAR[-1]), *ddpm_maps(G3)])
 
 
 def test_sdedit_reimposes_known_pixels_at_the_noise_of_the_level():
@@ -195,7 +192,7 @@ def test_sdedit_reimposes_known_pixels_at_the_noise_of_the_level():
   for (_, prev), free in zip(PAIRS, ddpm_maps(p)):
     known, unknown = np.diag(mask), np.diag(1 - mask)
     noise_part = unknown @ free.L + np.sqrt(1 - prev) * known
-    want.append(exact.Affine(unknown @ free.F, unknown @ free.g + np.sqrt(prev) * p.y, noise_part))
+    want.append(laws.Affine(unknown @ free.F, unknown @ free.g + np.sqrt(prev) * p.y, noise_part))
   assert_maps_equal(extract(SDEdit(keep_known=True), CLEAN_END, p), want)
 
 
@@ -218,10 +215,10 @@ def test_dps_rules_take_their_multiple_of_the_gradient_of_the_norm(rule, coeffic
     z = np.asarray(jax.random.normal(key, (3,)))
     for step in (0, 60, 99):  # the last is the step to the clean image: guidance, no noise
       abar, prev = PAIRS[step]
-      K, k = exact.denoiser(G3, np.sqrt(abar), 1 - abar)
+      K, k = laws.denoiser(G3, np.sqrt(abar), 1 - abar)
       residual = G3.y - G3.A @ (K @ x + k)
       norm = np.linalg.norm(residual)
-      free = exact.ddpm_step(G3, abar, prev)
+      free = laws.ddpm_step(G3, abar, prev)
       want = free.F @ x + free.g + free.L @ z + coefficient(scale, norm) * K.T @ G3.A.T @ residual / norm
       now, nxt = (Level(*(jnp.asarray(v[step + shift]) for v in CLEAN_END)) for shift in (0, 1))
       method = DPS(scale=scale, rule=rule)
@@ -265,13 +262,12 @@ SCHEDULE_A, SCHEDULE_B = np.geomspace(3.0, 0.05, 60), np.geomspace(3.0, 0.01, 20
 
 def ald_law(sigmas, steps, c):
   maps = ald_maps(G3, c=c, rate=1.0, steps=steps, denoise=False, s_bars=sigmas)
-  return exact.propagate(exact.Law(np.zeros(3), sigmas[0] ** 2 * np.eye(3)), maps)
+  return laws.propagate(laws.Law(np.zeros(3), sigmas[0] ** 2 * np.eye(3)), maps)
 
 
 def sdedit_law(t0):
-  abar = exact.linear_alpha_bar(1000)[: t0 + 1]
-  maps = [exact.renoise_step(3, abar[-1])] + [exact.ddpm_step(G3, *pair) for pair in exact.pairs(abar)]
-  return exact.propagate(exact.Law(np.array([2.0, 1.0, -1.0]), np.zeros((3, 3))), maps)
+  abar = laws.linear_alpha_bar(1000)[: t0 + 1]
+  return laws.propagate(laws.point(np.array([2.0, 1.0, -1.0])), laws.sdedit_maps(G3, abar, t0 + 1, 1))
 
 
 GOLDEN_LAWS = [  # law, mean, covariance 11 12 13 22 23 33 or its first entries, digits printed
@@ -321,7 +317,7 @@ GOLDEN_LAWS = [  # law, mean, covariance 11 12 13 22 23 33 or its first entries,
 def test_recursion_equals_golden_law(law, mean, cov, tolerance):
   got = law()
   np.testing.assert_allclose(got.mean, mean, rtol=0, atol=tolerance)
-  np.testing.assert_allclose(exact.upper(got.cov)[: len(cov)], cov, rtol=0, atol=tolerance)
+  np.testing.assert_allclose(laws.upper(got.cov)[: len(cov)], cov, rtol=0, atol=tolerance)
 
 
 @functools.cache
@@ -340,13 +336,13 @@ def run(method, prior, problem, grid, chains=CHAINS):
 
 
 def assert_law(samples, law):
-  p_mean, p_cov = exact.p_values(samples, law)
+  p_mean, p_cov = laws.p_values(samples, law)
   assert p_mean > SMALLEST_P and p_cov > SMALLEST_P, (p_mean, p_cov)
 
 
 SAMPLED = {
   "ddpm": (DDPM((3,)), lambda: terminal(G3, ddpm_maps)),
-  "ddim_.5": (DDIM((3,), eta=0.5), lambda: terminal(G3, lambda p: [exact.ddim_step(p, *pair, 0.5) for pair in PAIRS])),
+  "ddim_.5": (DDIM((3,), eta=0.5), lambda: terminal(G3, lambda p: [laws.ddim_step(p, *pair, 0.5) for pair in PAIRS])),
   "dps_.05": (LAWS["dps_.05"][0], lambda: LAWS["dps_.05"][1](G3)),
   "dps_.30": (LAWS["dps_.30"][0], lambda: LAWS["dps_.30"][1](G3)),
   "sdedit_repeated": (LAWS["sdedit_repeated"][0], lambda: LAWS["sdedit_repeated"][1](G3)),
@@ -391,8 +387,8 @@ def test_chi_square_statistics_see_an_error_of_a_tenth():
   law = terminal(G3, ddpm_maps)
   draws = law.mean + rng.standard_normal((CHAINS, 3)) @ np.linalg.cholesky(law.cov).T
   assert_law(draws, law)
-  p_mean, _ = exact.p_values(draws + 0.1 * np.sqrt(np.diag(law.cov)), law)
-  _, p_cov = exact.p_values(law.mean + 1.1 * (draws - law.mean), law)
+  p_mean, _ = laws.p_values(draws + 0.1 * np.sqrt(np.diag(law.cov)), law)
+  _, p_cov = laws.p_values(law.mean + 1.1 * (draws - law.mean), law)
   assert p_mean < 1e-20 and p_cov < 1e-20
 
 
@@ -403,7 +399,7 @@ SCALAR_CHAINS = 25_000
 
 
 def scalar_problem(y, a):
-  operator = exact.Dense(in_shape=(1,), matrix=jnp.full((1, 1), a))
+  operator = laws.dense(np.full((1, 1), a))
   return Problem(operator, noise.Gaussian(0.5), jnp.array([y]))
 
 
@@ -459,7 +455,7 @@ def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, varianc
 
 # T6: the prior N(0, 1), whose variance after any number of steps is known, through the library's own steps.
 
-SCALAR = exact.Linear(np.zeros(1), np.eye(1), np.zeros((1, 1)), 1.0, np.zeros(1))
+SCALAR = laws.Linear(np.zeros(1), np.eye(1), np.zeros((1, 1)), 1.0, np.zeros(1))
 
 
 def final_variances(method, spacings, variance="fixed_small"):
@@ -530,7 +526,7 @@ def test_stability_is_where_the_chain_of_a_point_prior_starts_to_diverge(margin,
   # Without prior variance and noise the bound is attained: c (1 + a^2 / rate^2) = 2 margin.
   a, c = 1.5, 0.2
   rate = a / np.sqrt(2 * margin / c - 1)
-  p = exact.Linear(np.zeros(1), np.zeros((1, 1)), np.array([[a]]), 0.0, np.ones(1))
+  p = laws.Linear(np.zeros(1), np.zeros((1, 1)), np.array([[a]]), 0.0, np.ones(1))
   method = ScoreALD(c=c, rate=rate, denoise=False)
   assert (float(score_ald.stability(method, a**2)) < 2.0) == stays
   levels = schedules.ve_grid(np.full(6, 0.3))
@@ -546,8 +542,55 @@ def test_score_ald_diverges_without_an_annealed_likelihood():
 
   assert np.all(sample(1.0) < 10)
   assert not np.any(sample(1e-6) < 1e6)  # overflow included
-  maps = [exact.langevin_step(G3, s, 0.1, 1e-6) for s in SCHEDULE_A]
+  maps = [laws.langevin_step(G3, s, 0.1, 1e-6) for s in SCHEDULE_A]
   assert 25 < max(np.linalg.eigvalsh(np.eye(3) - step.F).max() for step in maps) < 580
+
+
+def centred_fft(x):
+  """Return the centred orthonormal FFT of an image whose two channels are real and imaginary parts, same layout."""
+  return _centred(jnp.fft.fft2, x)
+
+
+def centred_ifft(x):
+  """Return the inverse of `centred_fft`."""
+  return _centred(jnp.fft.ifft2, x)
+
+
+def _centred(transform, x):
+  moved = jnp.fft.ifftshift(jax.lax.complex(x[..., 0], x[..., 1]))
+  out = jnp.fft.fftshift(transform(moved, norm="ortho"))
+  return jnp.stack([out.real, out.imag], axis=-1)
+
+
+@pytree
+class MaskedFourier(LinearOperator):
+  """y = P F x for complex images `[h, w, 2]`, zero off the mask."""
+
+  mask: jax.Array = None  # [h, w, 1], 0 or 1
+
+  def __call__(self, x):
+    return self.mask * centred_fft(x)
+
+  def adjoint(self, y):
+    return centred_ifft(self.mask * y)
+
+  def pinv(self, y):
+    return self.adjoint(y)
+
+  def solve(self, v, gamma):
+    return v / (self.mask + gamma)
+
+
+@pytree
+class FourierGaussian:
+  """A stationary Gaussian prior of complex images: each k-space coefficient ~ N(0, spectrum) per real component."""
+
+  spectrum: jax.Array = None  # [h, w, 1]
+
+  def denoise(self, x_t, level):
+    gain = level.alpha * self.spectrum / (level.alpha**2 * self.spectrum + level.sigma**2)
+    x0 = centred_ifft(gain * centred_fft(x_t))
+    return priors.Denoised(x0, priors.eps_from_x0(x_t, x0, level), 0.0)
 
 
 SIZE, SIGMA_Y, ALD_CHAINS = 32, 0.1, 24
@@ -573,7 +616,7 @@ def mri_problem(mask, sigma):
   shape = (SIZE, SIZE, 2)
   clean = np.sqrt(mri_spectrum())[..., None] * rng.standard_normal(shape)
   y = mask[..., None] * (clean + SIGMA_Y * rng.standard_normal(shape))
-  operator = exact.MaskedFourier(in_shape=shape, mask=jnp.asarray(mask[..., None], jnp.float32))
+  operator = MaskedFourier(in_shape=shape, mask=jnp.asarray(mask[..., None], jnp.float32))
   return Problem(operator, noise.Gaussian(jnp.float32(sigma)), jnp.asarray(y, jnp.float32))
 
 
@@ -592,13 +635,13 @@ def mri_law(mask, sigma, c):
 def mri_chains(keys, prior, problem, grid):
   method = ScoreALD(c=0.2, rate=1.0, steps_per_level=3, denoise=False)
   images = jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
-  return jax.vmap(exact.centred_fft)(images)
+  return jax.vmap(centred_fft)(images)
 
 
 @functools.cache
 def mri_samples(acceleration, orientation, sigma):
   """Return y, `[h, w, 2]`, and the k-space of independent chains, `[chains, h, w, 2]`."""
-  prior = exact.FourierGaussian(jnp.asarray(mri_spectrum()[..., None], jnp.float32))
+  prior = FourierGaussian(jnp.asarray(mri_spectrum()[..., None], jnp.float32))
   problem = mri_problem(mri_mask(acceleration, orientation), sigma)
   grid = schedules.as_arrays(schedules.ve_grid(MRI_SIGMAS))
   k_space = mri_chains(jax.random.split(jax.random.key(1), ALD_CHAINS), prior, problem, grid)

@@ -1,18 +1,17 @@
-"""The further methods against their own exact laws, written here in NumPy from the papers; see `test_methods_exact.py`.
+"""The further methods against their own exact laws, those of `diffinv.laws`; see `test_methods_exact.py`.
 
 Every law below is of one form: x0 = D + G (y - A D), then a step from (x0, eps). Golden numbers are literals.
 """
 
 import functools
 
-import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import G3
 
-from diffinv import methods, noise, operators, priors, sampler, schedules
+from diffinv import laws, methods, noise, operators, priors, sampler, schedules, verify
+from diffinv.laws import G3
 from diffinv.methods import base, proximal
 from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
@@ -28,9 +27,9 @@ from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, Schedule
 
 LINEAR_100 = Schedule("linear", 100)
-ABAR = exact.linear_alpha_bar(100)
-PAIRS = exact.pairs(ABAR)
-START = exact.standard(3)
+ABAR = laws.linear_alpha_bar(100)
+PAIRS = laws.pairs(ABAR)
+START = laws.standard(3)
 CHAINS = 20_000
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 OTHER_C = np.array([[0.6, -0.1, 0.2], [-0.1, 0.9, 0.1], [0.2, 0.1, 0.5]])  # a covariance that is not the prior's
@@ -38,126 +37,19 @@ OTHER_C = np.array([[0.6, -0.1, 0.2], [-0.1, 0.9, 0.1], [0.2, 0.1, 0.5]])  # a c
 
 # The laws.
 
-
-def spread(C, abar):
-  """Return the covariance of x0 given x_t."""
-  return (1 - abar) * C @ np.linalg.inv(abar * C + (1 - abar) * np.eye(len(C)))
-
-
-def kalman(p, V):
-  return V @ p.A.T @ np.linalg.inv(p.A @ V @ p.A.T + p.sigma**2 * np.eye(len(p.y)))
-
-
-def corrected(p, abar, G):
-  """Return X, x of x0 = X x_t + x = D + G (y - A D)."""
-  K, k = exact.denoiser(p, np.sqrt(abar), 1 - abar)
-  return K - G @ p.A @ K, k + G @ (p.y - p.A @ k)
-
-
-def stepped(abar, prev, X, x, of_eps, of_z):
-  """Return x' = sqrt(prev) x0 + of_eps eps + of_z z, with eps of the corrected x0."""
-  eye, sigma = np.eye(len(x)), np.sqrt(1 - abar)
-  of_x0 = np.sqrt(prev) - of_eps * np.sqrt(abar) / sigma
-  return exact.Affine(of_eps / sigma * eye + of_x0 * X, of_x0 * x, of_z * eye)
-
-
-def ddim(abar, prev, X, x, eta):
-  of_z = eta * np.sqrt((1 - prev) / (1 - abar) * (1 - abar / prev))
-  return stepped(abar, prev, X, x, np.sqrt(1 - prev - of_z**2), of_z)
-
-
-def pigdm_step(p, abar, prev, eta=1.0):
-  K, _ = exact.denoiser(p, np.sqrt(abar), 1 - abar)
-  middle = np.linalg.inv((1 - abar) * p.A @ p.A.T + p.sigma**2 * np.eye(len(p.y)))
-  return ddim(abar, prev, *corrected(p, abar, (1 - abar) / np.sqrt(abar) * K.T @ p.A.T @ middle), eta)
-
-
-def pigdm_algorithm_1_step(p, abar, prev, code=False):
-  K, k = exact.denoiser(p, np.sqrt(abar), 1 - abar)
-  middle = np.linalg.inv((1 - abar) * p.A @ p.A.T + p.sigma**2 * np.eye(len(p.y)))
-  M = np.sqrt(abar) * (np.sqrt(prev) if code else 1.0) * (1 - abar) * K.T @ p.A.T @ middle
-  return exact.guided(exact.ddim_step(p, abar, prev, 1.0), p, M, K, k)
-
-
-def conditional_step(p, abar, prev, eta=1.0, C=None):
-  """Return the step of the exact E[x0 | x_t, y], or of that with another covariance."""
-  return ddim(abar, prev, *corrected(p, abar, kalman(p, spread(p.C if C is None else C, abar))), eta)
-
-
-def tmpd_step(p, abar, prev, eta=1.0):
-  V = spread(p.C, abar)
-  row_sums = (p.A @ V @ p.A.T).sum(axis=1)
-  G = V @ p.A.T @ np.diag(1 / (np.maximum(row_sums, 0) + p.sigma**2))
-  return ddim(abar, prev, *corrected(p, abar, G), eta)
-
-
-def diffpir_step(p, abar, prev, weight, zeta):
-  rho = weight * p.sigma**2 * abar / (1 - abar)
-  # argmin |y - A x|^2 + rho |x - D|^2 by its normal equations.
-  G = np.linalg.inv(p.A.T @ p.A + rho * np.eye(len(p.m))) @ p.A.T
-  X, x = corrected(p, abar, G)
-  return stepped(abar, prev, X, x, np.sqrt((1 - prev) * (1 - zeta)), np.sqrt((1 - prev) * zeta))
-
-
-def ddnm_step(p, abar, prev, eta):
-  K, k = exact.denoiser(p, np.sqrt(abar), 1 - abar)
-  room = 1 - prev - prev * p.sigma**2
-  scale, std = (1.0, np.sqrt(room)) if room >= 0 else (np.sqrt((1 - prev) / prev) / p.sigma, 0.0)
-  X, x = corrected(p, abar, scale * np.linalg.pinv(p.A))
-  of_eps, eye = std * np.sqrt(1 - eta**2), np.eye(len(p.m))
-  eps, shift = (eye - np.sqrt(abar) * K) / np.sqrt(1 - abar), -np.sqrt(abar) * k / np.sqrt(1 - abar)
-  return exact.Affine(np.sqrt(prev) * X + of_eps * eps, np.sqrt(prev) * x + of_eps * shift, std * eta * eye)
-
-
-def ddrm_basis(p):
-  u, s, vt = np.linalg.svd(p.A)
-  return vt.T, np.append(s, np.zeros(len(p.m) - len(s))), u
-
-
-def ddrm_start(p, abar):
-  V, s, u = ddrm_basis(p)
-  sbar, mean, var = np.sqrt((1 - abar) / abar), np.zeros(len(p.m)), np.zeros(len(p.m))
-  for i in range(len(s)):
-    told = s[i] > 0 and sbar > p.sigma / s[i]
-    mean[i] = (u.T @ p.y)[i] / s[i] if told else 0.0
-    var[i] = sbar**2 - (p.sigma / s[i]) ** 2 if told else sbar**2
-  return exact.Law(np.sqrt(abar) * V @ mean, abar * V @ np.diag(var) @ V.T)
-
-
-def ddrm_step(p, abar, prev, eta, eta_b):
-  V, s, u = ddrm_basis(p)
-  K, k = exact.denoiser(p, np.sqrt(abar), 1 - abar)
-  d, sbar, sbar_s = len(p.m), np.sqrt((1 - abar) / abar), np.sqrt((1 - prev) / prev)
-  of_x, of_x0, shift, std = np.zeros(d), np.zeros(d), np.zeros(d), np.zeros(d)
-  for i in range(d):
-    if s[i] == 0:
-      of_x[i] = np.sqrt(1 - eta**2) * sbar_s / sbar
-      of_x0[i], std[i] = 1 - of_x[i], eta * sbar_s
-    elif sbar_s < p.sigma / s[i]:
-      part = np.sqrt(1 - eta**2) * sbar_s * s[i] / p.sigma
-      of_x0[i], shift[i], std[i] = 1 - part, part * (u.T @ p.y)[i] / s[i], eta * sbar_s
-    else:
-      of_x0[i], shift[i] = 1 - eta_b, eta_b * (u.T @ p.y)[i] / s[i]
-      std[i] = np.sqrt(sbar_s**2 - (eta_b * p.sigma / s[i]) ** 2)
-  back = np.sqrt(prev) * V
-  F = back @ (np.diag(of_x / np.sqrt(abar)) @ V.T + np.diag(of_x0) @ V.T @ K)
-  # The library's noise is an image; V^T z has the same law, and V diag V^T the same map.
-  return exact.Affine(F, back @ (of_x0 * (V.T @ k) + shift), back @ np.diag(std) @ V.T)
-
-
 LAWS = {  # the library's method; the map of one step; where the chain starts
-  "pigdm": (PiGDM(weight="score"), pigdm_step, None),
-  "pigdm_ddim_.5": (PiGDM(weight="score", eta=0.5), functools.partial(pigdm_step, eta=0.5), None),
-  "pigdm_algorithm_1": (PiGDM(weight="algorithm_1"), pigdm_algorithm_1_step, None),
-  "pigdm_code": (PiGDM(weight="code"), functools.partial(pigdm_algorithm_1_step, code=True), None),
-  "mmps": (MMPS(iterations=3), conditional_step, None),
-  "tmpd": (TMPD(), tmpd_step, None),
-  "jfps": (JFPS(), functools.partial(conditional_step, C=OTHER_C), None),
-  "ddrm": (DDRM(), functools.partial(ddrm_step, eta=0.85, eta_b=1.0), ddrm_start),
-  "ddrm_.5_.7": (DDRM(eta=0.5, eta_b=0.7), functools.partial(ddrm_step, eta=0.5, eta_b=0.7), ddrm_start),
-  "diffpir": (DiffPIR(weight=7.0, zeta=0.3), functools.partial(diffpir_step, weight=7.0, zeta=0.3), None),
-  "diffpir_fresh": (DiffPIR(weight=1.0, zeta=1.0), functools.partial(diffpir_step, weight=1.0, zeta=1.0), None),
-  "ddnm_plus": (DDNMPlus(), functools.partial(ddnm_step, eta=0.85), None),
+  "pigdm": (PiGDM(weight="score"), laws.pigdm_step, None),
+  "pigdm_ddim_.5": (PiGDM(weight="score", eta=0.5), functools.partial(laws.pigdm_step, eta=0.5), None),
+  "pigdm_algorithm_1": (PiGDM(weight="algorithm_1"), laws.pigdm_algorithm_1_step, None),
+  "pigdm_code": (PiGDM(weight="code"), functools.partial(laws.pigdm_algorithm_1_step, code=True), None),
+  "mmps": (MMPS(iterations=3), laws.conditional_step, None),
+  "tmpd": (TMPD(), laws.tmpd_step, None),
+  "jfps": (JFPS(), functools.partial(laws.conditional_step, C=OTHER_C), None),
+  "ddrm": (DDRM(), functools.partial(laws.ddrm_step, eta=0.85, eta_b=1.0), laws.ddrm_start),
+  "ddrm_.5_.7": (DDRM(eta=0.5, eta_b=0.7), functools.partial(laws.ddrm_step, eta=0.5, eta_b=0.7), laws.ddrm_start),
+  "diffpir": (DiffPIR(weight=7.0, zeta=0.3), functools.partial(laws.diffpir_step, weight=7.0, zeta=0.3), None),
+  "diffpir_fresh": (DiffPIR(weight=1.0, zeta=1.0), functools.partial(laws.diffpir_step, weight=1.0, zeta=1.0), None),
+  "ddnm_plus": (DDNMPlus(), functools.partial(laws.ddnm_step, eta=0.85), None),
 }
 every_law = pytest.mark.parametrize("name", LAWS)
 FAST = ("pigdm", "mmps", "ddrm", "diffpir")
@@ -168,7 +60,7 @@ fast_laws = pytest.mark.parametrize(
 
 def law(name, p=G3):
   _, step, start = LAWS[name]
-  return exact.propagate(START if start is None else start(p, ABAR[-1]), [step(p, *pair) for pair in PAIRS])
+  return laws.propagate(START if start is None else start(p, ABAR[-1]), [step(p, *pair) for pair in PAIRS])
 
 
 def method_of(name):
@@ -206,7 +98,7 @@ def test_recursion_equals_golden_law(name):
   got, (mean, cov) = law(name), GOLDEN[name]
   np.testing.assert_allclose(got.mean, mean, rtol=0, atol=1e-8)
   # Ten digits are printed; the last of DDRM's differs by 1 in the eighth, in print or by rounding.
-  np.testing.assert_allclose(exact.upper(got.cov), cov, rtol=0, atol=1.1e-8)
+  np.testing.assert_allclose(laws.upper(got.cov), cov, rtol=0, atol=1.1e-8)
 
 
 @pytest.mark.slow
@@ -214,8 +106,8 @@ def test_recursion_of_the_exact_conditional_halves_its_error_with_the_steps():
   # C = I: relative error of the covariance, to the digits published.
   p = G3._replace(C=np.eye(3))
   for steps, want in ((50, 0.1471), (100, 0.0798), (200, 0.0422)):
-    pairs = exact.pairs(exact.linear_alpha_bar(steps))
-    got = exact.propagate(START, [conditional_step(p, *pair) for pair in pairs]).cov
+    pairs = laws.pairs(laws.linear_alpha_bar(steps))
+    got = laws.propagate(START, [laws.conditional_step(p, *pair) for pair in pairs]).cov
     cov = p.posterior().cov
     assert abs(np.linalg.norm(got - cov) / np.linalg.norm(cov) - want) < 1e-4
 
@@ -263,8 +155,9 @@ def test_gain_equals_its_published_value(name, gain):
 def test_step_is_the_affine_map_of_its_paper(name):
   _, step, _ = LAWS[name]
   with jax.enable_x64():
-    now, nxt = exact.level_pairs(schedules.as_arrays(LINEAR_100.grid()))
-    got = exact.extracted_maps(method_of(name), G3.prior(), G3.problem(), now, nxt)
+    now, nxt = verify.level_pairs(schedules.as_arrays(LINEAR_100.grid()))
+    got, misfit = verify.extracted_maps(method_of(name), G3.prior(), G3.problem(), now, nxt)
+  assert misfit < 1e-12  # affine in its noise
   want = [step(G3, *pair) for pair in PAIRS]
   for field, values in got._asdict().items():
     expected = np.stack([getattr(one, field) for one in want])
@@ -285,7 +178,7 @@ def run(method, prior, problem, grid, chains=CHAINS):
 
 
 def assert_law(samples, want):
-  p_mean, p_cov = exact.p_values(samples, want)
+  p_mean, p_cov = laws.p_values(samples, want)
   assert p_mean > SMALLEST_P and p_cov > SMALLEST_P, (p_mean, p_cov)
 
 
@@ -309,7 +202,7 @@ def test_samples_follow_the_exact_law(name):
 @pytest.mark.slow
 def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, variance, probability):
   prior = priors.mixture([0.3, 0.7], [[-2.0], [1.5]], np.array([0.25, 0.16])[:, None, None], LINEAR_100)
-  problem = Problem(exact.Dense((1,), jnp.ones((1, 1))), noise.Gaussian(0.5), jnp.array([0.2]))
+  problem = Problem(laws.dense(np.ones((1, 1))), noise.Gaussian(0.5), jnp.array([0.2]))
   x = np.asarray(run(method, prior, problem, LINEAR_100.grid(), 25_000), np.float64).ravel()
   n, centred = len(x), x - x.mean()
   assert abs(x.mean() - mean) < 5 * np.sqrt(variance / n)
@@ -417,7 +310,7 @@ def test_ddrm_in_the_operators_own_basis_is_ddrm_of_its_matrix(name):
     x, z, y = image(0), image(1), image(2, operator.out_shape) * operator.observed(jnp.ones(operator.out_shape))
     matrix = jax.vmap(lambda unit: jnp.ravel(operator(unit)), out_axes=1)(jnp.eye(d).reshape(d, *SHAPE))
     kept = np.flatnonzero(np.abs(np.asarray(matrix)).sum(axis=1) > 0)
-    dense = exact.Dense((d,), matrix[kept])
+    dense = laws.dense(matrix[kept])
     prior = priors.gaussian(np.zeros(d), np.diag(np.linspace(0.2, 1.5, d)), LINEAR_100)
     for step in (40, 97, 99):
       got = update(DDRM(), z, x, *levels_at(step), prior, Problem(operator, noise.Gaussian(0.1), y))
@@ -500,8 +393,8 @@ def test_noise_of_each_value_is_what_whitening_makes_of_it():
   with jax.enable_x64():
     std = noise.Poisson(0.02).std(jnp.asarray(G3.y))
     assert std[0] > 1.2 * std[1]
-    problem = Problem(exact.Dense((3,), jnp.asarray(G3.A)), noise.Poisson(0.02), jnp.asarray(G3.y))
-    white = Problem(exact.Dense((3,), G3.A / std[:, None]), noise.Gaussian(1.0), G3.y / std)
+    problem = Problem(laws.dense(G3.A), noise.Poisson(0.02), jnp.asarray(G3.y))
+    white = Problem(laws.dense(G3.A / std[:, None]), noise.Gaussian(1.0), G3.y / std)
     x, z = jnp.asarray(X), jnp.array([0.2, -0.7, 1.3])
     for method in (MMPS(), JFPS(covariance=G3.prior()), DiffPIR()):
       got, want = (update(method, z, x, *levels_at(60), G3.prior(), one) for one in (problem, white))
@@ -517,38 +410,9 @@ DAPS_G3 = DAPS(tau=0.15, step_size=4e-3, last_step=0.2, sigma_max=20.0, langevin
 DAPS_LEVELS = 20
 
 
-def spaced(first, last, part):
-  return (first ** (1 / 7) + part * (last ** (1 / 7) - first ** (1 / 7))) ** 7
-
-
-def daps_maps(p, method, levels=DAPS_LEVELS):
-  """Return the maps of u = x0 + sbar eps at each level: ODE, Langevin steps, noise of the next level."""
-  eye, maps = np.eye(len(p.m)), []
-  noises = [spaced(method.sigma_max, method.sigma_min, i / levels) for i in range(levels)] + [0.0]
-  for i in range(levels):
-    s, ends = noises[i], [spaced(noises[i], method.ode_end, j / method.ode_steps) for j in range(method.ode_steps + 1)]
-    X, x = eye, np.zeros(len(p.m))
-    for now, nxt in zip(ends[:-1], ends[1:]):
-      K, k = exact.denoiser(p, 1.0, now**2)
-      q = nxt / now
-      X, x = (1 - q) * K @ X + q * X, (1 - q) * (K @ x + k) + q * x
-    eta = method.step_size * (1 + i / levels * (method.last_step - 1))
-    M = eye / s**2 + p.A.T @ p.A / method.tau**2
-    F, to_hat, shift, cov = eye, np.zeros_like(eye), np.zeros(len(p.m)), np.zeros_like(eye)
-    for _ in range(method.langevin_steps):
-      step = eye - eta * M
-      F, to_hat = step @ F, step @ to_hat + eta / s**2 * eye
-      shift = step @ shift + eta * p.A.T @ p.y / method.tau**2
-      cov = step @ cov @ step.T + 2 * eta * eye
-    whole = F + to_hat
-    cov = cov + noises[i + 1] ** 2 * eye
-    maps.append(exact.Affine(whole @ X, whole @ x + shift, np.linalg.cholesky(cov)))
-  return maps
-
-
 def daps_law(p, method, levels=DAPS_LEVELS):
-  start = exact.Law(np.zeros(len(p.m)), (1 + method.sigma_max**2) * np.eye(len(p.m)))  # x_T = alpha u ~ N(0, I)
-  return exact.propagate(start, daps_maps(p, method, levels))
+  settings = laws.Annealing(**{name: getattr(method, name) for name in laws.Annealing._fields})
+  return laws.propagate(laws.daps_start(p, settings), laws.daps_maps(p, settings, levels))
 
 
 @pytest.mark.slow
@@ -556,7 +420,7 @@ def test_daps_visits_its_own_noises():
   levels = DAPS().levels(schedules.as_arrays(Schedule("linear", 1000).grid("200")))
   sbar = np.asarray(levels.sigma / levels.alpha)
   assert len(sbar) == 201 and sbar[-1] == 0.0
-  np.testing.assert_allclose(sbar[[0, 100]], [100.0, spaced(100.0, 0.1, 0.5)], rtol=1e-5)
+  np.testing.assert_allclose(sbar[[0, 100]], [100.0, laws.spaced(100.0, 0.1, 0.5)], rtol=1e-5)
   assert np.all(np.diff(np.asarray(levels.t)) <= 0)
 
 
@@ -590,7 +454,7 @@ def test_daps_samples_follow_their_law():
 @pytest.mark.slow
 def test_law_of_daps_is_the_posterior_where_its_pieces_are_exact():
   # A flat prior makes N(xh, sbar^2 I) exact and the ODE the identity; many small Langevin steps reach their law.
-  p = exact.Linear(np.zeros(2), 1e10 * np.eye(2), np.array([[1.0, 0.5], [0.0, 1.0]]), 0.2, np.array([0.8, -0.3]))
+  p = laws.Linear(np.zeros(2), 1e10 * np.eye(2), np.array([[1.0, 0.5], [0.0, 1.0]]), 0.2, np.array([0.8, -0.3]))
   method = DAPS(tau=0.2, step_size=2e-4, last_step=1.0, sigma_max=5.0, langevin_steps=4000)
   got, want = daps_law(p, method, 30), p.posterior()
   np.testing.assert_allclose(got.mean, want.mean, atol=1e-2)
@@ -617,17 +481,9 @@ def test_red_diff_gradient_is_the_papers():
     for step in (0, 60, 99):
       abar = PAIRS[step][0]
       now = Level(*(jnp.asarray(v[step]) for v in LINEAR_100.grid()))
-      x_t = np.sqrt(abar) * mu + np.sqrt(1 - abar) * z
-      eps = np.sqrt(1 - abar) * np.linalg.solve(abar * G3.C + (1 - abar) * np.eye(3), x_t - np.sqrt(abar) * G3.m)
-      want = -G3.A.T @ (G3.y - G3.A @ mu) + 0.7 * np.sqrt((1 - abar) / abar) * (eps - z)
+      want = laws.red_diff_gradient(G3, mu, z, abar, 0.7)
       got, _ = method.gradient(jnp.asarray(z), jnp.asarray(mu), now, G3.prior(), G3.problem())
       np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
-
-
-def rest(p, abar, weight):
-  """Return the MAP estimate at a level: A^T (y - A mu) = lambda sigma^2 S^-1 (mu - m)."""
-  precision = weight * (1 - abar) * np.linalg.inv(abar * p.C + (1 - abar) * np.eye(3))
-  return np.linalg.solve(p.A.T @ p.A + precision, p.A.T @ p.y + precision @ p.m)
 
 
 @pytest.mark.slow
@@ -636,7 +492,7 @@ def test_red_diff_rests_at_the_map_estimate_of_its_level():
   grid = Level(*(np.append(np.full(steps, v[at]), v[-1]) for v in LINEAR_100.grid()))
   method = REDDiff(weight=2.0, learning_rate=0.01)
   mean = np.mean(run(method, G3.prior(), G3.problem(), grid, 64), axis=0)
-  want = rest(G3, PAIRS[at][0], 2.0)
+  want = laws.red_diff_rest(G3, PAIRS[at][0], 2.0)
   start = np.linalg.pinv(G3.A) @ G3.y
   assert np.linalg.norm(mean - want) < 0.05 * np.linalg.norm(start - want)
 
@@ -644,7 +500,7 @@ def test_red_diff_rests_at_the_map_estimate_of_its_level():
 @pytest.mark.slow
 def test_map_estimate_of_red_diff_is_the_posteriors_where_lambda_is_the_noise_over_the_level():
   # lambda sigma_t^2 = sigma_y^2 as sigma_t -> 0: the mode, and mean, of the posterior.
-  np.testing.assert_allclose(rest(G3, 1 - 1e-9, G3.sigma**2 / 1e-9), G3.posterior().mean, atol=1e-6)
+  np.testing.assert_allclose(laws.red_diff_rest(G3, 1 - 1e-9, G3.sigma**2 / 1e-9), G3.posterior().mean, atol=1e-6)
 
 
 # What each method is for.

@@ -11,6 +11,7 @@ import pytest
 from diffinv import methods, priors, settings
 from diffinv.methods import METHODS
 from diffinv.tasks import TASKS
+from diffinv.tuning import PARTS
 
 SHIPPED = sorted(settings.FOLDER.glob("*.json"))
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -32,16 +33,17 @@ def test_the_settings_of_the_literature_are_shipped():
 @every_file
 def test_shipped_settings_name_existing_methods_and_tasks(path):
   table = settings.read_settings(path)
-  assert set(table) <= set(METHODS)
   for method, entry in table.items():
+    name, at, _ = method.partition(settings.AT)
+    assert name in METHODS
     assert set(entry) <= {settings.STEPS, settings.DEFAULT} | set(TASKS), method
-    assert settings.STEPS in entry and settings.DEFAULT in entry, method
+    assert (settings.STEPS in entry) == (not at) and settings.DEFAULT in entry, method
 
 
 @every_file
 def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
   for method, entry in settings.read_settings(path).items():
-    fields = {field.name: field for field in dataclasses.fields(METHODS[method])}
+    fields = {field.name: field for field in dataclasses.fields(METHODS[method.partition(settings.AT)[0]])}
     for task in set(entry) - {settings.STEPS}:
       for name, value in entry[task].items():
         assert name in fields, f"{method}, {task}: {name}"
@@ -50,7 +52,8 @@ def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
         if isinstance(value, str):
           assert value in CHOICES[method, name], f"{method}, {task}: {name} is {value!r}"
         elif not isinstance(value, bool):
-          assert np.isfinite(value) and value > 0, f"{method}, {task}: {name} is {value!r}"
+          smallest = -1.0 if name in PARTS else 0.0
+          assert np.isfinite(value) and value > smallest, f"{method}, {task}: {name} is {value!r}"
 
 
 @every_file
@@ -71,18 +74,19 @@ def operator_of(task):
 @pytest.mark.slow
 def test_shipped_settings_suit_the_operator_of_their_task(path, task):
   table = settings.read_settings(path)
-  for name in table:
+  for name, _, steps in (entry.partition(settings.AT) for entry in table):
     try:
       methods.check(METHODS[name](), operator_of(task))
     except ValueError:
       continue  # not for this operator, whatever its fields (DDRM without an SVD)
-    methods.check(methods.make_method(name, settings.fields_for(table, name, task)), operator_of(task))
+    methods.check(methods.make_method(name, settings.fields_for(table, name, task, steps)), operator_of(task))
 
 
 TABLE = {
   "dps": {"steps": "ddim50", "default": {"rule": "code", "scale": 0.3}, "denoising": {"scale": 0.7}},
   "sdedit": {"denoising": {"t0": 0.4}},
   "score_ald": {"steps": 25},
+  "dps@1000": {"default": {"rule": "code", "scale": 0.03}, "motion_blur": {"scale": 0.07}},
 }
 
 
@@ -99,6 +103,26 @@ TABLE = {
 )
 def test_a_tasks_fields_are_laid_over_the_default(method, task, want):
   assert settings.fields_for(TABLE, method, task) == want
+
+
+@pytest.mark.parametrize(
+  "task, steps, scale",
+  [
+    ("denoising", "1000", 0.03),
+    ("motion_blur", "1000", 0.07),
+    ("denoising", "ddim50", 0.7),
+    ("denoising", "100", 0.7),
+    ("denoising", None, 0.7),
+  ],
+)
+def test_unusual_steps_have_an_entry_of_their_own(task, steps, scale):
+  assert settings.fields_for(TABLE, "dps", task, steps) == {"rule": "code", "scale": scale}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+  settings.write_settings(tmp_path / "a.json", {**TABLE, settings.ABOUT: {"command": "tune"}})
+  assert settings.read_settings(tmp_path / "a.json") == TABLE
+  assert json.loads((tmp_path / "a.json").read_text())[settings.ABOUT] == {"command": "tune"}
 
 
 def test_laying_one_over_the_other_changes_neither():
@@ -118,7 +142,9 @@ def test_a_prior_without_a_file_gets_the_literature():
 
 @every_file
 def test_a_prior_with_a_file_gets_it(path):
-  assert settings.load_settings(path.stem) == json.loads(path.read_text())
+  table = json.loads(path.read_text())
+  table.pop(settings.ABOUT, None)
+  assert settings.load_settings(path.stem) == table
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'dps': {}}", '{"dps": {}} x'])

@@ -47,6 +47,7 @@ from diffinv import batch, checkpoint, classical, distances, exact, metrics, out
 from diffinv import spectral_prior as spectral
 from diffinv.apps import train as train_app
 from diffinv.data import faces, photos
+from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import DDIM, DDPM
@@ -145,12 +146,24 @@ def held_out(subject: Subject, purpose: str, count: int) -> np.ndarray:
   if purpose in ("reference", "floor"):
     raise app.UsageError(f"--measure=sampling needs endless held-out images, those of faces, got {subject.data}")
   if subject.data == "photos":
-    size = subject.shape[0]
-    crops = photos.held_out_crops(size) if purpose == "denoising" else chosen_crops(size, purpose, count)
-    return from_uint8(crops)
+    return held_out_photos(subject.shape[0], purpose, count)
   everything = train_app.open_data(subject.settings, print).held_out
   start = {"denoising": slice(None), "restoration": slice(0, None, 2), "tuning": slice(1, None, 2)}[purpose]
   return everything[start][:count]
+
+
+def held_out_photos(size: int, purpose: str, count: int) -> np.ndarray:
+  """Return crops of the held-out photographs; restoration and tuning share none.
+
+  Raises:
+    UsageError: there are not so many.
+  """
+  if purpose == "denoising":
+    return from_uint8(photos.held_out_crops(size))
+  try:
+    return held_out_data.held_out("photos", {"restoration": "test", "tuning": "validation"}[purpose], count, size)[1]
+  except ValueError as error:
+    raise app.UsageError(f"--test_images, --tuning_images: {error}") from None
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -163,25 +176,6 @@ def _render(keys, size, flip):
     return jnp.where(jax.random.bernoulli(k2) & flip, image[:, ::-1], image)
 
   return jax.vmap(one)(keys)
-
-
-def chosen_crops(size: int, purpose: str, count: int) -> np.ndarray:
-  """Return crops of `astronaut` and `coins` at full and half size, uint8, equally many of each where that is possible.
-
-  The crops of a picture, without overlap, are shuffled once; restoration takes from the front, tuning from the back.
-
-  Raises:
-    UsageError: so many would leave crops that are both.
-  """
-  reduced = [np.asarray(photos.read(file).reduce(factor)) for file in photos.HELD_OUT for factor in (1, 2)]
-  groups = [photos.tiles(pixels, size) for pixels in reduced]
-  each = math.ceil(count / len(groups))
-  if 2 * each > min(map(len, groups)):
-    raise app.UsageError(f"--test_images: expected at most {min(map(len, groups)) // 2 * len(groups)}, got {count}")
-  orders = [np.random.default_rng(0).permutation(len(group)) for group in groups]
-  orders = orders if purpose == "restoration" else [order[::-1] for order in orders]
-  picked = [group[order[i]] for i in range(each) for group, order in zip(groups, orders)]
-  return np.stack(picked[:count])
 
 
 # Denoising

@@ -1,6 +1,5 @@
 """What the commands share: flags, and the way from flags to priors, pictures, measurements, methods and results."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -10,19 +9,18 @@ import platform
 import re
 import sys
 import tempfile
-import time
 from importlib import metadata
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, metrics, noise, operators, settings
-from diffinv.batch import AXIS, sample_batch
+from diffinv import errors, noise, operators, settings
+from diffinv.batch import AXIS
 from diffinv.checkpoint import load_prior
-from diffinv.data import images
+from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
@@ -30,7 +28,7 @@ from diffinv.operators.blur import CircularBlur, ReflectBlur
 from diffinv.operators.pixels import Inpainting
 from diffinv.operators.separable import Separable
 from diffinv.priors import AnyPrior
-from diffinv.problems import Problem, simulate, stack
+from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, as_arrays
 from diffinv.tasks import TASKS, Task
 
@@ -38,10 +36,9 @@ NOISES = ("gaussian", "poisson", "none")
 CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
-COMPILE_EVENTS = "/jax/core/compile/"
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
-SSIM_PIXELS = 2 * metrics.SSIM_RADIUS + 1  # smaller images have no SSIM
 MAX_SEED = 2**32 - 1
+HELD_OUT_SIZE = 64  # pixels: an edge of held-out pictures, where nothing says more
 # What follows the name of a picture in the names of the files about it.
 DERIVED = re.compile(rf"-(\d\d+|mean|measurement|mask|kernel|truth|sheet|({'|'.join(TASKS)})-.*)$")
 
@@ -115,6 +112,20 @@ def require(values: flags.FlagValues, name: str, expected: str) -> None:
   """
   if not values[name].value:
     raise errors.UsageError(f"--{name} is missing: expected {expected}")
+
+
+def check_choice(values: flags.FlagValues, name: str, known: Sequence[str]) -> None:
+  """Check that a list flag names one or more of what is known, each once.
+
+  Raises:
+    UsageError: it does not.
+  """
+  chosen = values[name].value
+  for choice in chosen:
+    if choice not in known:
+      raise errors.UsageError(f"--{name}: expected some of {', '.join(known)}, got {choice!r}")
+  if not chosen or len(set(chosen)) < len(chosen):
+    raise errors.UsageError(f"--{name}: expected one or more, each once, got {','.join(chosen) or 'none'}")
 
 
 def finite(values: flags.FlagValues, name: str) -> None:
@@ -225,20 +236,49 @@ def assignments(texts: Sequence[str]) -> dict[str, str]:
   return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def build_method(name: str, task: str, table: dict[str, Any], overrides: dict[str, Any]) -> Method:
-  """Build a method from the settings for the task, with overrides by field name (text is read by the field's type).
+def overrides_by_method(values: flags.FlagValues) -> dict[str, dict[str, str]]:
+  """Return --set by method and field, of the methods of --methods; `steps` counts as one of their fields.
+
+  Raises:
+    UsageError: it names no method, or one that does not take part.
+  """
+  overrides: dict[str, dict[str, str]] = {name: {} for name in values.methods}
+  for target, value in assignments(values.set).items():
+    method, dot, field = target.partition(".")
+    if not dot or method not in overrides:
+      raise errors.UsageError(f"--set: expected METHOD.name=value with one of {', '.join(overrides)}, got {target!r}")
+    overrides[method][field] = value
+  return overrides
+
+
+def build_method(name: str, task: str, steps: str, table: dict[str, Any], overrides: dict[str, Any]) -> Method:
+  """Build a method from the settings for the task and steps, with overrides by field name.
+
+  Text is read by the field's type.
 
   Raises:
     UsageError: there is no such method or field, or a value is not of the field's type.
   """
   with errors.usage():
-    fields = {**settings.fields_for(table, name, task), **overrides}
-    make_method(name, fields)  # tells unknown names
-    return make_method(name, {field: _typed(METHODS[name], field, value) for field, value in fields.items()})
+    return make_method(name, typed_fields(name, {**settings.fields_for(table, name, task, steps), **overrides}))
+
+
+def typed_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+  """Return a method's hyper-parameters, each of the type of its field.
+
+  Raises:
+    ValueError: there is no such method or field, or a value is not of the field's type.
+  """
+  make_method(name, fields)  # tells unknown names
+  return {field: _typed(METHODS[name], field, value) for field, value in fields.items()}
 
 
 def _typed(cls: type, name: str, value: Any) -> Any:
-  """Return a value as the type of the field's default, or of its choices."""
+  """Return a value as the type of the field's default, or of its choices.
+
+  Raises:
+    ValueError: it is not of that type.
+  """
   default = next(field.default for field in dataclasses.fields(cls) if field.name == name)
   # A field that chooses an algorithm names a key of its module's table: `rule` of RULES.
   choices = tuple(getattr(sys.modules[cls.__module__], f"{name.upper()}S", ())) if isinstance(default, str) else ()
@@ -262,13 +302,18 @@ def _typed(cls: type, name: str, value: Any) -> Any:
   return number
 
 
-def make_grid(values: flags.FlagValues, prior: AnyPrior, table: dict[str, Any], method: str) -> Level:
-  """Return the noise levels that --steps or the settings ask for.
+def chosen_steps(values: flags.FlagValues, table: dict[str, Any], method: str, own: str | None = None) -> str:
+  """Return the steps of the chain: `own`, those that --set gives the method; else --steps; else the settings'."""
+  given = (own, values.steps, settings.steps_for(table, method))
+  return next(steps for steps in given if steps is not None)
+
+
+def make_grid(prior: AnyPrior, steps: str) -> Level:
+  """Return the noise levels of so many steps.
 
   Raises:
     UsageError: they ask for what the schedule does not have.
   """
-  steps = settings.steps_for(table, method) if values.steps is None else values.steps
   with errors.usage():
     return prior.schedule.grid(steps)
 
@@ -336,6 +381,56 @@ def read_picture(values: flags.FlagValues, prior: AnyPrior, multiple: int, path:
     raise ValueError(f"{path}: {error}") from None
 
 
+def read_pictures(
+  values: flags.FlagValues, prior: AnyPrior, multiple: int, purpose: str, count: int
+) -> tuple[list[Case], list[np.ndarray]]:
+  """Read the pictures of --data, all of one size, [h, w, c], and name them.
+
+  Args:
+    multiple: pixels, that the tasks ask of the sides of a picture.
+    purpose, count: which pictures of a held-out set, and how many where --num_images does not say.
+
+  Raises:
+    UsageError: --data names a held-out set and something else, or more pictures than it has.
+    ValueError: a picture cannot be used, or they have different sizes.
+  """
+  if any(name in held_out.SETS for name in values.data):
+    return _read_held_out(values, prior, purpose, values.num_images or count)
+  with errors.usage():
+    paths = images.collect(values.data, name="--data")[: values.num_images]
+  check_apart(values, paths)
+  truths = [read_picture(values, prior, multiple, path) for path in paths]
+  shapes = [truth.shape for truth in truths]
+  if len(set(shapes)) > 1:
+    sizes = ", ".join(sorted({images.by(shape) for shape in shapes}))
+    raise ValueError(f"--data: expected photographs of one size, got {sizes}; pass --size=N --fit=resize")
+  return name_cases(paths, shapes, values.seed), truths
+
+
+def _read_held_out(values, prior, purpose, count):
+  if len(values.data) > 1:
+    raise errors.UsageError(f"--data: expected one held-out set alone, got {' and '.join(values.data)}")
+  with errors.usage():
+    names, truths = held_out.held_out(values.data[0], purpose, count, held_out_size(values, prior))
+  paths = [pathlib.Path(values.data[0], name) for name in names]
+  return name_cases(paths, [truth.shape for truth in truths], values.seed), list(truths)
+
+
+def held_out_size(values: flags.FlagValues, prior: AnyPrior) -> int:
+  """Return the edge of held-out pictures, pixels: that of --size, of the prior, or 64.
+
+  Raises:
+    ValueError: --size is not square, or not for the prior.
+  """
+  fixed = prior.image_shape[0]
+  if values.size is None:
+    return HELD_OUT_SIZE if fixed is None else fixed
+  height, width = images.parse_size(values.size)
+  if height != width or fixed not in (None, height) or height % prior.size_multiple:
+    raise ValueError(f"--size: expected a square that the prior takes for held-out pictures, got {values.size}")
+  return height
+
+
 def task_scale(task: Task) -> tuple[float, float]:
   """Return the size of the picture over that of its measurement, height and width."""
   template = task.make(jax.random.key(0), (PROBE, PROBE, 3))
@@ -385,86 +480,14 @@ def is_blur(operator: Operator) -> bool:
 def simulated(values: flags.FlagValues, prior: AnyPrior, name: str, multiple: int, case: Case):
   """Read a picture and measure it; return the problem and the truth, [h, w, c]."""
   truth = read_picture(values, prior, multiple, case.path)
+  return measured(values, name, case, truth), truth
+
+
+def measured(values: flags.FlagValues, name: str, case: Case, truth: np.ndarray) -> Problem:
+  """Measure a picture; what is drawn at random depends on the seed, the picture's number and the task only."""
   operator_key, noise_key, _ = case_keys(case, 1)
   operator = make_operator(values, name, operator_key, case.shape)
-  return simulate(noise_key, operator, noise_model(values, TASKS[name]), jnp.asarray(truth)), truth
-
-
-# Runs
-
-
-class Restored(NamedTuple):
-  """What a batch of chains gave."""
-
-  images: list[np.ndarray]  # one per problem, [samples, h, w, c]
-  compile_seconds: float
-  run_seconds: float
-
-
-def restore(
-  keys: Sequence[jax.Array],
-  method: Method,
-  prior: AnyPrior,
-  problems: Sequence[Problem] | None,
-  grid: Level,
-  *,
-  chunk: int,
-  mesh: jax.sharding.Mesh | None,
-  progress: Callable[[int, int], None],
-) -> Restored:
-  """Run chains of pictures of one size, `keys` `[samples]` for each; time them apart from their compilation."""
-  stacked = None if problems is None else stack(problems)
-  with compile_clock() as clock:
-    begin = time.perf_counter()
-    got, _ = sample_batch(jnp.stack(keys), method, prior, stacked, grid, chunk=chunk, mesh=mesh, progress=progress)
-    elapsed = time.perf_counter() - begin
-  if not np.all(np.isfinite(got)):
-    raise ValueError(
-      f"{method.name}: expected finite pictures, got NaN or infinity; its steps are too large, lower them"
-    )
-  return Restored(list(got), min(clock[0], elapsed), max(0.0, elapsed - clock[0]))
-
-
-@contextlib.contextmanager
-def compile_clock() -> Iterator[list[float]]:
-  """Sum up the seconds that JAX traces and compiles, in the one element of the list."""
-  clock = [0.0]
-
-  def listen(event: str, seconds: float, **_) -> None:
-    clock[0] += seconds if event.startswith(COMPILE_EVENTS) else 0.0
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    yield clock
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> list[dict[str, float]]:
-  """Return PSNR and SSIM against the truth (where known) and the residual's norm and chi-square, per picture.
-
-  `pictures`: `[n, h, w, c]`. PSNR and SSIM are of the pictures as files hold them, clipped to [-1, 1].
-  """
-  table = jax.device_get(_scores(problem, jnp.asarray(pictures), None if truth is None else jnp.asarray(truth)))
-  clipped = [images.clipped_fraction(picture) for picture in pictures]
-  return [
-    {**{name: float(column[i]) for name, column in table.items()}, "clipped_fraction": clipped[i]}
-    for i in range(len(pictures))
-  ]
-
-
-@jax.jit
-def _scores(problem, pictures, truth):
-  def one(x):
-    entry = {"residual_norm": jnp.sqrt(jnp.sum(problem.residual(x) ** 2)), "chi2": problem.chi2(x)}
-    if truth is not None:
-      unit, reference = metrics.to_unit(x), metrics.to_unit(truth)
-      entry["psnr"] = metrics.psnr(unit, reference)
-      if min(x.shape[:2]) >= SSIM_PIXELS:
-        entry["ssim"] = metrics.ssim(unit, reference)
-    return entry
-
-  return jax.vmap(one)(pictures)
+  return simulate(noise_key, operator, noise_model(values, TASKS[name]), jnp.asarray(truth))
 
 
 # Reports
@@ -511,6 +534,13 @@ def caption(marks: dict[str, float]) -> tuple[str, ...]:
   if "psnr" not in marks:
     return (f"chi2 {number(marks['chi2'], 2)}",)
   return (f"{number(marks['psnr'], 2)} dB   {number(marks.get('ssim'), 3)}",)
+
+
+def interval(entry: dict[str, float] | None, digits: int) -> str:
+  """Write a mean with the half-width of its interval, where it has one; "-" where there is no mean."""
+  if entry is None or entry.get("low") is None:
+    return number(None if entry is None else entry["mean"], digits)
+  return f"{number(entry['mean'], digits)}±{number((entry['high'] - entry['low']) / 2, digits)}"
 
 
 def number(value: float | None, digits: int) -> str:

@@ -1,63 +1,86 @@
-"""Restore the same measurements with several methods, side by side.
+"""Restore the same measurements with several methods, and compare.
 
-usage: diffinv compare --output=FOLDER [--input=PHOTO] [--tasks=TASK,...] [--methods=METHOD,...]
+usage: diffinv compare --output=FOLDER [--data=PHOTO|FOLDER|photos|faces] [--tasks=TASK,...] [--methods=METHOD,...]
 
-Writes the truth, the measurements, every restored picture, a contact sheet per photograph (rows: tasks; columns: truth,
-measurement, methods; PSNR in dB and SSIM under each) and results.json, and prints the same as a table.
+Every method gets the same measurements and the same seeds; none sees the truth. A line per finished picture goes to
+OUTPUT.running/rows.jsonl; after a stop the same command goes on where it was. At the end the folder is called OUTPUT
+and holds report.html (open it), results.json, a contact sheet per picture and pictures/: the truth, the measurements,
+every restored picture, their mean and standard deviation where there are several, and how they came about.
 """
 
+import hashlib
 import importlib.resources
 import pathlib
 from typing import Any, NamedTuple, Sequence
 
+import jax
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, output, progress, sheet
-from diffinv.apps import common
+from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet
+from diffinv.apps import common, convert
 from diffinv.apps.main import run_module
-from diffinv.data import images
+from diffinv.data import held_out, images
 from diffinv.methods import METHODS
 from diffinv.methods.base import Cost, Method
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
+from diffinv.summary import summarise
 from diffinv.tasks import TASKS
 
 BUNDLED = "astronaut.png"
+DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur", "motion_blur")
+HELD_OUT_IMAGES = 8  # of a held-out set, where --num_images does not say
+SHEET_PICTURES = 8  # with a sheet of their own
 
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
-common.define_problem_flags(FLAGS, set_help="Hyper-parameter of a method, METHOD.name=value.")
+common.define_problem_flags(FLAGS, set_help="Hyper-parameter of a method, METHOD.name=value, or its METHOD.steps=N.")
 flags.DEFINE_multi_string(
-  "input", [], "Photograph: a file, several, or a folder. Not set: the bundled portrait.", flag_values=FLAGS
+  "data",
+  [],
+  f"Photograph: a file, several, a folder, or held-out pictures of the package: {' or '.join(held_out.SETS)}. "
+  "Not set: the bundled portrait.",
+  flag_values=FLAGS,
 )
-flags.DEFINE_list("tasks", list(TASKS), f"Tasks, of {', '.join(TASKS)}.", flag_values=FLAGS)
+flags.DEFINE_alias("input", "data", flag_values=FLAGS)
+flags.DEFINE_list("tasks", list(DEFAULT_TASKS), f"Tasks, of {', '.join(TASKS)}.", flag_values=FLAGS)
 flags.DEFINE_list("methods", list(METHODS), f"Methods, of {', '.join(METHODS)}.", flag_values=FLAGS)
 flags.DEFINE_integer(
-  "num_images", None, "Photographs to use, the first so many. Not set: all.", lower_bound=1, flag_values=FLAGS
+  "num_images",
+  None,
+  f"Pictures to use, the first so many. Not set: all, {HELD_OUT_IMAGES} of a held-out set.",
+  lower_bound=1,
+  flag_values=FLAGS,
 )
+flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "frames",
+  12,
+  "Pictures to keep of each chain, for the report's animation; 0 for none.",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "lpips",
+  None,
+  'Weights of LPIPS, the state_dict of lpips.LPIPS(net="alex" or "vgg"), .pt or .safetensors. Not set: no LPIPS.',
+  flag_values=FLAGS,
+)
+flags.DEFINE_boolean("restart", False, "Throw away an unfinished comparison in OUTPUT.running.", flag_values=FLAGS)
+flags.DEFINE_boolean("report", True, "Write report.html at the end.", flag_values=FLAGS)
 
 
-class Run(NamedTuple):
+class Entrant(NamedTuple):
   """One method on one task."""
 
   task: str
   name: str  # of the method
-  method: Method | None  # None where it cannot solve the task
-  grid: Level | None
+  method: Method  # as the settings say
+  grid: Level
   spent: Cost
-  excuse: str = ""  # why it cannot
-
-
-class Outcome(NamedTuple):
-  """What a run gave."""
-
-  run: Run
-  pictures: list[np.ndarray]  # one a photograph, [h, w, c]
-  marks: list[dict[str, float]]
-  compile_seconds: float
-  run_seconds: float
+  excuse: str | None  # why it cannot solve the task; None where it can
 
 
 def check_flags() -> None:
@@ -68,56 +91,29 @@ def check_flags() -> None:
   """
   common.require(FLAGS, "output", "the folder to write")
   for flag, known in (("tasks", TASKS), ("methods", METHODS)):
-    chosen = FLAGS[flag].value
-    for name in chosen:
-      if name not in known:
-        raise errors.UsageError(f"--{flag}: expected some of {', '.join(known)}, got {name!r}")
-    if not chosen or len(set(chosen)) < len(chosen):
-      raise errors.UsageError(f"--{flag}: expected one or more, each once, got {','.join(chosen) or 'none'}")
+    common.check_choice(FLAGS, flag, known)
 
 
-def read_overrides() -> dict[str, dict[str, str]]:
-  """Return --set by method and field.
+def plan_entrants(prior: AnyPrior, problems: dict[str, list[Problem]]) -> list[Entrant]:
+  """Build every method for every task, and check which can solve which.
 
   Raises:
-    UsageError: it names no method, or one that does not take part.
+    UsageError: none can.
   """
-  overrides: dict[str, dict[str, str]] = {name: {} for name in FLAGS.methods}
-  for target, value in common.assignments(FLAGS.set).items():
-    method, dot, field = target.partition(".")
-    if not dot or method not in overrides:
-      raise errors.UsageError(f"--set: expected METHOD.name=value with one of {', '.join(overrides)}, got {target!r}")
-    overrides[method][field] = value
-  return overrides
-
-
-def plan_runs(prior: AnyPrior, problems: dict[str, list[Problem]]) -> list[Run]:
-  """Build every method for every task, and check which can solve which."""
-  table, overrides, runs = common.read_settings(FLAGS), read_overrides(), []
+  table, overrides, entrants = common.read_settings(FLAGS), common.overrides_by_method(FLAGS), []
   for task in FLAGS.tasks:
     for name in FLAGS.methods:
-      method = common.build_method(name, task, table, overrides[name])
-      grid = common.make_grid(FLAGS, prior, table, name)
+      fields, excuse = dict(overrides[name]), None
+      steps = common.chosen_steps(FLAGS, table, name, fields.pop("steps", None))
+      method, grid = common.build_method(name, task, steps, table, fields), common.make_grid(prior, steps)
       try:
         methods.check(method, problems[task][0].operator)
-        runs.append(Run(task, name, method, grid, common.cost(method, grid)))
       except ValueError as error:
-        runs.append(Run(task, name, None, None, Cost(0, 0), str(error)))
-  if not any(run.method for run in runs):
-    raise errors.UsageError(runs[0].excuse)
-  return runs
-
-
-def read_cases(prior: AnyPrior, multiple: int) -> list[common.Case]:
-  """Read the photographs once, to check them, and name them."""
-  with errors.usage():
-    paths = images.collect(FLAGS.input or [str(bundled())], name="--input")[: FLAGS.num_images]
-  common.check_apart(FLAGS, paths)
-  shapes = [common.read_picture(FLAGS, prior, multiple, path).shape for path in paths]
-  if len(set(shapes)) > 1:
-    sizes = ", ".join(sorted({images.by(shape) for shape in shapes}))
-    raise ValueError(f"--input: expected photographs of one size, got {sizes}; pass --size=N --fit=resize")
-  return common.name_cases(paths, shapes, FLAGS.seed)
+        excuse = str(error)
+      entrants.append(Entrant(task, name, method, grid, common.cost(method, grid), excuse))
+  if all(entrant.excuse for entrant in entrants):
+    raise errors.UsageError(entrants[0].excuse)
+  return entrants
 
 
 def bundled() -> pathlib.Path:
@@ -125,22 +121,14 @@ def bundled() -> pathlib.Path:
   return pathlib.Path(str(importlib.resources.files("diffinv.data") / BUNDLED))
 
 
-def restore(run: Run, prior: AnyPrior, cases, problems, truths, bar: progress.Bar) -> Outcome:
-  """Restore all photographs with one method; a chain's key depends on the photograph only."""
-  if run.method is None:
-    return Outcome(run, [], [], 0.0, 0.0)
-  got = common.restore(
-    [common.case_keys(case, 1)[2] for case in cases],
-    run.method,
-    prior,
-    problems,
-    run.grid,
-    chunk=FLAGS.batch_size,
-    mesh=common.mesh(FLAGS),
-    progress=bar.part(common.weight(run.spent), f"{run.task} {run.name}"),
-  )
-  marks = [common.scores(p, pictures, truth)[0] for p, pictures, truth in zip(problems, got.images, truths)]
-  return Outcome(run, [pictures[0] for pictures in got.images], marks, got.compile_seconds, got.run_seconds)
+def read_lpips() -> perceptual.LPIPS | None:
+  """Read the weights of --lpips, if there are any."""
+  if FLAGS.lpips is None:
+    return None
+  try:
+    return perceptual.from_state_dict(convert.read_state_dict(pathlib.Path(FLAGS.lpips)))
+  except ValueError as error:
+    raise ValueError(f"--lpips: {error}") from None
 
 
 def main(argv: list[str]) -> None:
@@ -149,105 +137,222 @@ def main(argv: list[str]) -> None:
   check_flags()
   output.check(FLAGS.output, overwrite=FLAGS.overwrite)
   prior = common.prepare(FLAGS)
+  FLAGS.data = FLAGS.data or [str(bundled())]
   multiple = common.task_multiple([TASKS[task] for task in FLAGS.tasks])
-  cases = read_cases(prior, multiple)
+  cases, truths = common.read_pictures(FLAGS, prior, multiple, held_out.TEST, HELD_OUT_IMAGES)
   common.mesh(FLAGS)
-  loaded = {task: [common.simulated(FLAGS, prior, task, multiple, case) for case in cases] for task in FLAGS.tasks}
-  problems = {task: [problem for problem, _ in pairs] for task, pairs in loaded.items()}
-  truths = [truth for _, truth in loaded[FLAGS.tasks[0]]]
-  runs = plan_runs(prior, problems)
-  with output.folder(FLAGS.output, overwrite=FLAGS.overwrite) as folder:
-    with progress.Bar(sum(common.weight(run.spent) for run in runs)) as bar:
-      outcomes = [restore(run, prior, cases, problems[run.task], truths, bar) for run in runs]
-    write_pictures(folder, cases, truths, problems, outcomes)
-    output.write_json(folder / output.RESULTS, report(cases, outcomes))
-  print_report(outcomes)
+  problems = {
+    task: [common.measured(FLAGS, task, case, truth) for case, truth in zip(cases, truths)] for task in FLAGS.tasks
+  }
+  entrants, lpips = plan_entrants(prior, problems), read_lpips()
+  folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
+  if folder.resumed:
+    print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
+  try:
+    write_measurements(folder.pictures, cases, truths, problems)
+    restore_all(folder, entrants, prior, cases, problems, truths, lpips)
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
+  write_sheets(folder, cases, entrants)
+  folder.finish(results(folder), overwrite=FLAGS.overwrite)
+  if FLAGS.report:
+    report.write(folder.path)
+  print_report(results(folder))
 
 
-def write_pictures(folder: pathlib.Path, cases, truths, problems, outcomes: Sequence[Outcome]) -> None:
-  """Write the truth, the measurements, the restored pictures and the sheet of every photograph."""
+def plan(prior: AnyPrior, cases, truths, entrants: Sequence[Entrant]) -> dict[str, Any]:
+  """Return the contents of run.json: what is compared, and how."""
+  noises = {task: common.describe_noise(common.noise_model(FLAGS, TASKS[task])) for task in FLAGS.tasks}
+  about = [
+    {
+      "name": case.name,
+      "source": case.path,
+      "shape": case.shape,
+      "sha256": hashlib.sha256(np.ascontiguousarray(truth)).hexdigest(),
+    }
+    for case, truth in zip(cases, truths)
+  ]
+  made = common.provenance(FLAGS, "compare")
+  del made["settings"]["input"]  # another name of --data
+  return {
+    **made,
+    "prior": {"name": FLAGS.prior, "sha256": fingerprint(prior)},
+    "data": ", ".join(FLAGS.data),
+    "num_samples": FLAGS.num_samples,
+    "tasks": [{"name": task, "title": TASKS[task].title, "noise": noises[task]} for task in FLAGS.tasks],
+    "methods": [{"name": n, "title": METHODS[n].title, "citation": METHODS[n].citation} for n in FLAGS.methods],
+    "images": about,
+    "runs": [describe(entrant) for entrant in entrants],
+  }
+
+
+def describe(entrant: Entrant) -> dict[str, Any]:
+  """Return what identifies a run, and its cost per sample."""
+  return {
+    "task": entrant.task,
+    "method": entrant.name,
+    "fields": common.describe(entrant.method)["fields"],
+    "steps": len(entrant.grid.alpha) - 1,
+    "evaluations": entrant.spent.evaluations,
+    "gradients": entrant.spent.gradients,
+    "skipped": entrant.excuse,
+  }
+
+
+def fingerprint(prior: AnyPrior) -> str:
+  """Return a digest of a prior's numbers."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(prior):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf))
+  return digest.hexdigest()
+
+
+def restore_all(folder: runs.RunFolder, entrants, prior, cases, problems, truths, lpips) -> None:
+  """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
+  parts = bench.chunks(len(cases), FLAGS.num_samples, FLAGS.batch_size)
+  wanted = [
+    (entrant, part)
+    for entrant in entrants
+    for part in parts
+    if not entrant.excuse and folder.missing(entrant.task, entrant.name, [cases[i].name for i in part])
+  ]
+  weight = lambda entrant, part: common.weight(entrant.spent) * len(part)
+  with progress.Bar(sum(weight(*pair) for pair in wanted) or 1.0) as bar:
+    for entrant, part in wanted:
+      report_progress = bar.part(weight(entrant, part), f"{entrant.task} {entrant.name}")
+      restored = restore_part(entrant, prior, cases, problems[entrant.task], part, parts[0], report_progress)
+      rows = []
+      for place, i in enumerate(part):
+        write_restored(folder.pictures, entrant, cases[i], restored, place)
+        marks = bench.marks(problems[entrant.task][i], restored.images[place], truths[i], lpips)
+        rows.append(row(entrant, cases[i], marks, restored, len(part)))
+      folder.append(rows)
+
+
+def restore_part(entrant: Entrant, prior, cases, problems, part: range, first: range, report_progress):
+  """Restore a chunk of pictures; a shorter last one is filled up with its last picture, for one compilation."""
+  chosen = [part[min(k, len(part) - 1)] for k in range(len(first))]
+  return bench.restore(
+    [common.case_keys(cases[i], FLAGS.num_samples)[2] for i in chosen],
+    entrant.method,
+    prior,
+    [problems[i] for i in chosen],
+    entrant.grid,
+    chunk=FLAGS.batch_size,
+    mesh=common.mesh(FLAGS),
+    progress=report_progress,
+    frames=FLAGS.frames,
+  )
+
+
+def row(entrant: Entrant, case: common.Case, marks: dict[str, Any], restored: bench.Restored, count: int):
+  """Return the line of one finished picture."""
+  return {
+    "task": entrant.task,
+    "method": entrant.name,
+    "image": case.name,
+    **marks,
+    "seconds": restored.run_seconds / len(restored.images),
+    "compile_seconds": restored.compile_seconds / count,
+    "peak_bytes": restored.step_bytes,
+  }
+
+
+# Pictures
+
+
+def file_name(image: str, *parts: str) -> str:
+  """Return the name of a picture's file: `IMAGE-TASK-METHOD-00.png`."""
+  return "-".join((image, *parts)) + ".png"
+
+
+def write_measurements(folder: pathlib.Path, cases, truths, problems: dict[str, list[Problem]]) -> None:
+  """Write the truths and what was measured of them."""
   for i, (case, truth) in enumerate(zip(cases, truths)):
-    images.write(folder / f"{case.name}-truth.png", truth)
+    images.write(folder / file_name(case.name, "truth"), truth)
     for task, measured in problems.items():
-      images.write(folder / f"{case.name}-{task}-measurement.png", np.asarray(measured[i].y))
-    for outcome in outcomes:
-      if outcome.pictures:
-        images.write(folder / file_name(case, outcome.run), outcome.pictures[i])
-    rows = [
-      (TASKS[task].title, sheet_row(truth, measured[i], [o for o in outcomes if o.run.task == task], i))
-      for task, measured in problems.items()
-    ]
+      picture = measured[i].operator.picture(measured[i].y)
+      images.write(folder / file_name(case.name, task, "measurement"), np.asarray(picture))
+
+
+def write_restored(folder: pathlib.Path, entrant: Entrant, case: common.Case, restored, place: int) -> None:
+  """Write the samples of a picture, their mean and standard deviation, and its chain as a strip of frames."""
+  samples, name = restored.images[place], (case.name, entrant.task, entrant.name)
+  for k, sample in enumerate(samples):
+    images.write(folder / file_name(*name, f"{k:02d}"), sample)
+  if len(samples) > 1:
+    images.write(folder / file_name(*name, "mean"), np.mean(samples, axis=0))
+    output.write_array(folder / ("-".join(name) + "-std.npy"), np.std(samples, axis=0, ddof=1).astype(np.float32))
+  if restored.frames:
+    images.write(folder / file_name(*name, "chain"), np.concatenate(restored.frames[place], axis=1))
+
+
+def write_sheets(folder: runs.RunFolder, cases: Sequence[common.Case], entrants: Sequence[Entrant]) -> None:
+  """Draw the contact sheets of the first pictures: rows are tasks; columns truth, measurement and methods."""
+  columns = ["truth", "measurement", *(METHODS[name].title for name in FLAGS.methods)]
+  for case in cases[:SHEET_PICTURES]:
+    rows = [(TASKS[task].title, sheet_row(folder, case, task, entrants)) for task in FLAGS.tasks]
     name = "sheet.png" if len(cases) == 1 else f"{case.name}-sheet.png"
-    images.write_pillow(
-      folder / name, sheet.sheet(["truth", "measurement", *(METHODS[method].title for method in FLAGS.methods)], rows)
-    )
+    images.write_pillow(folder.partial / name, sheet.sheet(columns, rows))
 
 
-def file_name(case: common.Case, run: Run) -> str:
-  return f"{case.name}-{run.task}-{run.name}.png"
-
-
-def sheet_row(truth: np.ndarray, problem: Problem, outcomes: Sequence[Outcome], i: int) -> list[sheet.Cell]:
-  """Return the cells of one task: truth, measurement, methods."""
-  cells = [sheet.Cell(truth), sheet.Cell(np.asarray(problem.y), (images.by(problem.y.shape),))]
-  for outcome in outcomes:
-    if outcome.run.method is None:
+def sheet_row(folder: runs.RunFolder, case: common.Case, task: str, entrants: Sequence[Entrant]) -> list[sheet.Cell]:
+  """Return the cells of one task: truth, measurement, the first sample of every method."""
+  read = lambda *parts: images.read(folder.pictures / file_name(case.name, *parts), convert=True)
+  measurement = read(task, "measurement")
+  cells = [sheet.Cell(read("truth")), sheet.Cell(measurement, (images.by(measurement.shape),))]
+  for entrant in (e for e in entrants if e.task == task):
+    if entrant.excuse:
       cells.append(sheet.Cell(None, ("not for this task",)))
       continue
-    marks = outcome.marks[i]
-    cells.append(sheet.Cell(outcome.pictures[i], common.caption(marks)))
+    marks = folder.rows[task, entrant.name, case.name]
+    first = {name: marks[name][0] for name in ("psnr", "ssim") if name in marks}
+    cells.append(sheet.Cell(read(task, entrant.name, "00"), common.caption(first)))
   return cells
 
 
-def mean(outcome: Outcome, key: str) -> float | None:
-  """Return the mean of a mark over the photographs; None where there is none."""
-  values = [marks[key] for marks in outcome.marks if key in marks]
-  return float(np.mean(values)) if values else None
+# Reports
 
 
-def report(cases: Sequence[common.Case], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-  """Return the contents of results.json."""
-  noises = {task: common.describe_noise(common.noise_model(FLAGS, TASKS[task])) for task in FLAGS.tasks}
-  entries = []
-  for outcome in outcomes:
-    run = outcome.run
-    entry = {"task": run.task, "method": run.name, "noise": noises[run.task]}
-    if run.method is None:
-      entries.append({**entry, "skipped": run.excuse})
-      continue
-    pictures = [
-      {"source": case.path, "file": file_name(case, run), **marks} for case, marks in zip(cases, outcome.marks)
-    ]
-    entries.append(
-      {
-        **entry,
-        "method": common.describe(run.method),
-        "steps": len(run.grid.alpha) - 1,
-        "network_evaluations": run.spent.evaluations,
-        "network_gradients": run.spent.gradients,
-        "compile_seconds": outcome.compile_seconds,
-        "run_seconds": outcome.run_seconds,
-        "images": pictures,
-      }
-    )
-  return {**common.provenance(FLAGS, "compare"), "runs": entries}
+def results(folder: runs.RunFolder) -> dict[str, Any]:
+  """Return the contents of results.json: the plan, the summary, and every run with its rows."""
+  rows = sorted_rows(folder)
+  by_run = [
+    {**run, "images": [row for row in rows if (row["task"], row["method"]) == (run["task"], run["method"])]}
+    for run in folder.plan["runs"]
+  ]
+  return {**folder.plan, "summary": summarise(folder.plan, rows), "runs": by_run}
 
 
-def print_report(outcomes: Sequence[Outcome]) -> None:
-  """Print the table: means over the photographs, seconds a photograph without compilation."""
-  header = ["task", "method", "PSNR dB", "SSIM", "chi2", "seconds", "evaluations", "gradients"]
+def sorted_rows(folder: runs.RunFolder) -> list[runs.Row]:
+  """Return the rows in the order of the plan, however the run was cut up."""
+  order = [
+    (run["task"], run["method"], image["name"]) for run in folder.plan["runs"] for image in folder.plan["images"]
+  ]
+  return [folder.rows[key] for key in order if key in folder.rows]
+
+
+def print_report(got: dict[str, Any]) -> None:
+  """Print the table: means over the pictures with their 95 % intervals; seconds a picture without compilation."""
+  marks = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "lpips": ("LPIPS", 3), "chi2": ("chi2", 2)}
+  marks = {name: how for name, how in marks.items() if name != "lpips" or FLAGS.lpips is not None}
+  header = ["task", "method", *(title for title, _ in marks.values()), "seconds", "evaluations", "gradients", "MB"]
   rows = []
-  for outcome in outcomes:
-    run, marks = outcome.run, [mean(outcome, key) for key in ("psnr", "ssim", "chi2")]
-    cells = [common.number(value, digits) for value, digits in zip(marks, (2, 3, 2))]
-    seconds = common.number(outcome.run_seconds / len(outcome.marks) if outcome.marks else None, 1)
-    counts = [str(count) if run.method else "-" for count in run.spent]
-    rows.append([run.task, run.name, *cells, seconds, *counts])
+  for entry in got["summary"]:
+    cells = [common.interval(entry.get(mark), digits) for mark, (_, digits) in marks.items()]
+    seconds = common.number((entry.get("seconds") or {}).get("mean"), 2)
+    counts = [common.number(entry.get(name), 0) for name in ("evaluations", "gradients")]
+    memory = common.number(None if entry.get("peak_bytes") is None else entry["peak_bytes"] / 1e6, 0)
+    rows.append([entry["task"], entry["method"], *cells, seconds, *counts, memory])
   print(common.table(header, rows))
-  for outcome in outcomes:
-    if outcome.run.excuse:
-      print(f"{outcome.run.task}: {outcome.run.excuse}")
-  print(f"{sum(o.compile_seconds for o in outcomes):.0f} s to compile; pictures: {FLAGS.output}")
+  for run in got["runs"]:
+    if run["skipped"]:
+      print(f"{run['task']}: {run['skipped']}")
+  seconds = sum(row["compile_seconds"] for run in got["runs"] for row in run["images"])
+  print(f"{seconds:.0f} s to compile; pictures: {FLAGS.output}")
+  if FLAGS.report:
+    print(f"open {pathlib.Path(FLAGS.output) / report.PAGE}")
 
 
 if __name__ == "__main__":

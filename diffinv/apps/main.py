@@ -20,10 +20,14 @@ from diffinv import errors
 COMMANDS = {
   "sample": ("diffinv.apps.sample", "draw pictures from a prior"),
   "reconstruct": ("diffinv.apps.reconstruct", "restore pictures or measurements of them"),
-  "compare": ("diffinv.apps.compare", "restore the same measurements with several methods, side by side"),
+  "compare": ("diffinv.apps.compare", "restore the same measurements with several methods, and compare"),
+  "tune": ("diffinv.apps.tune", "search a method's hyper-parameters for tasks"),
+  "report": ("diffinv.apps.report", "show a comparison as one page to look at in a browser"),
   "convert": ("diffinv.apps.convert", "turn a PyTorch checkpoint into a prior"),
   "train": ("diffinv.apps.train", "train a prior"),
+  "verify": ("diffinv.apps.verify", "hold every method against laws that are known exactly"),
 }
+POSITIONAL = "run"  # the flag that an argument without a name stands for, in the commands that have it
 HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 VERSION = ("-version", "--version")
 TRACEBACK = "DIFFINV_TRACEBACK"  # environment: set to 1 to see where an error came from
@@ -117,6 +121,8 @@ def parse(name: str, values: flags.FlagValues, argv: Sequence[str]) -> list[str]
     raise UnknownFlags(f"unknown flag --{error.flagname}{guess}") from None
   except (flags.Error, ValueError) as error:
     raise UnknownFlags(str(error)) from None
+  if len(rest) > 1 and POSITIONAL in values and not values[POSITIONAL].present:
+    values[POSITIONAL].value = rest.pop(1)
   if len(rest) > 1:
     raise UnknownFlags(f"expected flags only, got {rest[1]!r}; several values go into one flag, separated by commas")
   return rest

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, output, progress, sheet
+from diffinv import bench, errors, methods, output, progress, sheet
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
@@ -91,9 +91,10 @@ def plan() -> Job:
     paths = images.collect(FLAGS.input or FLAGS.measurement, name="--input" if FLAGS.input else "--measurement")
   common.check_apart(FLAGS, paths)
   table = common.read_settings(FLAGS)
-  method = common.build_method(FLAGS.method, FLAGS.task, table, common.assignments(FLAGS.set))
+  steps = common.chosen_steps(FLAGS, table, FLAGS.method)
+  method = common.build_method(FLAGS.method, FLAGS.task, steps, table, common.assignments(FLAGS.set))
   prior = common.prepare(FLAGS)
-  grid = common.make_grid(FLAGS, prior, table, FLAGS.method)
+  grid = common.make_grid(prior, steps)
   multiple = common.task_multiple([TASKS[FLAGS.task]])
   if FLAGS.input:
     shapes = [common.read_picture(FLAGS, prior, multiple, path).shape for path in paths]
@@ -183,13 +184,13 @@ def write_case(folder: pathlib.Path, case: common.Case, problem: Problem, pictur
     "measurement_shape": problem.y.shape,
     "samples": [],
   }
-  for name, picture, marks in zip(names, pictures, common.scores(problem, pictures, truth)):
+  for name, picture, marks in zip(names, pictures, bench.scores(problem, pictures, truth)):
     images.write(folder / f"{name}.png", picture)
     entry["samples"].append({"file": f"{name}.png", **marks})
   if len(pictures) > 1:
     mean = np.mean(pictures, axis=0)
     images.write(folder / f"{case.name}-mean.png", mean)
-    entry["mean"] = {"file": f"{case.name}-mean.png", **common.scores(problem, mean[None], truth)[0]}
+    entry["mean"] = {"file": f"{case.name}-mean.png", **bench.scores(problem, mean[None], truth)[0]}
   write_measurement(folder, case.name, problem)
   write_sheet(folder, case.name, problem, pictures, truth, entry)
   return entry
@@ -234,7 +235,7 @@ def main(argv: list[str]) -> None:
     with progress.Bar(sum(np.prod(case.shape) for case in job.cases)) as bar:
       for part in parts:
         loaded = [load(job, case) for case in part]
-        got = common.restore(
+        got = bench.restore(
           [common.case_keys(case, FLAGS.num_samples)[2] for case in part],
           job.method,
           job.prior,

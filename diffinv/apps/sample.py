@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffinv import errors, output, progress, sheet
+from diffinv import bench, errors, output, progress, sheet
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
   spent = common.cost(method, grid)
   with output.folder(FLAGS.output, overwrite=FLAGS.overwrite) as folder:
     with progress.Bar(1.0) as bar:
-      drawn = common.restore(
+      drawn = bench.restore(
         keys,
         method,
         prior,

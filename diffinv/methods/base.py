@@ -6,6 +6,7 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   init(key, prior, problem, start)            -> the state before the first step
   step(key, state, now, nxt, prior, problem)  -> the state after it, and a dict of scalars to trace
   finish(state, prior, problem)               -> the restored image
+  estimate(state, level, prior, problem)      -> the clean image as the chain sees it at a level, to be looked at
   cost(num_levels)                            -> network evaluations and gradients per image
   check(operator)                             -> ValueError where the method cannot work; before the chain, on the host
 
@@ -57,6 +58,8 @@ class Method(Protocol):
 
   def finish(self, state: Any, prior: AnyPrior, problem: Problem) -> jax.Array: ...
 
+  def estimate(self, state: Any, level: Level, prior: AnyPrior, problem: Problem) -> jax.Array: ...
+
   def cost(self, num_levels: int) -> Cost: ...
 
   def check(self, operator: Operator) -> None: ...
@@ -90,6 +93,10 @@ class Chain:
   def finish(self, state: XState, prior: AnyPrior, problem: Problem) -> jax.Array:
     """Return the last iterate."""
     return state.x
+
+  def estimate(self, state: XState, level: Level, prior: AnyPrior, problem: Problem) -> jax.Array:
+    """Return E[x0 | x_t] of the iterate, `[h, w, c]`; the iterate itself where it is clean. One evaluation."""
+    return jnp.where(level.sigma > 0, prior.denoise(state.x, level).x0, state.x)
 
   def cost(self, num_levels: int) -> Cost:
     """Return one evaluation a step, no backward pass."""

@@ -61,6 +61,10 @@ class REDDiff(base.Chain):
       direction, moments = ADAM.update(gradient, state.moments)
     return State(state.x - self.learning_rate * direction, moments), {"residual_norm": norm}
 
+  def estimate(self, state, level, prior, problem):
+    """Return mu, which is a clean image all along."""
+    return state.x
+
   def gradient(self, z, x, now, prior, problem):
     """Return the gradient of the loss at mu = `x` with the given noise, `[h, w, c]`, and ||y - A(mu)||."""
     eps = prior.denoise(now.alpha * x + now.sigma * z, now).eps

@@ -68,6 +68,10 @@ class ScoreALD(base.Chain):
     z = jax.random.normal(key, state.x.shape, state.x.dtype)
     return SAMPLERS[self.sampler](self, z, state, now, nxt, prior, problem)
 
+  def estimate(self, state, level, prior, problem):
+    x_t = state.x if self.sampler == "ddpm" else level.alpha * state.x
+    return super().estimate(base.XState(x_t), level, prior, problem)
+
   def check(self, operator):
     if self.sampler != "langevin" or self.weighting != "paper":
       return

@@ -39,6 +39,10 @@ class Operator:
     """Return 1 where a value of `y` is a measurement and 0 where it is a placeholder, the shape of `y`."""
     return jnp.ones_like(y)
 
+  def picture(self, y: jax.Array) -> jax.Array:
+    """Return a measurement as a picture to look at, `[h, w, 1 or 3]`, [-1, 1]: itself, where it is one."""
+    return y
+
 
 class Spectral(NamedTuple):
   """A singular value decomposition A = U diag(s) V^T in closed form, as functions; coordinates are real.

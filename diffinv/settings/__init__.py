@@ -1,7 +1,8 @@
 """Default hyper-parameters of every method for every task: data, one JSON file per prior.
 
 A file maps a method to its steps and fields, `{"dps": {"steps": "100", "default": {...}, "inpaint_box": {...}}}`; a
-task's own entry is laid over "default". `literature.json` holds the papers' settings for the FFHQ network and serves
+task's own entry is laid over "default". An entry "dps@1000" takes the place of "dps" for chains of 1000 steps, where
+what is best depends on their number. `literature.json` holds the papers' settings for the FFHQ network and serves
 every prior that has no file of its own.
 """
 
@@ -9,10 +10,14 @@ import json
 import pathlib
 from typing import Any
 
+from diffinv import output
+
 LITERATURE = "literature"
 FOLDER = pathlib.Path(__file__).parent
 DEFAULT = "default"
 STEPS = "steps"
+AT = "@"
+ABOUT = "about"  # how a file came about; no method
 
 
 def load_settings(prior_name: str) -> dict[str, Any]:
@@ -31,9 +36,21 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
     settings = json.loads(pathlib.Path(path).read_text())
   except ValueError as error:
     raise ValueError(f"settings: expected JSON in {path}, got {error}; see diffinv/settings/literature.json") from None
+  if isinstance(settings, dict):
+    settings.pop(ABOUT, None)
   if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
     raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
   return settings
+
+
+def write_settings(path: str | pathlib.Path, settings: dict[str, Any]) -> None:
+  """Write a settings file, a line for each task of a method."""
+  methods = []
+  for method, entry in settings.items():
+    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in entry.items())
+    methods.append(f"  {json.dumps(method)}: {{\n{lines}\n  }}")
+  with output.file(path) as partial:
+    partial.write_text("{\n" + ",\n".join(methods) + "\n}\n")
 
 
 def _is_entry(entry: Any) -> bool:
@@ -43,10 +60,15 @@ def _is_entry(entry: Any) -> bool:
   )
 
 
-def fields_for(settings: dict[str, Any], method: str, task: str) -> dict[str, Any]:
-  """Return the method's hyper-parameters for the task, by field name; empty where nothing is set."""
-  entry = settings.get(method, {})
+def fields_for(settings: dict[str, Any], method: str, task: str, steps: str | None = None) -> dict[str, Any]:
+  """Return the method's hyper-parameters for the task and a chain of so many steps, by field name."""
+  entry = settings.get(at_steps(method, steps), settings.get(method, {}))
   return {**entry.get(DEFAULT, {}), **entry.get(task, {})}
+
+
+def at_steps(method: str, steps: str | None) -> str:
+  """Return the name of the entry of a method for chains of so many steps."""
+  return f"{method}{AT}{steps}"
 
 
 def steps_for(settings: dict[str, Any], method: str) -> str:

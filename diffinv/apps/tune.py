@@ -1,0 +1,242 @@
+"""Search a method's hyper-parameters for tasks, on pictures that are not those of the test.
+
+usage: diffinv tune --prior=PRIOR --data=FOLDER|photos|faces --tasks=TASK,... --methods=METHOD,... --output=NAME.json
+
+Restores validation pictures with every combination of the searched values, one compiled sweep for all numbers, and
+writes those of the highest mean mark into a copy of the prior's settings: a file that --settings takes. The held-out
+sets give their validation pictures here and their test pictures to `diffinv compare`: they share none.
+"""
+
+import pathlib
+from typing import Any, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from diffinv import bench, errors, output, progress, settings, tuning
+from diffinv.apps import common
+from diffinv.apps.main import run_module
+from diffinv.batch import sample_batch
+from diffinv.data import held_out
+from diffinv.methods import METHODS
+from diffinv.priors import AnyPrior
+from diffinv.problems import Problem, stack
+from diffinv.schedules import Level
+from diffinv.tasks import TASKS
+
+CRITERIA = ("psnr", "ssim")
+DEFAULT_IMAGES = 4
+
+FLAGS = flags.FlagValues()
+common.define_run_flags(FLAGS)
+common.define_problem_flags(FLAGS, set_help="Fixed hyper-parameter of a method, METHOD.name=value, or METHOD.steps=N.")
+flags.DEFINE_multi_string(
+  "data",
+  [],
+  f"Photographs to tune on: files, a folder, or held-out pictures of the package: {' or '.join(held_out.SETS)}.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list("tasks", None, f"Tasks, of {', '.join(TASKS)}; required.", flag_values=FLAGS)
+flags.DEFINE_list("methods", None, f"Methods, of {', '.join(METHODS)}; required.", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "num_images",
+  None,
+  f"Pictures to use, the first so many. Not set: all, {DEFAULT_IMAGES} of a held-out set.",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
+flags.DEFINE_multi_string(
+  "search",
+  [],
+  "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum("criterion", "psnr", list(CRITERIA), "Mark whose mean over the pictures decides.", flag_values=FLAGS)
+
+
+class Job(NamedTuple):
+  """One method on one task."""
+
+  task: str
+  name: str  # of the method
+  search: dict[str, Sequence[Any]]  # values by field
+  found: list[tuning.Candidate]
+  steps: str
+  grid: Level
+
+  def weight(self, count: int) -> float:
+    """Return the time on `count` pictures, in network evaluations."""
+    return sum(common.weight(common.cost(candidate.method, self.grid)) for candidate in self.found) * count
+
+
+class Outcome(NamedTuple):
+  """What a search found."""
+
+  job: Job
+  marks: list[float]  # of every candidate: the mean over the pictures
+  best: int
+
+
+def check_flags() -> None:
+  """Check what can be told before anything is loaded.
+
+  Raises:
+    UsageError: a flag is missing, or a task or method does not exist.
+  """
+  common.require(FLAGS, "output", "the settings file to write")
+  common.require(FLAGS, "data", "pictures to tune on: photos, faces, or a folder that is no test set")
+  for flag, known in (("tasks", TASKS), ("methods", METHODS)):
+    common.require(FLAGS, flag, f"some of {', '.join(known)}")
+    common.check_choice(FLAGS, flag, known)
+  path = pathlib.Path(FLAGS.output)
+  if path.is_dir() or not path.suffix == ".json":
+    raise errors.UsageError(f"--output: expected a file NAME.json to write, got {FLAGS.output}")
+  if path.exists() and not FLAGS.overwrite:
+    raise errors.UsageError(f"--output: {path} exists; choose another, or replace it with --overwrite")
+
+
+def read_search() -> dict[str, dict[str, tuple]]:
+  """Return what to try, by method and field.
+
+  Raises:
+    UsageError: --search names no method that takes part, or one has nothing to search.
+  """
+  given: dict[str, dict[str, tuple]] = {name: {} for name in FLAGS.methods}
+  for text in FLAGS.search:
+    target, equals, values = text.partition("=")
+    name, dot, field = target.strip().partition(".")
+    if not (equals and dot and values) or name not in given:
+      raise errors.UsageError(
+        f"--search: expected METHOD.name=value,value,... with one of {', '.join(given)}, got {text!r}"
+      )
+    with errors.usage():
+      given[name][field] = tuple(common.typed_fields(name, {field: value})[field] for value in values.split(","))
+  return {name: fields or tuning.SEARCH[name] for name, fields in given.items()}
+
+
+def plan(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
+  """Build every candidate; tasks that a method cannot solve are left out, and said.
+
+  Raises:
+    UsageError: a value or a field does not fit, or nothing is left.
+  """
+  search, fixed, jobs = read_search(), common.overrides_by_method(FLAGS), []
+  steps = {name: common.chosen_steps(FLAGS, table, name, fields.pop("steps", None)) for name, fields in fixed.items()}
+  for task in FLAGS.tasks:
+    for name in FLAGS.methods:
+      grid = common.make_grid(prior, steps[name])
+      with errors.usage():
+        fields = common.typed_fields(name, {**settings.fields_for(table, name, task, steps[name]), **fixed[name]})
+        found = tuning.candidates(name, fields, search[name])
+      try:
+        found = tuning.able(found, problems[task][0].operator)
+      except ValueError as error:
+        print(f"{task}: left out: {error}")
+        continue
+      jobs.append(Job(task, name, search[name], found, steps[name], grid))
+  if not jobs:
+    raise errors.UsageError("--methods: expected one that can solve one of the tasks, got none")
+  return jobs
+
+
+def run(job: Job, cases, prior: AnyPrior, problems: list[Problem], truths, bar: progress.Bar) -> Outcome:
+  """Restore every picture with every candidate; all candidates get the same measurements and keys."""
+  keys = jnp.stack([common.case_keys(case, 1)[2] for case in cases])
+  together, marks = stack(problems), [float("nan")] * len(job.found)
+  for numbers in tuning.sweeps(job.found):
+    some = [job.found[n] for n in numbers]
+    tile = lambda leaf: jnp.tile(leaf, (len(some), *[1] * (leaf.ndim - 1)))  # noqa: B023
+    part = job._replace(found=some).weight(len(cases))
+    got, _ = sample_batch(
+      jax.random.wrap_key_data(tile(jax.random.key_data(keys))),
+      tuning.stacked(some, len(cases)),
+      prior,
+      jax.tree.map(tile, together),
+      job.grid,
+      chunk=FLAGS.batch_size,
+      mesh=common.mesh(FLAGS),
+      progress=bar.part(part, f"{job.task} {job.name}"),
+      swept=True,
+    )
+    for place, n in enumerate(numbers):
+      pictures = got[place * len(cases) : (place + 1) * len(cases)]
+      marks[n] = mark(problems, pictures, truths)
+  with errors.usage():
+    return Outcome(job, marks, tuning.best(marks))
+
+
+def mark(problems: Sequence[Problem], pictures: np.ndarray, truths: Sequence[np.ndarray]) -> float:
+  """Return the mean mark of restored pictures, `[images, 1, h, w, c]`; NaN where one is not finite."""
+  if not np.all(np.isfinite(pictures)):
+    return float("nan")
+  values = [bench.scores(p, x, truth)[0] for p, x, truth in zip(problems, pictures, truths)]
+  return float(np.mean([value[FLAGS.criterion] for value in values]))
+
+
+def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
+  """Return the settings with what was found laid over them, in an entry of its own for unusual steps."""
+  table = {name: dict(entry) for name, entry in table.items()}
+  for outcome in outcomes:
+    job = outcome.job
+    table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
+    usual = settings.steps_for(table, job.name) == job.steps
+    name = job.name if usual else settings.at_steps(job.name, job.steps)
+    entry = table.setdefault(name, {settings.DEFAULT: table[job.name].get(settings.DEFAULT, {})})
+    entry[job.task] = {**entry.get(job.task, {}), **job.found[outcome.best].fields}
+  return {**table, settings.ABOUT: about}
+
+
+def main(argv: list[str]) -> None:
+  """Measure, sweep, choose, write, report."""
+  del argv
+  check_flags()
+  prior = common.prepare(FLAGS)
+  multiple = common.task_multiple([TASKS[task] for task in FLAGS.tasks])
+  cases, truths = common.read_pictures(FLAGS, prior, multiple, held_out.VALIDATION, DEFAULT_IMAGES)
+  problems = {
+    task: [common.measured(FLAGS, task, case, truth) for case, truth in zip(cases, truths)] for task in FLAGS.tasks
+  }
+  table = common.read_settings(FLAGS)
+  jobs = plan(prior, table, problems)
+  with progress.Bar(sum(job.weight(len(cases)) for job in jobs)) as bar:
+    outcomes = [run(job, cases, prior, problems[job.task], truths, bar) for job in jobs]
+  about = {
+    **common.provenance(FLAGS, "tune"),
+    "images": [case.path for case in cases],
+    "found": [describe(outcome) for outcome in outcomes],
+  }
+  settings.write_settings(FLAGS.output, output.plain(tuned(table, outcomes, about)))
+  print_report(outcomes)
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+  """Return everything that was tried, with its mark."""
+  tried = [{**c.fields, FLAGS.criterion: mark} for c, mark in zip(outcome.job.found, outcome.marks)]
+  return {"task": outcome.job.task, "method": outcome.job.name, "tried": tried}
+
+
+def print_report(outcomes: Sequence[Outcome]) -> None:
+  """Print the best of each search, and where a wider one may be better."""
+  rows, edges = [], []
+  for outcome in outcomes:
+    job = outcome.job
+    fields = job.found[outcome.best].fields
+    said = ", ".join(
+      f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items()
+    )
+    digits = 2 if FLAGS.criterion == "psnr" else 3
+    finite = [mark for mark in outcome.marks if np.isfinite(mark)]
+    marks = [common.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
+    rows.append([job.task, job.name, said, *marks, str(len(job.found))])
+    for name in tuning.at_the_edge(fields, job.search):
+      edges.append(f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with --search")
+  print(common.table(["task", "method", "best", FLAGS.criterion, "worst", "tried"], rows))
+  for line in edges:
+    print(line)
+  print(f"pass --settings={FLAGS.output} to the other commands")
+
+
+if __name__ == "__main__":
+  run_module(main, FLAGS)

@@ -1,0 +1,71 @@
+"""Pictures that the shipped priors never saw, in two sets that share nothing: to test on, and to choose settings by."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffinv.data import faces, images, photos
+
+SETS = ("photos", "faces")
+TEST, VALIDATION = "test", "validation"
+PURPOSES = (TEST, VALIDATION)
+FACES_SEEDS = {TEST: 2_000_003, VALIDATION: 2_000_004}  # training takes --seed, which nobody sets to these
+RENDERED = 8  # faces drawn at once
+
+
+def held_out(name: str, purpose: str, count: int, size: int = 64) -> tuple[list[str], np.ndarray]:
+  """Return the names of `count` pictures and the pictures, `[count, size, size, 3]`, [-1, 1].
+
+  Args:
+    name: of SETS. photos: crops of the bundled photographs that `photos.HELD_OUT` lists; faces: new renders.
+    purpose: of PURPOSES.
+    count: how many; more begin with the same ones.
+    size: pixels along an edge.
+
+  Raises:
+    ValueError: there are not so many crops that no two purposes share.
+    FileNotFoundError: the photographs are not installed.
+  """
+  return _photos(purpose, count, size) if name == "photos" else _faces(purpose, count, size)
+
+
+def _photos(purpose, count, size):
+  """Cut the crops of each picture without overlap, shuffle them once, take from the front or from the back.
+
+  Equally many come from each picture and scale, where that is possible.
+  """
+  groups = []
+  for file in photos.HELD_OUT:
+    for factor in (1, 2):
+      crops = photos.tiles(np.asarray(photos.read(file).reduce(factor)), size)
+      stem = file.partition(".")[0] + ("" if factor == 1 else "-half")
+      order = np.random.default_rng(0).permutation(len(crops))
+      order = order if purpose == TEST else order[::-1]
+      groups.append([(f"{stem}-{i:02d}", crops[i]) for i in order])
+  most = min(map(len, groups)) // 2 * len(groups)
+  if count > most:
+    raise ValueError(f"num_images: expected at most {most} crops of {size} pixels of the photographs, got {count}")
+  picked = [group[i] for i in range(math.ceil(count / len(groups))) for group in groups][:count]
+  return [name for name, _ in picked], images.from_uint8(np.stack([crop for _, crop in picked]))
+
+
+def _faces(purpose, count, size):
+  root = jax.random.key(FACES_SEEDS[purpose])
+  starts = range(0, count, RENDERED)
+  drawn = np.concatenate([np.asarray(_render(root, jnp.uint32(first), size)) for first in starts])
+  return [f"face-{i:02d}" for i in range(count)], drawn[:count]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _render(root, first, size):
+  """Draw RENDERED faces, half of them mirrored, as in training."""
+
+  def one(i):
+    k1, k2 = jax.random.split(jax.random.fold_in(root, i))
+    image = faces.render(k1, size)
+    return jnp.where(jax.random.bernoulli(k2), image[:, ::-1], image)
+
+  return jax.vmap(one)(first + jnp.arange(RENDERED, dtype=jnp.uint32))

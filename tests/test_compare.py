@@ -1,0 +1,343 @@
+"""`diffinv compare` and `diffinv tune`: fair, resumable, and blind to the truth; 16x16 pictures, chains of 4 steps."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffinv import metrics, runs, settings, summary
+from diffinv.apps import compare, main
+from diffinv.data import images
+from diffinv.tasks import TASKS
+
+QUICK = ("--steps=4", "--compilation_cache=", "--report=false")
+TIMES = ("seconds", "compile_seconds")
+
+
+def picture(number, size=16):
+  """A smooth picture with all values well within a byte's range, uint8 [h, w, 3]."""
+  row, column = np.mgrid[:size, :size]
+  waves = [np.sin(0.3 * row + 0.2 * c * column + number + c) for c in range(3)]
+  return np.round(127.5 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """A folder of three pictures."""
+  folder = tmp_path_factory.mktemp("photos")
+  for number, name in enumerate("abc"):
+    Image.fromarray(picture(number)).save(folder / f"{name}.png")
+  return folder
+
+
+def run(output, *args):
+  """Compare; return the results and what was printed."""
+  said = io.StringIO()
+  with contextlib.redirect_stdout(said):
+    assert main.execute(["compare", f"--output={output}", *QUICK, *map(str, args)]) == 0
+  return json.loads((pathlib.Path(output) / "results.json").read_text()), said.getvalue()
+
+
+def load(path):
+  return np.asarray(Image.open(path)).astype(int)
+
+
+def pixels(folder):
+  """Return the bytes of every picture by name."""
+  return {path.name: path.read_bytes() for path in sorted((folder / "pictures").iterdir())}
+
+
+def timeless(folder):
+  """Return the rows without what differs from run to run, by what they are about."""
+  return {
+    runs.key(row): {name: value for name, value in row.items() if name not in TIMES} for row in runs.read_rows(folder)
+  }
+
+
+@pytest.fixture(scope="module")
+def compared(photos, tmp_path_factory):
+  """Return the folder, its results and what was printed: one picture, one sample."""
+  folder = tmp_path_factory.mktemp("compared") / "out"
+  flags = ["--tasks=inpaint_random,denoising", "--methods=sdedit,dps", "--seed=3", "--set=dps.scale=0.5"]
+  return folder, *run(folder, f"--data={photos / 'a.png'}", *flags, "--set=sdedit.keep_known=true")
+
+
+@pytest.fixture(scope="module")
+def sampled(photos, tmp_path_factory):
+  """Three pictures, three samples each, in chunks of one picture."""
+  folder = tmp_path_factory.mktemp("sampled") / "out"
+  flags = ["--tasks=inpaint_random", "--methods=diffpir,ddrm", "--num_samples=3", "--batch_size=4", "--frames=3"]
+  return folder, *run(folder, f"--data={photos}", *flags)
+
+
+def test_every_method_runs_on_every_task(compared, photos):
+  folder, got, _ = compared
+  assert [(r["task"], r["method"], r["skipped"] is None) for r in got["runs"]] == [
+    ("inpaint_random", "sdedit", True),
+    ("inpaint_random", "dps", True),
+    ("denoising", "sdedit", False),
+    ("denoising", "dps", True),
+  ]
+  truth = metrics.to_unit(jnp.asarray(images.read(photos / "a.png")))
+  for entry in got["runs"]:
+    if entry["skipped"]:
+      assert "keep_known re-imposes observed pixels" in entry["skipped"] and entry["images"] == []
+      continue
+    row = entry["images"][0]
+    restored = images.read(folder / "pictures" / f"a-{entry['task']}-{entry['method']}-00.png")
+    assert row["psnr"][0] == pytest.approx(float(metrics.psnr(metrics.to_unit(jnp.asarray(restored)), truth)), abs=0.05)
+    assert row["ssim"][0] == pytest.approx(float(metrics.ssim(metrics.to_unit(jnp.asarray(restored)), truth)), abs=5e-3)
+    assert (entry["steps"], entry["gradients"]) == (4, 4 if entry["method"] == "dps" else 0)
+    assert row["seconds"] > 0 and row["peak_bytes"] > 0
+  assert {task["name"]: task["noise"]["sigma"] for task in got["tasks"]} == {
+    name: TASKS[name].sigma for name in ("inpaint_random", "denoising")
+  }
+  assert np.array_equal(load(folder / "pictures" / "a-truth.png"), load(photos / "a.png"))
+
+
+def test_rows_are_in_the_folder_as_they_were_streamed(compared):
+  folder, got, _ = compared
+  rows = runs.read_rows(folder)
+  assert len(rows) == 3 and rows == [row for entry in got["runs"] for row in entry["images"]]
+  assert got["summary"] == json.loads(json.dumps(summary.summarise(runs.read_plan(folder), rows)))
+  assert not folder.with_name("out.running").exists()
+
+
+def test_compare_restores_what_reconstruct_does(compared, photos, tmp_path):
+  flags = ["--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--seed=3", "--steps=4", "--compilation_cache="]
+  assert main.execute(["reconstruct", f"--output={tmp_path / 'r'}", f"--input={photos / 'a.png'}", *flags]) == 0
+  for mine, theirs in (("a-inpaint_random-dps-00", "a"), ("a-inpaint_random-measurement", "a-measurement")):
+    one, other = load(compared[0] / "pictures" / f"{mine}.png"), load(tmp_path / "r" / f"{theirs}.png")
+    np.testing.assert_allclose(one, other, atol=1)  # programs for other batches round differently
+
+
+def test_the_table_has_the_means_and_the_costs(compared):
+  folder, got, said = compared
+  lines = said.splitlines()
+  titles = "task method PSNR dB SSIM chi2 seconds evaluations gradients MB"
+  assert " ".join(lines[0].split()) == titles
+  for line, entry, summed in zip(lines[1:5], got["runs"], got["summary"]):
+    if entry["skipped"]:
+      assert line.split() == ["denoising", "sdedit", *"-------"]
+      assert f"denoising: {entry['skipped']}" in lines
+      continue
+    marks = [f"{summed['psnr']['mean']:.2f}", f"{summed['ssim']['mean']:.3f}", f"{summed['chi2']['mean']:.2f}"]
+    seconds, memory = f"{summed['seconds']['mean']:.2f}", f"{summed['peak_bytes'] / 1e6:.0f}"
+    counts = [str(entry["evaluations"]), str(entry["gradients"])]
+    assert line.split() == [entry["task"], entry["method"], *marks, seconds, *counts, memory]
+
+
+def test_the_sheet_shows_the_pictures(compared):
+  """Every picture of 16 pixels is on the sheet, each pixel repeated 14 times."""
+  folder = compared[0]
+  canvas = load(folder / "sheet.png")
+  names = ("truth", "inpaint_random-dps-00", "inpaint_random-sdedit-00", "denoising-dps-00", "denoising-measurement")
+  for name in names:
+    wanted = np.kron(load(folder / "pictures" / f"a-{name}.png"), np.ones((14, 14, 1), int))
+    assert find(canvas, wanted), name
+
+
+def find(canvas, wanted):
+  """Tell whether an array is a window of another, [h, w, c]."""
+  height, width = wanted.shape[:2]
+  tops, lefts = np.nonzero(np.all(canvas[: 1 - height, : 1 - width] == wanted[0, 0], axis=-1))
+  return any(np.array_equal(canvas[i : i + height, j : j + width], wanted) for i, j in zip(tops, lefts))
+
+
+def test_several_samples_have_a_mean_a_spread_and_a_coverage(sampled):
+  folder, got, said = sampled
+  for entry in got["runs"]:
+    for row in entry["images"]:
+      name = f"{row['image']}-inpaint_random-{entry['method']}"
+      samples = [images.read(folder / "pictures" / f"{name}-{k:02d}.png") for k in range(3)]
+      mean = images.read(folder / "pictures" / f"{name}-mean.png")
+      np.testing.assert_allclose(mean, np.mean(samples, axis=0), atol=0.01)
+      spread = np.load(folder / "pictures" / f"{name}-std.npy")
+      np.testing.assert_allclose(spread, np.std(samples, axis=0, ddof=1), atol=0.01)
+      assert len(row["psnr"]) == 3 and row["mean_psnr"] > max(row["psnr"]) - 1
+      assert row["coverage"]["levels"] == [0.5] and 0 < row["coverage"]["empirical"][0] < 1 and row["crps"] > 0
+      chain = load(folder / "pictures" / f"{name}-chain.png")
+      assert chain.shape == (16, 3 * 16, 3)
+      np.testing.assert_allclose(chain[:, 32:], load(folder / "pictures" / f"{name}-00.png"), atol=1)
+  assert "±" in said
+  assert [path.name for path in sorted(folder.glob("*-sheet.png"))] == ["a-sheet.png", "b-sheet.png", "c-sheet.png"]
+
+
+def test_one_method_may_take_other_steps(photos, tmp_path):
+  flags = ["--tasks=denoising", "--methods=ddrm,dps", "--set=dps.steps=6", "--set=dps.scale=0.5"]
+  got, _ = run(tmp_path / "out", f"--data={photos / 'a.png'}", *flags)
+  assert [(entry["steps"], entry["evaluations"]) for entry in got["runs"]] == [(4, 4), (6, 6)]
+  assert got["runs"][1]["fields"]["scale"] == 0.5 and "steps" not in got["runs"][1]["fields"]
+
+
+def test_all_methods_get_the_same_measurement_and_no_two_pictures_do(sampled):
+  measured = [load(sampled[0] / "pictures" / f"{name}-inpaint_random-measurement.png") for name in "abc"]
+  assert not any(np.array_equal(a == 128, b == 128) for a, b in zip(measured, measured[1:]))  # other masks
+
+
+@pytest.mark.slow
+def test_no_method_sees_the_truth(sampled, photos, tmp_path, monkeypatch):
+  """With another truth put in after the measurement, the same pictures come out, with other marks."""
+  honest = compare.restore_all
+
+  def deceived(folder, entrants, prior, cases, problems, truths, lpips):
+    honest(folder, entrants, prior, cases, problems, [-truth for truth in truths], lpips)
+
+  monkeypatch.setattr(compare, "restore_all", deceived)
+  flags = ["--tasks=inpaint_random", "--methods=diffpir,ddrm", "--num_samples=3", "--batch_size=4", "--frames=3"]
+  _, _ = run(tmp_path / "out", f"--data={photos}", *flags)
+  assert pixels(tmp_path / "out") == pixels(sampled[0])
+  for key, row in timeless(tmp_path / "out").items():
+    other = timeless(sampled[0])[key]
+    assert row["chi2"] == other["chi2"] and max(row["psnr"]) < min(other["psnr"])
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_to_the_same_result(photos, tmp_path):
+  """SIGKILL after some rows: the same command ends with the rows and pictures of a run that nobody stopped."""
+  flags = ["--tasks=inpaint_random,denoising", "--methods=diffpir,dps,ddrm", "--batch_size=2", "--steps=40"]
+  flags += [f"--data={photos}", "--compilation_cache=", "--report=false"]
+  command = lambda name: [sys.executable, "-m", "diffinv.apps.compare", f"--output={tmp_path / name}", *flags]
+  rows = tmp_path / "killed.running" / "rows.jsonl"
+  process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  limit = time.monotonic() + 300
+  while process.poll() is None and not (rows.exists() and rows.read_bytes().count(b"\n") >= 4):
+    assert time.monotonic() < limit
+    os.sched_yield()
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  kept = rows.read_bytes()
+  before = runs.read_rows(rows.parent)
+  assert 4 <= len(before) < 18
+  again = subprocess.run(command("killed"), capture_output=True, text=True)
+  assert again.returncode == 0 and f"{len(before)} rows are there" in again.stdout
+  assert subprocess.run(command("whole"), capture_output=True).returncode == 0
+  assert (tmp_path / "killed" / "rows.jsonl").read_bytes().startswith(kept.rpartition(b"\n")[0])  # nothing repeated
+  assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")  # nothing lost
+  assert len(runs.read_rows(tmp_path / "killed")) == 18
+  assert pixels(tmp_path / "killed") == pixels(tmp_path / "whole")
+
+
+def test_another_comparison_is_not_mixed_in(photos, tmp_path, monkeypatch, capsys):
+  def stopped(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(compare, "restore_all", stopped)
+  flags = ["compare", f"--output={tmp_path / 'out'}", *QUICK, f"--data={photos / 'a.png'}", "--tasks=denoising"]
+  assert main.execute([*flags, "--methods=dps"]) != 0
+  assert "interrupted; give the same command again to go on with" in capsys.readouterr().err
+  assert main.execute([*flags, "--methods=dps", "--seed=1"]) != 0
+  assert (
+    "unfinished comparison with another --seed; give its own flags to go on, or --restart" in capsys.readouterr().err
+  )
+
+
+@pytest.mark.slow
+def test_the_bundled_portrait_is_the_default(tmp_path):
+  got, _ = run(tmp_path / "out", "--tasks=super_resolution", "--methods=dps")
+  assert got["images"][0]["source"].endswith("astronaut.png")
+  assert load(tmp_path / "out" / "pictures" / "astronaut-super_resolution-dps-00.png").shape == (256, 256, 3)
+
+
+@pytest.mark.slow
+def test_held_out_sets_are_compared_on_by_name(tmp_path):
+  got, _ = run(tmp_path / "out", "--data=photos", "--num_images=2", "--size=32", "--tasks=denoising", "--methods=ddrm")
+  assert [image["name"] for image in got["images"]] == [image["source"].split("/")[1] for image in got["images"]]
+  assert all(image["source"].startswith("photos/") and image["shape"] == [32, 32, 3] for image in got["images"])
+
+
+# tune
+
+
+def tune(output, photos, *args):
+  said = io.StringIO()
+  flags = ["--steps=4", "--compilation_cache=", f"--data={photos}", "--tasks=inpaint_random"]
+  with contextlib.redirect_stdout(said):
+    assert main.execute(["tune", f"--output={output}", *flags, *args]) == 0
+  return json.loads(pathlib.Path(output).read_text()), said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tuned(photos, tmp_path_factory):
+  path = tmp_path_factory.mktemp("tuned") / "mine.json"
+  search = ["--methods=dps,diffpir", "--search=dps.scale=0.01,1,1000", "--search=diffpir.zeta=0,1"]
+  return path, *tune(path, photos, *search, "--num_images=2", "--batch_size=4")
+
+
+def test_the_best_values_are_those_of_the_highest_mark(tuned):
+  path, got, said = tuned
+  for found in got["about"]["found"]:
+    best = max(found["tried"], key=lambda entry: entry["psnr"])
+    chosen = got[f"{found['method']}@4"]["inpaint_random"]
+    assert {name: chosen[name] for name in best if name != "psnr"} == {k: v for k, v in best.items() if k != "psnr"}
+  assert [len(found["tried"]) for found in got["about"]["found"]] == [3, 2]
+  assert f"pass --settings={path}" in said
+  assert got["about"]["images"] == [str(path) for path in got["about"]["images"]]
+
+
+def test_the_settings_serve_the_other_commands(tuned, photos, tmp_path):
+  path, table, _ = tuned
+  got, _ = run(
+    tmp_path / "out", f"--data={photos / 'a.png'}", "--tasks=inpaint_random", "--methods=dps", f"--settings={path}"
+  )
+  assert got["runs"][0]["fields"]["scale"] == table["dps@4"]["inpaint_random"]["scale"]
+  assert settings.steps_for(settings.read_settings(path), "dps") == "100"  # as it was: 4 steps have their own entry
+  assert settings.ABOUT not in settings.read_settings(path)
+
+
+def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
+  """The sweep restores as `compare` does: same keys, same measurements."""
+  tried = tuned[1]["about"]["found"][0]["tried"][1]
+  Image.open(photos / "a.png").save(tmp_path / "a.png")
+  Image.open(photos / "b.png").save(tmp_path / "b.png")
+  flags = ["--tasks=inpaint_random", "--methods=dps", f"--set=dps.scale={tried['scale']}"]
+  got, _ = run(tmp_path / "out", f"--data={tmp_path}", *flags)
+  assert got["summary"][0]["psnr"]["mean"] == pytest.approx(tried["psnr"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+  "args, message",
+  [
+    (["--methods=dps"], "--data is missing: expected pictures to tune on"),
+    (["--data={photos}"], "--methods is missing: expected some of sdedit"),
+    (["--data={photos}", "--methods=dps", "--search=scale=1"], "--search: expected METHOD.name=value,value,"),
+    (["--data={photos}", "--methods=dps", "--search=ddrm.eta=1"], "with one of dps, got 'ddrm.eta=1'"),
+    (
+      ["--data={photos}", "--methods=dps", "--search=dps.scale=1,x"],
+      "dps: expected scale to be of type float, got 'x'",
+    ),
+    (["--data={photos}", "--methods=dps", "--search=dps.magic=1"], "dps: expected a field among"),
+    (
+      ["--data={photos}", "--methods=dps", "--output=folder"],
+      "--output: expected a file NAME.json to write, got folder",
+    ),
+    (
+      ["--data=photos", "--data=faces", "--methods=dps"],
+      "--data: expected one held-out set alone, got photos and faces",
+    ),
+    (["--data=photos", "--methods=dps", "--num_images=999"], "num_images: expected at most"),
+  ],
+)
+def test_a_mistake_is_one_line(photos, tmp_path, capsys, args, message):
+  flags = [arg.format(photos=photos) for arg in args]
+  base = [] if any(arg.startswith("--output") for arg in flags) else [f"--output={tmp_path / 's.json'}"]
+  assert main.execute(["tune", *base, *flags, "--steps=4", "--tasks=denoising", "--compilation_cache="]) != 0
+  said = capsys.readouterr().err.strip()
+  assert message in said and "\n" not in said
+  assert not (tmp_path / "s.json").exists()
+
+
+def test_settings_are_not_replaced_unasked(tuned, photos, capsys):
+  flags = [f"--output={tuned[0]}", f"--data={photos}", "--tasks=denoising", "--methods=dps", "--compilation_cache="]
+  assert main.execute(["tune", *flags]) != 0
+  assert "mine.json exists; choose another, or replace it with --overwrite" in capsys.readouterr().err

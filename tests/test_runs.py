@@ -1,0 +1,144 @@
+"""The folder of a comparison survives stops: rows are whole, plans are told apart, the end is in full or not at all."""
+
+import json
+
+import pytest
+
+from diffinv import output, runs
+
+PLAN = {
+  "settings": {"tasks": ["denoising"], "batch_size": 4, "output": "out", "overwrite": False},
+  "images": [{"name": "a", "sha256": "0"}],
+  "versions": {"jax": "0"},
+  "device": {"kind": "cpu"},
+}
+
+
+def row(image, method="dps", **marks):
+  return {"task": "denoising", "method": method, "image": image, **marks}
+
+
+def changed(**parts):
+  return {**PLAN, **parts}
+
+
+def lines(folder):
+  return (folder / "rows.jsonl").read_text().splitlines()
+
+
+def test_rows_are_lines_and_come_back(tmp_path):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  folder.append([row("a", psnr=[20.5]), row("b", psnr=[float("inf")])])
+  folder.append([row("c")])
+  assert [json.loads(line)["image"] for line in lines(folder.partial)] == ["a", "b", "c"]
+  assert runs.read_rows(folder.partial) == list(folder.rows.values())
+  assert folder.rows["denoising", "dps", "b"]["psnr"] == [None]  # JSON has no infinity
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_row_that_is_there_is_not_written_again(tmp_path):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  folder.append([row("a", psnr=[1.0])])
+  folder.append([row("a", psnr=[2.0]), row("b")])
+  assert len(lines(folder.partial)) == 2 and folder.rows["denoising", "dps", "a"]["psnr"] == [1.0]
+  assert folder.missing("denoising", "dps", ["a", "c"]) and not folder.missing("denoising", "dps", ["a", "b"])
+  assert folder.missing("denoising", "sdedit", ["a"])
+
+
+def test_a_stop_within_a_line_loses_that_line_only(tmp_path):
+  first = runs.RunFolder(tmp_path / "out", PLAN)
+  first.append([row("a"), row("b")])
+  with open(first.partial / "rows.jsonl", "a") as file:
+    file.write('{"task": "denoising", "method": "dps", "ima')
+  again = runs.RunFolder(tmp_path / "out", PLAN)
+  assert again.resumed and [image for _, _, image in again.rows] == ["a", "b"]
+  again.append([row("c")])
+  assert [r["image"] for r in runs.read_rows(again.partial)] == ["a", "b", "c"]
+
+
+def test_a_line_without_its_end_is_not_a_row(tmp_path):
+  (tmp_path / "rows.jsonl").write_text(json.dumps(row("a")))  # whole JSON, but the stop may have come before more
+  assert runs.read_rows(tmp_path) == []
+  assert runs.read_rows(tmp_path / "nothing") == []
+
+
+def test_a_damaged_line_is_named(tmp_path):
+  (tmp_path / "rows.jsonl").write_text(json.dumps(row("a")) + "\n{damaged\n" + json.dumps(row("b")) + "\n")
+  with pytest.raises(ValueError, match="rows.jsonl: expected JSON in line 2, got .*damaged"):
+    runs.read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "plan, name",
+  [
+    (changed(settings={**PLAN["settings"], "tasks": ["colorization"]}), "--tasks"),
+    (changed(settings={**PLAN["settings"], "batch_size": 8}), "--batch_size"),
+    (changed(images=[{"name": "a", "sha256": "1"}]), "images"),
+    (changed(versions={"jax": "1"}), "versions"),
+  ],
+)
+def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  folder.append([row("a")])
+  with pytest.raises(FileExistsError, match=f"unfinished comparison with another {name}; .*--restart"):
+    runs.RunFolder(tmp_path / "out", plan)
+  assert len(lines(folder.partial)) == 1
+  again = runs.RunFolder(tmp_path / "out", plan, restart=True)
+  assert not again.resumed and not again.rows
+
+
+@pytest.mark.parametrize(
+  "plan",
+  [
+    PLAN,
+    changed(device={"kind": "other"}),
+    changed(settings={**PLAN["settings"], "output": "elsewhere", "overwrite": True, "devices": 2}),
+  ],
+)
+def test_what_changes_no_result_may_change(tmp_path, plan):
+  runs.RunFolder(tmp_path / "out", PLAN).append([row("a")])
+  assert runs.RunFolder(tmp_path / "out", plan).rows
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / "out.running").mkdir()
+  (tmp_path / "out.running" / "letter.txt").write_text("keep")
+  with pytest.raises(FileExistsError, match="out.running is there and is no comparison"):
+    runs.RunFolder(tmp_path / "out", PLAN, restart=True)
+  assert (tmp_path / "out.running" / "letter.txt").read_text() == "keep"
+
+
+def test_the_folder_gets_its_name_at_the_end(tmp_path):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  folder.append([row("a")])
+  folder.finish({"rows": 1}, overwrite=False)
+  assert not folder.partial.exists()
+  assert json.loads((tmp_path / "out" / output.RESULTS).read_text()) == {"rows": 1}
+  assert runs.read_plan(tmp_path / "out") == {"format": runs.FORMAT, **PLAN}
+
+
+def test_a_result_that_is_there_is_replaced_only_if_asked(tmp_path):
+  for overwrite in (False, True):
+    folder = runs.RunFolder(tmp_path / "out", PLAN)
+    folder.finish({}, overwrite=overwrite)
+    again = runs.RunFolder(tmp_path / "out", PLAN)
+    if not overwrite:
+      with pytest.raises(FileExistsError, match="exists; choose another --output"):
+        again.finish({}, overwrite=False)
+      assert again.partial.exists()  # nothing is lost: give another place, or --overwrite
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (None, "expected the folder of a comparison, got one without run.json"),
+    ("{", "run.json: expected JSON, got"),
+    ("[]", "expected the format diffinv-compare-1, got list"),
+    ('{"format": "other"}', "expected the format diffinv-compare-1, got other"),
+  ],
+)
+def test_a_folder_without_a_plan_is_refused(tmp_path, text, message):
+  if text is not None:
+    (tmp_path / "run.json").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    runs.read_plan(tmp_path)
