@@ -1,0 +1,150 @@
+"""Hold every method against laws that are known exactly; needs no weights and no pictures.
+
+usage: diffinv verify [--quick] [--methods=NAME,...] [--seed=N] [--output=FILE.json]
+
+Prints three tables with a verdict a row and ends with exit code 1 if a check fails:
+
+  gaussian  A method's own law for a Gaussian prior, not the posterior, which few methods sample. step, gain: errors
+            of its steps as affine maps and of differences of samples of one key. mean: the worst coordinate's error
+            in standard errors. p mean, p cov: chi-square tests of the chains' mean and covariance. coverage: of 90 %
+            intervals of 19 draws, per coordinate, as the law predicts it and as it is found; its worst error in
+            standard errors. --quick leaves out step and settings beyond one a method.
+  scalar    One dimension, against a quadrature: errors in standard errors. Not with --quick.
+  mixture   25 modes in 8 dimensions with 1, 2 and 4 measurements: sliced W1 from the exact posterior between floor
+            (exact samples) and prior (no measurement). A smoke test of levels. With --quick DPS and DDRM only.
+"""
+
+import pathlib
+
+from absl import flags
+
+from diffinv import output, progress, verify
+from diffinv.apps import common
+from diffinv.apps.main import run_module
+from diffinv.methods import METHODS
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_boolean("quick", False, "Draw less and leave out what takes long; half a minute.", flag_values=FLAGS)
+flags.DEFINE_list("methods", list(METHODS), "Methods to check, separated by commas.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the chains.", lower_bound=0, upper_bound=common.MAX_SEED, flag_values=FLAGS)
+flags.DEFINE_string("output", None, "JSON file to write the numbers to. Not set: none.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace an existing output file.", flag_values=FLAGS)
+
+TITLES = {
+  "gaussian": "A Gaussian prior in 3 dimensions, 2 measurements: each method against its own exact law",
+  "scalar": "One dimension: each method against a quadrature, in standard errors",
+  "mixture": "25 modes in 8 dimensions: sliced W1 from the exact posterior with 1, 2 and 4 measurements",
+}
+
+
+def main(argv: list[str]) -> None:
+  """Check, print, report."""
+  del argv
+  common.check_choice(FLAGS, "methods", list(METHODS))
+  if FLAGS.output:
+    check_output(pathlib.Path(FLAGS.output))
+  size = verify.QUICK if FLAGS.quick else verify.FULL
+  with progress.Bar(verify.total_work(FLAGS.methods, size)) as bar:
+    rows = list(verify.run(FLAGS.methods, size=size, seed=FLAGS.seed, report=follow(bar)))
+  for table, title in TITLES.items():
+    chosen = [row for row in rows if row.table == table]
+    if chosen:
+      print(f"{title}\n\n{text(chosen, COLUMNS[table])}\n")
+  failed = [row for row in rows if row.failed]
+  if FLAGS.output:
+    settings = {"quick": FLAGS.quick, "seed": FLAGS.seed, "methods": FLAGS.methods}
+    output.write_json(
+      FLAGS.output, {"settings": settings, "passed": not failed, "rows": [row._asdict() for row in rows]}
+    )
+  if failed:
+    names = "; ".join(f"{row.method} ({row.settings}): {', '.join(row.failed)}" for row in failed)
+    raise ValueError(f"verify: expected all checks to hold, {len(failed)} of {len(rows)} rows fail: {names}")
+  print(f"all {len(rows)} rows hold")
+
+
+def check_output(path: pathlib.Path) -> None:
+  """Check, before minutes of work, that a file may be written.
+
+  Raises:
+    FileExistsError: there is one, or a folder.
+    NotADirectoryError: there is no folder to write it to.
+  """
+  if path.is_dir() or (path.exists() and not FLAGS.overwrite):
+    raise FileExistsError(f"output: {path} exists; choose another --output, or replace a file with --overwrite")
+  if not path.absolute().parent.is_dir():
+    raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; choose another --output")
+
+
+def follow(bar: progress.Bar) -> verify.Report:
+  """Return what `verify.run` tells its parts to, shown on `bar`."""
+  done = lambda now, total: None
+
+  def report(name: str, work: float) -> None:
+    nonlocal done
+    done(1, 1)
+    done = bar.part(work, name)
+    done(0, 1)
+
+  return report
+
+
+# Columns of the tables: a title, and the text of a row's entry.
+
+
+def number(name, form):
+  """Return the entry `name` in a format; a dash where there is none."""
+  return lambda row: format(row.values[name], form) if name in row.values else "-"
+
+
+def several(name, form):
+  """Return the numbers of the entry `name`; a dash where there is none."""
+  return lambda row: " ".join(format(value, form) for value in row.values[name]) if name in row.values else "-"
+
+
+def verdict(row):
+  """Return ok or what failed, and the note."""
+  result = f"FAILED: {', '.join(row.failed)}" if row.failed else "ok"
+  rest = [f"rests within {row.values['rest']:.1%}"] if "rest" in row.values else []
+  return "; ".join([result, *rest, *([row.note] if row.note else [])])
+
+
+NAMED = (("method", lambda row: row.method), ("settings", lambda row: row.settings))
+COLUMNS = {
+  "gaussian": (
+    *NAMED,
+    ("step", number("step", ".0e")),
+    ("gain", number("gain", ".0e")),
+    ("mean", number("mean_z", "+.1f")),
+    ("p mean", number("p_mean", ".3f")),
+    ("p cov", number("p_cov", ".3f")),
+    ("coverage predicted", several("coverage_predicted", ".3f")),
+    ("coverage found", several("coverage", ".3f")),
+    ("worst", number("coverage_z", "+.1f")),
+    ("verdict", verdict),
+  ),
+  "scalar": (
+    *NAMED,
+    ("mean", number("mean_z", "+.1f")),
+    ("variance", number("variance_z", "+.1f")),
+    ("probability", number("probability_z", "+.1f")),
+    ("verdict", verdict),
+  ),
+  "mixture": (
+    *NAMED,
+    ("W1", several("w1", "6.2f")),
+    ("published", several("published", "5.2f")),
+    ("1.96 s.e.", several("published_error", ".2f")),
+    ("verdict", verdict),
+  ),
+}
+
+
+def text(rows, columns):
+  """Return rows as lines of aligned columns, with a heading."""
+  lines = [[title for title, _ in columns], *([entry(row) for _, entry in columns] for row in rows)]
+  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+  return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+  run_module(main, FLAGS)
