@@ -1,4 +1,10 @@
-"""Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`. All on the [-1, 1] scale of the images."""
+"""Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`. All on the [-1, 1] scale of the images.
+
+Methods that descend towards the data use `misfit`, which is the log-likelihood in units of squared residuals:
+-2 sigma^2 (log p(y | clean) - log p(y | y)), sigma^2 one mean variance, so that Gaussian noise gives (y - clean)^2 and
+step sizes mean the same whatever the noise. `variance` is what its gradient divides by, the inverse of a Fisher
+information: grad misfit = -2 sigma^2 (y - clean) / variance.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +13,7 @@ from diffinv.pytree import pytree
 
 PEAK = 255.0  # photons of a white pixel at rate 1: Poisson(255 rate x01) / (255 rate), DPS's convention
 MIN_PHOTONS = 1.0  # a dark pixel still counts as if one photon had come, so that no weight is infinite
+MIN_PART = 0.25  # of the count: where less is predicted, the log-likelihood goes on as a parabola
 
 
 @pytree
@@ -26,6 +33,15 @@ class Gaussian:
   def std(self, y: jax.Array) -> jax.Array:
     """Return the standard deviation of every value, []."""
     return jnp.asarray(self.sigma, y.dtype)
+
+  def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
+    """Return (y - clean)^2, the shape of `y`; weighted where sigma differs from value to value."""
+    squares = (y - clean) ** 2
+    return squares if jnp.ndim(self.sigma) == 0 else mean_variance / self.sigma**2 * squares
+
+  def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return sigma^2, []."""
+    return self.std(y) ** 2
 
 
 @pytree
@@ -47,8 +63,33 @@ class Poisson:
     """Return the standard deviation of every value as its own count estimates it, the shape of `y`."""
     return 2.0 * jnp.sqrt(jnp.maximum(self._photons(y), MIN_PHOTONS)) / (PEAK * self.rate)
 
+  def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
+    """Return the deviance 2 (lambda - k + k log(k / lambda)) times `mean_variance`, the shape of `y`.
+
+    k photons are counted, lambda predicted. Below lambda0 = max(k / 4, 1), where the logarithm has no bound and its
+    gradient none, the deviance goes on as the parabola of the same slope whose minimum is at k: it has a curvature of
+    at most 8 / k, and still pulls up what is predicted below black, where the likelihood is flat.
+    """
+    count, floor, predicted = self._counted(y, clean)
+    dark = predicted <= floor
+    lit = jnp.where(dark, floor, predicted)
+    logs = jnp.log(jnp.maximum(count, MIN_PHOTONS)) - jnp.log(lit)  # a count of 0 has weight 0
+    deviance = 2.0 * (lit - count + count * logs)
+    parabola = ((predicted - count) ** 2 - (floor - count) ** 2) / floor
+    return mean_variance * (deviance + jnp.where(dark, parabola, 0.0))
+
+  def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return the variance at the predicted count, at least that of `misfit`'s lambda0, the shape of `y`."""
+    _, floor, predicted = self._counted(y, clean)
+    return jnp.maximum(predicted, floor) * (2.0 / (PEAK * self.rate)) ** 2
+
   def _photons(self, x):
     return PEAK * self.rate * jnp.maximum((x + 1.0) / 2.0, 0.0)
+
+  def _counted(self, y, clean):
+    """Return k, lambda0 and lambda, which is negative below black."""
+    count = jnp.round(self._photons(y))
+    return count, jnp.maximum(MIN_PART * count, MIN_PHOTONS), PEAK * self.rate * (clean + 1.0) / 2.0
 
 
 @pytree
@@ -66,3 +107,11 @@ class NoNoise:
   def std(self, y: jax.Array) -> jax.Array:
     """Return 0, []."""
     return jnp.zeros((), y.dtype)
+
+  def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
+    """Return (y - clean)^2, the shape of `y`: what Gaussian noise gives, however little of it there is."""
+    return (y - clean) ** 2
+
+  def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return 0, []."""
+    return self.std(y)

@@ -15,6 +15,7 @@ import numpy as np
 RESULTS = "results.json"  # what every command leaves in its folder, and how a folder of ours is told
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -122,6 +123,32 @@ def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   except BaseException:
     partial.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Keep other processes from writing into a folder that is gone on with after stops; a stop frees it.
+
+  Raises:
+    FileExistsError: another process writes into it.
+  """
+  try:
+    import fcntl
+  except ImportError:  # not on this system: nothing tells
+    yield
+    return
+  path = folder / LOCK
+  with open(path, "a") as held:
+    try:
+      fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise FileExistsError(
+        f"output: another process writes into {folder}; wait for it, or choose another --output"
+      ) from None
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
 
 
 def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:

@@ -1,4 +1,15 @@
-"""A problem is one image's measurement: y, and the operator and noise that it came from."""
+"""A problem is one image's measurement: y, and the operator and noise that it came from.
+
+`Problem.misfit` is what every method that takes gradients towards the data descends: the log-likelihood of the noise,
+in units of ||y - A(x0)||^2. MISFITS names the choices, which differ where the noise differs from value to value:
+
+  likelihood   the noise's own, -2 sigma^2 log p(y | x0) up to a constant, sigma^2 the mean variance (`noise.misfit`)
+  weighted     sum_j (sigma / sigma_j)^2 (y_j - A(x0)_j)^2, sigma_j as each value itself estimates it: for Poisson noise
+               the weighted least squares of DPS (Chung et al., arXiv 2209.14687, Sec. 3.2), weights 1 / (2 y_j)
+  squares      ||y - A(x0)||^2, whatever the noise
+
+For Gaussian noise of one sigma, and without noise, all three are ||y - A(x0)||^2.
+"""
 
 from typing import Any, Sequence
 
@@ -8,6 +19,23 @@ import jax.numpy as jnp
 from diffinv import metrics
 from diffinv.operators.base import Operator
 from diffinv.pytree import pytree
+
+
+def _likelihood(problem, predicted):
+  return problem.noise.misfit(problem.y, predicted, problem.mean_variance())
+
+
+def _weighted(problem, predicted):
+  squares, std = (problem.y - predicted) ** 2, problem.noise.std(problem.y)
+  return squares if jnp.ndim(std) == 0 else problem.mean_variance() / std**2 * squares
+
+
+def _squares(problem, predicted):
+  return (problem.y - predicted) ** 2
+
+
+# Of each value; unobserved ones count as nothing.
+MISFITS = {"likelihood": _likelihood, "weighted": _weighted, "squares": _squares}
 
 
 @pytree
@@ -26,6 +54,25 @@ class Problem:
     """Return log p(y | x0), [], over the observed values."""
     log_prob = self.noise.log_prob(self.y, self.operator(x0))
     return jnp.sum(jnp.where(self.operator.observed(self.y) > 0, log_prob, 0.0))
+
+  def misfit(self, x0: jax.Array, kind: str = "likelihood") -> jax.Array:
+    """Return how far `x0` is from the data, [], in units of ||y - A(x0)||^2, which it is for Gaussian noise.
+
+    `kind`: of MISFITS.
+    """
+    return self.misfit_of(self.operator(x0), kind)
+
+  def misfit_of(self, predicted: jax.Array, kind: str = "likelihood") -> jax.Array:
+    """Return the misfit of a predicted measurement A(x0), []."""
+    each = MISFITS[kind](self, predicted)
+    if jnp.ndim(self.noise.std(self.y)) == 0:
+      return jnp.sum(each)  # y and A(x0) are both 0 where nothing is observed
+    return jnp.sum(jnp.where(self.operator.observed(self.y) > 0, each, 0.0))
+
+  def mean_variance(self) -> jax.Array:
+    """Return the mean of sigma_y^2 over the observed values, []: one number for all; 0 without noise."""
+    observed = self.operator.observed(self.y)
+    return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.sum(observed)
 
   def chi2(self, x0: jax.Array) -> jax.Array:
     """Return the reduced chi-square of the residual over the observed values, []: near 1 for the truth.

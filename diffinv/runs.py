@@ -10,10 +10,11 @@ and a comparison with the same plan goes on in it. At the end it gets results.js
 appended by one write, so a stop leaves at most one torn line at the end, which is dropped.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 from diffinv import output
 
@@ -94,13 +95,23 @@ class RunFolder:
       self._check(plan, restart)
     if restart and self.partial.exists():
       output.remove(self.partial)
-    self.resumed = self.partial.exists()
     (self.partial / PICTURES).mkdir(parents=True, exist_ok=True)
-    if not self.resumed:
+    if not (self.partial / PLAN).exists():
       output.write_json(self.partial / PLAN, plan)
     self.plan = plan
     self.rows = {key(row): row for row in read_rows(self.partial)}
-    self._drop_torn_line()
+
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Be the only one to write into the folder.
+
+    Raises:
+      FileExistsError: another process does.
+    """
+    with output.locked(self.partial):
+      self.rows = {key(row): row for row in read_rows(self.partial)}
+      self._drop_torn_line()
+      yield
 
   @property
   def pictures(self) -> pathlib.Path:

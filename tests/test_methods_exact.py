@@ -127,7 +127,7 @@ def extract(method, levels, p=G3, variance="fixed_small"):
     now, nxt = verify.level_pairs(schedules.as_arrays(levels))
     prior = p.prior(variance=variance)
     maps, misfit = verify.extracted_maps(method, prior, p.problem(), now, nxt)
-  assert misfit < 1e-12  # affine in its noise
+  assert not np.any(misfit > 1e-12)  # affine in its noise, where the levels make a step at all
   return maps
 
 

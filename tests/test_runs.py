@@ -51,9 +51,22 @@ def test_a_stop_within_a_line_loses_that_line_only(tmp_path):
   with open(first.partial / "rows.jsonl", "a") as file:
     file.write('{"task": "denoising", "method": "dps", "ima')
   again = runs.RunFolder(tmp_path / "out", PLAN)
-  assert again.resumed and [image for _, _, image in again.rows] == ["a", "b"]
-  again.append([row("c")])
+  with again.held():
+    assert [image for _, _, image in again.rows] == ["a", "b"]
+    again.append([row("c")])
   assert [r["image"] for r in runs.read_rows(again.partial)] == ["a", "b", "c"]
+
+
+def test_two_processes_do_not_write_at_once(tmp_path):
+  one, other = (runs.RunFolder(tmp_path / "out", PLAN) for _ in range(2))
+  with one.held():
+    with pytest.raises(FileExistsError, match="another process writes into .*out.running; wait for it"):
+      with other.held():
+        pass
+    one.append([row("a")])
+  with other.held():
+    assert len(other.rows) == 1  # what came in between counts
+  assert not (one.partial / output.LOCK).exists()
 
 
 def test_a_line_without_its_end_is_not_a_row(tmp_path):
@@ -84,7 +97,7 @@ def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
     runs.RunFolder(tmp_path / "out", plan)
   assert len(lines(folder.partial)) == 1
   again = runs.RunFolder(tmp_path / "out", plan, restart=True)
-  assert not again.resumed and not again.rows
+  assert not again.rows
 
 
 @pytest.mark.parametrize(

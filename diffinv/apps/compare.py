@@ -146,14 +146,15 @@ def main(argv: list[str]) -> None:
   }
   entrants, lpips = plan_entrants(prior, problems), read_lpips()
   folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
-  if folder.resumed:
-    print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
-  try:
-    write_measurements(folder.pictures, cases, truths, problems)
-    restore_all(folder, entrants, prior, cases, problems, truths, lpips)
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
-  write_sheets(folder, cases, entrants)
+  with folder.held():
+    if folder.rows:
+      print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
+    try:
+      write_measurements(folder.pictures, cases, truths, problems)
+      restore_all(folder, entrants, prior, cases, problems, truths, lpips)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
+    write_sheets(folder, cases, entrants)
   folder.finish(results(folder), overwrite=FLAGS.overwrite)
   if FLAGS.report:
     report.write(folder.path)

@@ -319,6 +319,11 @@ def make_prior(params: Any, s: dict[str, Any]) -> Prior:
   )
 
 
+def training_folder(s: dict[str, Any]) -> pathlib.Path:
+  """Return OUTPUT.training."""
+  return pathlib.Path(s["output"].rstrip("/") + ".training").resolve()
+
+
 class Run:
   """The folder of a run: its settings, its log, its last state and its best weights."""
 
@@ -328,7 +333,7 @@ class Run:
     Raises:
       UsageError: it holds a run of other settings.
     """
-    self.path = pathlib.Path(s["output"].rstrip("/") + ".training").resolve()
+    self.path = training_folder(s)
     if s["restart"] and self.path.exists():
       import shutil
 
@@ -452,7 +457,8 @@ def main(argv) -> None:
   final = pathlib.Path(s["output"])
   if final.exists() and not s["overwrite"]:
     raise FileExistsError(f"output: {final} exists; choose another --output, or replace it with --overwrite")
-  with contextlib.closing(Run(s)) as run:
+  training_folder(s).mkdir(parents=True, exist_ok=True)
+  with output.locked(training_folder(s)), contextlib.closing(Run(s)) as run:
     data = open_data(s, report=lambda line: print(line, file=sys.stderr, flush=True))
     functions = build(s, data.held_out)
     state = run.restore(functions.init())

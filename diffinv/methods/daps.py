@@ -13,6 +13,9 @@ the level to `last_step` of itself: the authors' code. What is approximate: N(xh
 the Euler steps and the unadjusted Langevin steps; for a Gaussian prior and a linear operator the chain is affine and
 its own law is known exactly.
 
+||y - A(x0)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units: likelihood="tau" trusts it
+as if its mean variance were tau^2, as the paper does for Gaussian noise; likelihood="noise" leaves it as it is.
+
 The grid gives the number of levels; network calls between its levels interpolate t.
 """
 
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 
 from diffinv.methods import base, proximal
 from diffinv.operators.base import LinearOperator, norm_squared
+from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, level_at
 
@@ -45,6 +49,7 @@ class DAPS(base.Chain):
   ode_steps: int = static(5)
   langevin_steps: int = static(100)
   likelihood: str = static("tau")  # of LIKELIHOODS
+  misfit: str = static("likelihood")  # of MISFITS
 
   name, title = "daps", "DAPS"
   citation = "Zhang et al., CVPR 2025, arXiv 2407.01521"
@@ -95,7 +100,7 @@ class DAPS(base.Chain):
     part = (ends[0] - sbar ** (1 / POWER)) / (ends[0] - ends[1])
     eta = self.step_size * (1.0 + part * (self.last_step - 1.0))
     variance = LIKELIHOODS[self.likelihood](self, problem)
-    gradient = jax.grad(lambda x0: 0.5 * jnp.sum(problem.residual(x0) ** 2 / variance))
+    gradient = jax.grad(lambda x0: 0.5 / variance * problem.misfit(x0, self.misfit))
 
     def move(x0, key):
       z = jax.random.normal(key, x0.shape, x0.dtype)
@@ -104,8 +109,8 @@ class DAPS(base.Chain):
     return jax.lax.scan(move, x0_hat, jax.random.split(key, self.langevin_steps))[0]
 
 
-# The variance of y given x0 in the Langevin steps: the paper's, or the noise's own (Poisson: for each value).
+# The mean variance of y given x0 in the Langevin steps: the paper's, or the noise's own.
 LIKELIHOODS = {
   "tau": lambda method, problem: method.tau**2,
-  "noise": lambda method, problem: proximal.noise_variance(problem),
+  "noise": lambda method, problem: jnp.maximum(problem.mean_variance(), proximal.MIN_STD**2),
 }

@@ -10,9 +10,10 @@ CVPR Workshops 2023, arXiv 2305.08995, Alg. 1. With D the denoised image, sbar =
 No gradient of the network. What is approximate: xh is a mode where the posterior asks for a mean, with the covariance
 of x0 given x_t taken as sbar^2 / lambda.
 
-Operators with a closed form take the exact minimum; other linear ones, and Poisson noise (its own sigma_y for each
-value), a few conjugate gradients from D; nonlinear ones these on A linearised at D, where the paper takes a gradient
-step. sigma_y and images are on one scale here, [-1, 1]: the authors' code has sigma_y on [0, 1] beside sbar on [-1, 1],
+Operators with a closed form take the exact minimum; other linear ones, and Poisson noise, a few conjugate gradients
+from D; nonlinear ones these on A linearised at D, where the paper takes a gradient step. Poisson noise: linear operators
+take weighted squares, sigma_y of each value as its own count estimates it, since their minimum is one solve whatever D;
+nonlinear ones a step of Fisher scoring of the log-likelihood, sigma_y as the prediction A(D) has it. sigma_y and images are on one scale here, [-1, 1]: the authors' code has sigma_y on [0, 1] beside sbar on [-1, 1],
 so that its lambda is 4 times ours. It also starts at y noised to the first level, and leaves the data step out at the
 last, where rho makes it nothing.
 """

@@ -11,12 +11,18 @@ The paper's zeta_i = zeta' / ||y - A(x0_hat)|| and the authors' code are two rul
   code      scale                       the authors' repository, `ps` conditioning; scales 0.3-1
   paper     2 scale                     Alg. 1, line 7 with zeta' = scale; zeta' 0.3-1
   squared   2 ||r|| scale               Alg. 1 with a constant zeta_i = scale: affine in y for a Gaussian prior
+
+||r||^2 is `Problem.misfit`: ||y - A(x0_hat)||^2 for Gaussian noise. For Poisson noise it is the log-likelihood in the
+same units, or with misfit="weighted" the paper's least squares with weights 1 / (2 y_j) (Sec. 3.2); the norm that the
+rules divide by is its root. Dividing by the norm leaves of the noise only how values are weighted against each other:
+the paper lowers zeta' from 1 to 0.3 for Poisson noise. The authors' code weighs all values alike there: "squares".
 """
 
 import jax
 import jax.numpy as jnp
 
 from diffinv.methods import base
+from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
 from diffinv.pytree import pytree, static
 
 # The multiple of grad ||r||^2 that each rule takes, from scale and ||r||.
@@ -33,6 +39,7 @@ class DPS(base.Chain):
 
   scale: jax.Array | float = 0.5  # step size; zeta' of Alg. 1 under rule="paper"
   rule: str = static("code")  # of RULES
+  misfit: str = static("likelihood")  # of MISFITS
 
   name, title = "dps", "DPS"
   citation = "Chung et al., ICLR 2023, arXiv 2209.14687"
@@ -43,14 +50,15 @@ class DPS(base.Chain):
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(x0_hat)||."""
 
-    def squared_residual(x_t):
+    def squared_norm(x_t):
       denoised = prior.denoise(x_t, now)  # Alg. 1, line 4
-      return jnp.sum(problem.residual(denoised.x0) ** 2), denoised
+      predicted = problem.operator(denoised.x0)
+      return problem.misfit_of(predicted, self.misfit), (denoised, problem.y - predicted)
 
     # The square is differentiated, not the norm, whose gradient is 0/0 where the data are met.
-    (squared, denoised), grad = jax.value_and_grad(squared_residual, has_aux=True)(x_t)
+    (squared, (denoised, residual)), grad = jax.value_and_grad(squared_norm, has_aux=True)(x_t)
     norm = jnp.sqrt(squared)
     x = base.reverse_step(z, x_t, denoised, now, nxt)  # Alg. 1, line 6
     smallest = jnp.sqrt(jnp.finfo(norm.dtype).tiny)  # no other norm is below it; scale / tiny would overflow
     zeta = RULES[self.rule](self.scale, jnp.maximum(norm, smallest))
-    return x - zeta * grad, norm  # Alg. 1, line 7
+    return x - zeta * grad, base.norm(residual)  # Alg. 1, line 7

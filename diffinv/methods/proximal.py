@@ -20,8 +20,7 @@ def noise_variance(problem: Problem) -> jax.Array:
 
 def mean_std(problem: Problem) -> jax.Array:
   """Return the root mean square of sigma_y over the observed values, []: one number for all; 0 without noise."""
-  observed = problem.operator.observed(problem.y)
-  return jnp.sqrt(jnp.sum(observed * problem.noise.std(problem.y) ** 2) / jnp.sum(observed))
+  return jnp.sqrt(problem.mean_variance())
 
 
 def solve(
@@ -50,9 +49,14 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
 
 
 def linearised_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int) -> jax.Array:
-  """Take one Gauss-Newton step of the proximal problem: A at `x` by its derivative, `iterations` of CG."""
+  """Take one step of Fisher scoring of -2 log p(y | u) + rho ||u - x||^2: A at `x` by its derivative, CG.
+
+  (y - A(x)) / sigma_y^2 is the gradient of the log-likelihood and 1 / sigma_y^2 its Fisher information where sigma_y is
+  the noise at the prediction A(x): for Gaussian noise this is the Gauss-Newton step, for Poisson noise it follows the
+  log-likelihood itself, not its approximation by weighted squares.
+  """
   predicted, forward = jax.linearize(problem.operator, x)
   transpose = jax.linear_transpose(forward, x)
-  variance = rho * noise_variance(problem)
+  variance = rho * jnp.maximum(problem.noise.variance(problem.y, predicted), MIN_STD**2)
   w = conjugate_gradients(lambda v: forward(transpose(v)[0]) + variance * v, problem.y - predicted, iterations)
   return x + transpose(w)[0]

@@ -8,7 +8,8 @@ ICLR 2024, arXiv 2305.04391, Alg. 1. A single image mu is optimised by Adam, one
 
 For a prior N(m, C) the mean of the second gradient is lambda sigma^2 (alpha^2 C + sigma^2 I)^-1 (mu - m): at a fixed
 level mu comes to rest at the MAP estimate argmin -log p(y | x) - log p(x) of a prior with that precision, smoothed by
-the noise. It seeks a mode, no posterior sample, and two seeds give nearly the same image; sigma_y enters through lambda
+the noise. ||y - A(mu)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units, so that lambda
+weighs the prior alike. It seeks a mode, no posterior sample, and two seeds give nearly the same image; sigma_y enters through lambda
 alone. What is approximate: one Adam step a level does not come to rest, and levels differ in what they rest at.
 
 Differs from the authors' code: sums over values, as the paper writes, where the code takes means over y and over mu, so
@@ -23,7 +24,8 @@ import optax
 
 from diffinv.methods import base, proximal
 from diffinv.operators.base import LinearOperator
-from diffinv.pytree import pytree
+from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
+from diffinv.pytree import pytree, static
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)  # the authors' code
 
@@ -41,6 +43,7 @@ class REDDiff(base.Chain):
 
   learning_rate: jax.Array | float = 0.1  # of Adam, in units of the image
   weight: jax.Array | float = 0.25  # lambda
+  misfit: str = static("likelihood")  # of MISFITS
 
   name, title = "red_diff", "RED-diff"
   citation = "Mardani et al., ICLR 2024, arXiv 2305.04391"
@@ -68,6 +71,10 @@ class REDDiff(base.Chain):
   def gradient(self, z, x, now, prior, problem):
     """Return the gradient of the loss at mu = `x` with the given noise, `[h, w, c]`, and ||y - A(mu)||."""
     eps = prior.denoise(now.alpha * x + now.sigma * z, now).eps
-    residual, backward = jax.vjp(problem.residual, x)
-    gradient = backward(residual)[0] + self.weight * (now.sigma / now.alpha) * (eps - z)
-    return gradient, base.norm(residual)
+
+    def data_loss(mu):
+      predicted = problem.operator(mu)
+      return 0.5 * problem.misfit_of(predicted, self.misfit), problem.y - predicted
+
+    gradient, residual = jax.grad(data_loss, has_aux=True)(x)
+    return gradient + self.weight * (now.sigma / now.alpha) * (eps - z), base.norm(residual)

@@ -27,6 +27,8 @@ class Operator:
 
   in_shape: tuple[int, ...] = static()
 
+  is_picture = True  # whether a measurement is one itself, so that an image file can hold it
+
   def __call__(self, x: jax.Array) -> jax.Array:
     raise NotImplementedError
 
@@ -40,8 +42,14 @@ class Operator:
     return jnp.ones_like(y)
 
   def picture(self, y: jax.Array) -> jax.Array:
-    """Return a measurement as a picture to look at, `[h, w, 1 or 3]`, [-1, 1]: itself, where it is one."""
-    return y
+    """Return a measurement as a picture to look at, `[h, w, 1 or 3]`, [-1, 1] where the measurement is: here, itself.
+
+    Operators whose measurements are no pictures say in their own `picture` what is shown.
+
+    Raises:
+      ValueError: `y` is no picture.
+    """
+    return as_picture(y)
 
 
 class Spectral(NamedTuple):
@@ -83,6 +91,17 @@ class LinearOperator(Operator):
   def spectral(self) -> Spectral | None:
     """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
     return None
+
+
+def as_picture(x: jax.Array) -> jax.Array:
+  """Return `x`, `[h, w, 1 or 3]`.
+
+  Raises:
+    ValueError: it is of another shape.
+  """
+  if x.ndim != 3 or x.shape[-1] not in (1, 3):
+    raise ValueError(f"picture: expected gray or colour, [h, w, 1 or 3], got {x.shape}; choose the channels to show")
+  return x
 
 
 def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
