@@ -1,4 +1,4 @@
-# `make demo` restores a photograph; `make test` runs every test. Both install what they need into .venv.
+# `make demo` restores a photograph and shows how; `make test` runs every test. Both install what they need into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	  --methods=sdedit,score_ald,dps --output=out/demo --overwrite
 	$(BIN)/diffinv reconstruct --prior=faces --input=diffinv/data/face.png --task=inpaint_box --method=dps \
 	  --num_samples=4 --output=out/demo-faces --overwrite
-	@echo "look at out/demo/sheet.png and out/demo-faces/face-sheet.png"
+	@echo "open out/demo/report.html, and look at out/demo-faces/face-sheet.png"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

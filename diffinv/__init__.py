@@ -4,12 +4,29 @@ A measurement y = A(x) + n of a picture x is inverted by running the reverse pro
 it towards y on the way. README.md has the commands; `diffinv.methods` the methods, a file each.
 """
 
-from diffinv.batch import sample_batch
-from diffinv.checkpoint import load_prior
-from diffinv.methods import METHODS
-from diffinv.operators import OPERATORS
-from diffinv.problems import Problem, simulate
-from diffinv.sampler import sample
+import importlib
+from typing import Any
 
-__all__ = ["METHODS", "OPERATORS", "Problem", "load_prior", "sample", "sample_batch", "simulate"]
+# Where the public names live. Loaded when first used, so that the command's help does not wait for JAX.
+_PUBLIC = {
+  "METHODS": "diffinv.methods",
+  "OPERATORS": "diffinv.operators",
+  "Problem": "diffinv.problems",
+  "load_prior": "diffinv.checkpoint",
+  "sample": "diffinv.sampler",
+  "sample_batch": "diffinv.batch",
+  "simulate": "diffinv.problems",
+}
+
+__all__ = list(_PUBLIC)
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _PUBLIC:
+    raise AttributeError(f"module 'diffinv' has no attribute {name!r}")
+  return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_PUBLIC})

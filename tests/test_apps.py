@@ -535,3 +535,15 @@ def test_every_task_and_method_is_a_choice():
   assert reconstruct.FLAGS["task"].parser.enum_values == list(TASKS)
   assert reconstruct.FLAGS["method"].parser.enum_values == list(METHODS)
   assert common.NOISES == ("gaussian", "poisson", "none")
+
+
+def test_the_list_of_commands_does_not_wait_for_jax():
+  code = "import sys; from diffinv.apps import main; main.execute(['--help']); sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_public_names_are_there_when_asked_for():
+  assert set(diffinv.__all__) <= set(dir(diffinv))
+  assert all(getattr(diffinv, name) is not None for name in diffinv.__all__)
+  with pytest.raises(AttributeError, match="module 'diffinv' has no attribute 'magic'"):
+    diffinv.magic
