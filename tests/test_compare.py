@@ -190,8 +190,8 @@ def test_no_method_sees_the_truth(sampled, photos, tmp_path, monkeypatch):
   """With another truth put in after the measurement, the same pictures come out, with other marks."""
   honest = compare.restore_all
 
-  def deceived(folder, entrants, prior, cases, problems, truths, lpips):
-    honest(folder, entrants, prior, cases, problems, [-truth for truth in truths], lpips)
+  def deceived(folder, entrants, prior, cases, measure, truths, lpips):
+    honest(folder, entrants, prior, cases, measure, [-truth for truth in truths], lpips)
 
   monkeypatch.setattr(compare, "restore_all", deceived)
   flags = ["--tasks=inpaint_random", "--methods=diffpir,ddrm", "--num_samples=3", "--batch_size=4", "--frames=3"]

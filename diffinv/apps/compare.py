@@ -8,10 +8,11 @@ and holds report.html (open it), results.json, a contact sheet per picture and p
 every restored picture, their mean and standard deviation where there are several, and how they came about.
 """
 
+import functools
 import hashlib
 import importlib.resources
 import pathlib
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import numpy as np
@@ -33,6 +34,9 @@ BUNDLED = "astronaut.png"
 DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur", "motion_blur")
 HELD_OUT_IMAGES = 8  # of a held-out set, where --num_images does not say
 SHEET_PICTURES = 8  # with a sheet of their own
+KEPT_PROBLEMS = 256  # in memory at once; the others are made anew when they are needed
+
+Measure = Callable[[str, int], Problem]  # (task, number of the picture) -> its measurement: all that methods see
 
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
@@ -94,7 +98,7 @@ def check_flags() -> None:
     common.check_choice(FLAGS, flag, known)
 
 
-def plan_entrants(prior: AnyPrior, problems: dict[str, list[Problem]]) -> list[Entrant]:
+def plan_entrants(prior: AnyPrior, measure: Measure) -> list[Entrant]:
   """Build every method for every task, and check which can solve which.
 
   Raises:
@@ -107,7 +111,7 @@ def plan_entrants(prior: AnyPrior, problems: dict[str, list[Problem]]) -> list[E
       steps = common.chosen_steps(FLAGS, table, name, fields.pop("steps", None))
       method, grid = common.build_method(name, task, steps, table, fields), common.make_grid(prior, steps)
       try:
-        methods.check(method, problems[task][0].operator)
+        methods.check(method, measure(task, 0).operator)
       except ValueError as error:
         excuse = str(error)
       entrants.append(Entrant(task, name, method, grid, common.cost(method, grid), excuse))
@@ -141,17 +145,15 @@ def main(argv: list[str]) -> None:
   multiple = common.task_multiple([TASKS[task] for task in FLAGS.tasks])
   cases, truths = common.read_pictures(FLAGS, prior, multiple, held_out.TEST, HELD_OUT_IMAGES)
   common.mesh(FLAGS)
-  problems = {
-    task: [common.measured(FLAGS, task, case, truth) for case, truth in zip(cases, truths)] for task in FLAGS.tasks
-  }
-  entrants, lpips = plan_entrants(prior, problems), read_lpips()
+  measure = functools.lru_cache(KEPT_PROBLEMS)(lambda task, i: common.measured(FLAGS, task, cases[i], truths[i]))
+  entrants, lpips = plan_entrants(prior, measure), read_lpips()
   folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
   with folder.held():
     if folder.rows:
       print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
     try:
-      write_measurements(folder.pictures, cases, truths, problems)
-      restore_all(folder, entrants, prior, cases, problems, truths, lpips)
+      write_measurements(folder.pictures, cases, truths, measure)
+      restore_all(folder, entrants, prior, cases, measure, truths, lpips)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
     write_sheets(folder, cases, entrants)
@@ -209,7 +211,7 @@ def fingerprint(prior: AnyPrior) -> str:
   return digest.hexdigest()
 
 
-def restore_all(folder: runs.RunFolder, entrants, prior, cases, problems, truths, lpips) -> None:
+def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure, truths, lpips) -> None:
   """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
   parts = bench.chunks(len(cases), FLAGS.num_samples, FLAGS.batch_size)
   wanted = [
@@ -222,23 +224,23 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, problems, truths
   with progress.Bar(sum(weight(*pair) for pair in wanted) or 1.0) as bar:
     for entrant, part in wanted:
       report_progress = bar.part(weight(entrant, part), f"{entrant.task} {entrant.name}")
-      restored = restore_part(entrant, prior, cases, problems[entrant.task], part, parts[0], report_progress)
+      restored = restore_part(entrant, prior, cases, measure, part, parts[0], report_progress)
       rows = []
       for place, i in enumerate(part):
         write_restored(folder.pictures, entrant, cases[i], restored, place)
-        marks = bench.marks(problems[entrant.task][i], restored.images[place], truths[i], lpips)
+        marks = bench.marks(measure(entrant.task, i), restored.images[place], truths[i], lpips)
         rows.append(row(entrant, cases[i], marks, restored, len(part)))
       folder.append(rows)
 
 
-def restore_part(entrant: Entrant, prior, cases, problems, part: range, first: range, report_progress):
+def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: range, first: range, report_progress):
   """Restore a chunk of pictures; a shorter last one is filled up with its last picture, for one compilation."""
   chosen = [part[min(k, len(part) - 1)] for k in range(len(first))]
   return bench.restore(
     [common.case_keys(cases[i], FLAGS.num_samples)[2] for i in chosen],
     entrant.method,
     prior,
-    [problems[i] for i in chosen],
+    [measure(entrant.task, i) for i in chosen],
     entrant.grid,
     chunk=FLAGS.batch_size,
     mesh=common.mesh(FLAGS),
@@ -268,12 +270,13 @@ def file_name(image: str, *parts: str) -> str:
   return "-".join((image, *parts)) + ".png"
 
 
-def write_measurements(folder: pathlib.Path, cases, truths, problems: dict[str, list[Problem]]) -> None:
+def write_measurements(folder: pathlib.Path, cases, truths, measure: Measure) -> None:
   """Write the truths and what was measured of them."""
   for i, (case, truth) in enumerate(zip(cases, truths)):
     images.write(folder / file_name(case.name, "truth"), truth)
-    for task, measured in problems.items():
-      picture = measured[i].operator.picture(measured[i].y)
+    for task in FLAGS.tasks:
+      problem = measure(task, i)
+      picture = problem.operator.picture(problem.y)
       images.write(folder / file_name(case.name, task, "measurement"), np.asarray(picture))
 
 
