@@ -13,9 +13,10 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_perceptual
 from PIL import Image
 
-from diffinv import metrics, runs, settings, summary
+from diffinv import metrics, perceptual, runs, settings, summary
 from diffinv.apps import compare, main
 from diffinv.data import images
 from diffinv.tasks import TASKS
@@ -254,6 +255,28 @@ def test_held_out_sets_are_compared_on_by_name(tmp_path):
   got, _ = run(tmp_path / "out", "--data=photos", "--num_images=2", "--size=32", "--tasks=denoising", "--methods=ddrm")
   assert [image["name"] for image in got["images"]] == [image["source"].split("/")[1] for image in got["images"]]
   assert all(image["source"].startswith("photos/") and image["shape"] == [32, 32, 3] for image in got["images"])
+
+
+@pytest.mark.slow
+def test_lpips_is_measured_where_weights_are_given(tmp_path, capsys):
+  safetensors = pytest.importorskip("safetensors.numpy")
+  weights = test_perceptual.state_dict("alex")
+  safetensors.save_file(
+    {name: np.ascontiguousarray(value) for name, value in weights.items()}, tmp_path / "w.safetensors"
+  )
+  flags = ["--tasks=denoising", "--methods=ddrm", "--num_samples=2", f"--lpips={tmp_path / 'w.safetensors'}"]
+  Image.fromarray(picture(0, 32)).save(tmp_path / "a.png")
+  got, said = run(tmp_path / "out", f"--data={tmp_path / 'a.png'}", *flags)
+  (row,) = got["runs"][0]["images"]
+  distance = perceptual.from_state_dict(weights)
+  restored = images.read(tmp_path / "out" / "pictures" / "a-denoising-ddrm-00.png")
+  assert row["lpips"][0] == pytest.approx(float(distance(restored, images.read(tmp_path / "a.png"))), rel=0.02)
+  assert "LPIPS" in said and got["summary"][0]["lpips"]["mean"] == pytest.approx(np.mean(row["lpips"]))
+  Image.fromarray(picture(0)).save(tmp_path / "small.png")
+  assert (
+    main.execute(["compare", f"--output={tmp_path / 'o'}", *QUICK, f"--data={tmp_path / 'small.png'}", *flags]) != 0
+  )
+  assert "--lpips: expected pictures of 32x32 or more, got 16x16; leave it out" in capsys.readouterr().err
 
 
 # tune

@@ -125,10 +125,18 @@ def bundled() -> pathlib.Path:
   return pathlib.Path(str(importlib.resources.files("diffinv.data") / BUNDLED))
 
 
-def read_lpips() -> perceptual.LPIPS | None:
-  """Read the weights of --lpips, if there are any."""
+def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
+  """Read the weights of --lpips, if there are any, to measure pictures of `shape`.
+
+  Raises:
+    UsageError: the pictures are too small.
+    ValueError: the file does not hold the weights.
+  """
   if FLAGS.lpips is None:
     return None
+  if min(shape[:2]) < perceptual.MIN_PIXELS:
+    least = images.by((perceptual.MIN_PIXELS,) * 2)
+    raise errors.UsageError(f"--lpips: expected pictures of {least} or more, got {images.by(shape)}; leave it out")
   try:
     return perceptual.from_state_dict(convert.read_state_dict(pathlib.Path(FLAGS.lpips)))
   except ValueError as error:
@@ -146,7 +154,7 @@ def main(argv: list[str]) -> None:
   cases, truths = common.read_pictures(FLAGS, prior, multiple, held_out.TEST, HELD_OUT_IMAGES)
   common.mesh(FLAGS)
   measure = functools.lru_cache(KEPT_PROBLEMS)(lambda task, i: common.measured(FLAGS, task, cases[i], truths[i]))
-  entrants, lpips = plan_entrants(prior, measure), read_lpips()
+  entrants, lpips = plan_entrants(prior, measure), read_lpips(cases[0].shape)
   folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
   with folder.held():
     if folder.rows:
