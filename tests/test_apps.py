@@ -15,7 +15,7 @@ from PIL import Image
 
 import diffinv
 from diffinv import metrics, settings
-from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune
+from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM
@@ -28,6 +28,7 @@ MODULES = {
   "compare": compare,
   "tune": tune,
   "report": report,
+  "verify": verify,
   "convert": convert,
   "train": train,
 }
