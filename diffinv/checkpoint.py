@@ -179,6 +179,11 @@ def load_prior(
   )
 
 
+def load_provenance(name_or_folder: str | os.PathLike) -> dict[str, Any]:
+  """Return what prior.json says of where the weights come from; empty where it says nothing."""
+  return _read_description(_find(str(name_or_folder))).get("provenance") or {}
+
+
 def _with_options(config: Any, dtype: str, remat: bool) -> Any:
   if dtype not in unet.DTYPES:
     raise ValueError(f"dtype: expected one of {', '.join(unet.DTYPES)}, got {dtype!r}")

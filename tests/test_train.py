@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffinv import priors, train
-from diffinv.checkpoint import load_prior
+from diffinv.checkpoint import load_prior, load_provenance
 from diffinv.nets import small
 from diffinv.schedules import Level, Schedule
 
@@ -358,6 +358,8 @@ def test_a_run_starts_from_the_weights_of_a_prior(tmp_path):
   finish_run(tmp_path / "second", *short, *again)
   first, second = (load_prior(tmp_path / name).params for name in ("first", "second"))
   jax.tree.map(np.testing.assert_array_equal, first, second)
+  before, now = (load_provenance(tmp_path / name) for name in ("first", "second"))
+  assert now["images_seen"] == 2 * before["images_seen"] > 0 and now["init"] == before
   run = start_run(tmp_path / "third", *short, *again, "--channels=16")
   text = run.communicate()[0]
   assert run.returncode == 1 and "init: expected a prior with the network" in text and "Traceback" not in text

@@ -558,17 +558,19 @@ def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> N
 
   info = run.best_info()
   params = run.restore_best(state.ema)
+  before = {} if s["init"] is None else checkpoint.load_provenance(s["init"])
   provenance = {
     "data": s["data"],
     "seed": s["seed"],
     "steps": int(state.step),
-    "images_seen": int(state.step) * s["batch_size"],
+    "images_seen": int(state.step) * s["batch_size"] + before.get("images_seen", 0),
     "weights_of_step": info["step"],
     "validation_loss": info["loss"],
     "validation_psnr": info["psnr"],
     "commit": _commit(),
     "skipped_files": data.skipped(),
     "settings": run.plan["settings"],
+    "init": before or None,  # of the weights that it began with
   }
   checkpoint.save_prior(s["output"], make_prior(params, s), network_config(s), provenance, overwrite=s["overwrite"])
   print(f"wrote {s['output']}: weights of step {info['step']}, validation loss {info['loss']:.4f}")
