@@ -74,6 +74,16 @@ class Problem:
     observed = self.operator.observed(self.y)
     return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.sum(observed)
 
+  def stiffness(self, kind: str = "likelihood") -> jax.Array | float:
+    """Return the largest curvature of the misfit along a measured value, over that of Gaussian noise, [], at least 1.
+
+    Steps of a fixed length are to be divided by it: a dark pixel of a Poisson measurement weighs a hundred bright ones.
+    """
+    if kind == "squares" or jnp.ndim(self.noise.std(self.y)) == 0:
+      return 1.0
+    least = self.noise.variance(self.y, jnp.full_like(self.y, -1.0))
+    return jnp.max(jnp.where(self.operator.observed(self.y) > 0, self.mean_variance() / least, 1.0))
+
   def chi2(self, x0: jax.Array) -> jax.Array:
     """Return the reduced chi-square of the residual over the observed values, []: near 1 for the truth.
 

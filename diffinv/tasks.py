@@ -1,7 +1,8 @@
 """Tasks: an operator, its noise and a name to cite, as the literature defines them.
 
 Sizes are those of Chung et al. (DPS, ICLR 2023, arXiv 2209.14687, App. D) at 256x256 and scale with the image where
-the task itself does (the box, its margin); kernels keep their size in pixels. sigma_y is on [-1, 1].
+the task itself does (the box, its margin); kernels keep their size in pixels. sigma_y is on [-1, 1], or in k-space, the
+spectrum and the coefficients of an orthonormal transform of such images, on each real number.
 """
 
 import dataclasses
@@ -15,6 +16,12 @@ from diffinv.operators.base import Operator
 Shape = tuple[int, int, int]
 
 SIGMA_Y = 0.05  # on [-1, 1]: DPS, Sec. 4; papers that mean [0, 1] use half of it
+DPS = "Chung et al., ICLR 2023, arXiv 2209.14687"
+DAPS = "Zhang et al., CVPR 2025, arXiv 2407.01521"
+DDRM = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"
+FASTMRI = "lines as Zbontar et al., arXiv 1811.08839; each channel a real picture"
+SENSING = "after Do et al., IEEE TSP 2012, arXiv 1106.5037"
+RESPONSE = "after Tai et al., IEEE TPAMI 2013; in place of the learned blur of DPS"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Task:
 
   title: str  # for tables and sheets
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels
+  citation: str  # where the setting is from
   sigma: float = SIGMA_Y  # default noise, standard deviation on [-1, 1]
 
 
@@ -31,14 +39,37 @@ def _box(key: jax.Array, shape: Shape) -> Operator:
   return operators.box(key, shape, box_size=(height // 2, width // 2), margin=(height // 16, width // 16))
 
 
+def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator]:
+  return lambda key, shape: operators.mri(key, shape, lines=lines, acceleration=acceleration)
+
+
 TASKS = {
-  "inpaint_box": Task("Inpainting, box", _box),
-  "inpaint_random": Task("Inpainting, 70 % missing", lambda key, shape: operators.random_mask(key, shape, missing=0.7)),
-  "super_resolution": Task("Super-resolution x4", lambda key, shape: operators.super_resolution(shape, 4)),
-  "gaussian_blur": Task("Gaussian deblurring", lambda key, shape: operators.gaussian_blur(shape, size=61, std=3.0)),
-  "motion_blur": Task(
-    "Motion deblurring", lambda key, shape: operators.motion_blur(key, shape, size=61, intensity=0.5)
+  "inpaint_box": Task("Inpainting, box", _box, DPS),
+  "inpaint_random": Task(
+    "Inpainting, 70 % missing", lambda key, shape: operators.random_mask(key, shape, missing=0.7), DAPS
   ),
-  "denoising": Task("Denoising", lambda key, shape: operators.identity(shape), sigma=0.2),
-  "colorization": Task("Colourisation", lambda key, shape: operators.grayscale(shape)),
+  "super_resolution": Task("Super-resolution x4", lambda key, shape: operators.super_resolution(shape, 4), DPS),
+  "gaussian_blur": Task(
+    "Gaussian deblurring", lambda key, shape: operators.gaussian_blur(shape, size=61, std=3.0), DPS
+  ),
+  "motion_blur": Task(
+    "Motion deblurring", lambda key, shape: operators.motion_blur(key, shape, size=61, intensity=0.5), DPS
+  ),
+  "denoising": Task("Denoising", lambda key, shape: operators.identity(shape), f"after {DDRM}", sigma=0.2),
+  "colorization": Task("Colourisation", lambda key, shape: operators.grayscale(shape), f"after {DDRM}"),
+  "phase_retrieval": Task(
+    "Phase retrieval, x on [-1, 1]", lambda key, shape: operators.phase_retrieval(shape, signed=True), DPS
+  ),
+  "phase_retrieval_01": Task(
+    "Phase retrieval, x on [0, 1]", lambda key, shape: operators.phase_retrieval(shape, signed=False), DAPS
+  ),
+  "nonlinear_blur": Task("Nonlinear deblurring", lambda key, shape: operators.nonlinear_blur(key, shape), RESPONSE),
+  "hdr": Task("High dynamic range", lambda key, shape: operators.hdr(shape, factor=2.0), DAPS),
+  "mri_random_x4": Task("MRI x4, random lines", _mri("random", 4), FASTMRI),
+  "mri_random_x8": Task("MRI x8, random lines", _mri("random", 8), FASTMRI),
+  "mri_equispaced_x4": Task("MRI x4, equispaced lines", _mri("equispaced", 4), FASTMRI),
+  "mri_equispaced_x8": Task("MRI x8, equispaced lines", _mri("equispaced", 8), FASTMRI),
+  "compressed_sensing": Task(
+    "Compressed sensing, 25 %", lambda key, shape: operators.compressed_sensing(key, shape, ratio=0.25), SENSING
+  ),
 }

@@ -1,4 +1,4 @@
-"""Measurement operators: adjoints, inverses, norms and reference numbers; a new operator joins LINEAR."""
+"""Measurement operators: adjoints, inverses, norms and reference numbers; a new operator joins LINEAR or NONLINEAR."""
 
 import functools
 
@@ -38,6 +38,13 @@ def ragged_mask(shape):
   return operators.inpainting(np.random.default_rng(0).random(shape[:2]) < 0.4, channels=shape[2])
 
 
+def sensitivities(shape, coils):
+  """Return smooth complex sensitivities, not normalised, [h, w, coils]."""
+  rows, cols = np.mgrid[: shape[0], : shape[1]]
+  waves = [np.exp(1j * (0.3 * c * rows - 0.2 * cols)) * (1.0 + 0.1 * (c + 1) * rows) for c in range(coils)]
+  return np.stack(waves, axis=-1)
+
+
 @pytree
 class Derived(LinearOperator):
   """A well-conditioned operator with no closed form at all: y_i = x_i + x_{i+1} / 4 down the image."""
@@ -62,10 +69,21 @@ LINEAR = {
   "blur_reflect_wide": lambda shape: operators.blur(shape, kernel(21, 41)),
   "motion_blur": lambda shape: operators.motion_blur(KEY, shape, size=15),
   "derived": lambda shape: Derived(shape),
+  "masked_fourier": lambda shape: operators.masked_fourier(
+    np.random.default_rng(1).random(shape[:2]) < 0.5, channels=shape[2]
+  ),
+  "mri": lambda shape: operators.mri(KEY, shape, coils=sensitivities(shape, 2)),
+  "compressed_sensing": lambda shape: operators.compressed_sensing(KEY, shape, ratio=0.4),
+  "gaussian_sensing": lambda shape: operators.gaussian_sensing(KEY, shape, measurements=20),
 }
-NONLINEAR = {"phase_retrieval": operators.phase_retrieval}
+NONLINEAR = {
+  "phase_retrieval": operators.phase_retrieval,
+  "nonlinear_blur": lambda shape: operators.nonlinear_blur(KEY, shape, size=9),
+  "hdr": operators.hdr,
+}
 EXACT = ("identity", "inpainting", "box", "random_mask", "grayscale", "super_resolution", "block_average")
-BY_CG = ("blur_reflect", "blur_reflect_wide", "motion_blur", "derived")
+EXACT += ("masked_fourier", "compressed_sensing")
+BY_CG = ("blur_reflect", "blur_reflect_wide", "motion_blur", "derived", "mri")
 linear = pytest.mark.parametrize("name", LINEAR)
 closed = pytest.mark.parametrize("name", [name for name in LINEAR if name not in BY_CG])
 any_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -115,7 +133,8 @@ def dense(operator, method, shape):
 
 
 def test_every_operator_is_in_a_table():
-  assert set(OPERATORS) <= {"blur"} | set(LINEAR) | set(NONLINEAR)
+  elsewhere = {"blur", "compose", "stack"}  # under other names, and the algebra: test_operators_more.py
+  assert set(OPERATORS) <= elsewhere | set(LINEAR) | set(NONLINEAR)
 
 
 @linear
@@ -242,8 +261,10 @@ def test_vmap_equals_loop(name, method):
     lambda key: operators.box(key, (16, 20, 3), box_size=7, margin=2),
     lambda key: operators.random_mask(key, (16, 20, 3), missing=0.6),
     lambda key: operators.motion_blur(key, (16, 20, 3), size=15),
+    lambda key: operators.mri(key, (16, 20, 3), lines="random"),
+    lambda key: operators.mri(key, (16, 20, 3), lines="equispaced"),
   ],
-  ids=["box", "random_mask", "motion_blur"],
+  ids=["box", "random_mask", "motion_blur", "random_lines", "equispaced_lines"],
 )
 @pytest.mark.slow
 def test_random_operators_are_built_and_applied_under_vmap(make):
@@ -542,6 +563,27 @@ WRONG = {
   "size: expected an odd number": lambda: operators.motion_blur(KEY, SHAPE, size=20),
   "intensity: .*got -1": lambda: operators.motion_blur(KEY, SHAPE, intensity=-1),
   "oversample: .*got -1": lambda: operators.phase_retrieval(SHAPE, oversample=-1),
+  "mask: .*sampled alike": lambda: operators.masked_fourier(np.ones((4, 4, 3))),
+  "mask: expected 0 and 1 .sampled.": lambda: operators.masked_fourier(np.full((4, 4), 2)),
+  "mask: expected at least one sampled": lambda: operators.masked_fourier(np.zeros((4, 4))),
+  "kind: expected one of real, complex, got 'both'": lambda: operators.mri(KEY, SHAPE, kind="both"),
+  "shape: .*complex picture, got .16, 16, 3.": lambda: operators.mri(KEY, SHAPE, kind="complex"),
+  "lines: expected one of random, equispaced": lambda: operators.mri(KEY, SHAPE, lines="radial"),
+  "acceleration: expected 4 or 8, got 5": lambda: operators.mri(KEY, SHAPE, acceleration=5),
+  "center_fraction: .*got 8 at acceleration 4": lambda: operators.mri(KEY, SHAPE, center_fraction=0.5),
+  "coils: expected sensitivities": lambda: operators.mri(KEY, SHAPE, coils=np.ones((16, 16))),
+  "ratio: .*got 1.5": lambda: operators.compressed_sensing(KEY, SHAPE, ratio=1.5),
+  "ratio: .*of 256, got 0.001": lambda: operators.compressed_sensing(KEY, SHAPE, ratio=0.001),
+  "measurements: expected 1 to 87381 of 768": lambda: operators.gaussian_sensing(KEY, SHAPE, measurements=10**6),
+  "factor: expected a positive exposure": lambda: operators.hdr(SHAPE, factor=0.0),
+  "outer: expected an operator on .4, 4, 3.": lambda: operators.compose(
+    operators.identity(SHAPE), operators.block_average(SHAPE, 4)
+  ),
+  "parts: .*one shape, got none": operators.stack,
+  "parts: .*got .*4, 4, 3.*16, 16, 3": lambda: operators.stack(
+    operators.identity(SHAPE), operators.identity((4, 4, 3))
+  ),
+  "picture: .*got .16, 16, 2.": lambda: operators.identity((16, 16, 2)).picture(np.zeros((16, 16, 2))),
   "rows: expected a matrix .m, 16.": lambda: separable(SHAPE, np.ones((17, 16)), np.eye(16)),
 }
 

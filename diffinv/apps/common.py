@@ -432,9 +432,10 @@ def held_out_size(values: flags.FlagValues, prior: AnyPrior) -> int:
 
 
 def task_scale(task: Task) -> tuple[float, float]:
-  """Return the size of the picture over that of its measurement, height and width."""
+  """Return the size of the picture over that of its measurement as it is shown, height and width."""
   template = task.make(jax.random.key(0), (PROBE, PROBE, 3))
-  return PROBE / template.out_shape[0], PROBE / template.out_shape[1]
+  shown = jax.eval_shape(template.picture, jax.ShapeDtypeStruct(template.out_shape, jnp.result_type(float)))
+  return PROBE / shown.shape[0], PROBE / shown.shape[1]
 
 
 def task_multiple(tasks: Sequence[Task]) -> int:

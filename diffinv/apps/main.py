@@ -23,6 +23,8 @@ COMMANDS = {
   "compare": ("diffinv.apps.compare", "restore the same measurements with several methods, and compare"),
   "tune": ("diffinv.apps.tune", "search a method's hyper-parameters for tasks"),
   "report": ("diffinv.apps.report", "show a comparison as one page to look at in a browser"),
+  "tasks": ("diffinv.apps.tasks", "list what can be measured, with sources, and what restores it"),
+  "methods": ("diffinv.apps.methods", "list the methods, what they need and cost, with sources"),
   "convert": ("diffinv.apps.convert", "turn a PyTorch checkpoint into a prior"),
   "train": ("diffinv.apps.train", "train a prior"),
   "verify": ("diffinv.apps.verify", "hold every method against laws that are known exactly"),

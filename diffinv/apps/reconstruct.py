@@ -30,6 +30,7 @@ from diffinv.schedules import Level
 from diffinv.tasks import TASKS
 
 WINDOW = 256  # chains whose pictures are in memory at once
+PROBE_SHAPE = (common.PROBE, common.PROBE, 3)  # of the picture for which a task is asked what its measurements are like
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
 FLAGS = flags.FlagValues()
@@ -42,6 +43,7 @@ flags.DEFINE_multi_string(
   "measurement", [], "Measurement to restore, in place of --input: a file, several, or a folder.", flag_values=FLAGS
 )
 flags.DEFINE_enum("task", "super_resolution", list(TASKS), "What was measured.", flag_values=FLAGS)
+FLAGS["task"].help = "What was measured; `diffinv tasks` describes them."  # without the choices, which --help gives too
 flags.DEFINE_enum("method", "dps", list(METHODS), "How to restore.", flag_values=FLAGS)
 flags.DEFINE_string(
   "mask", None, "Inpainting mask, an image of the picture's size: white is kept, black missing.", flag_values=FLAGS
@@ -83,6 +85,11 @@ def check_flags() -> None:
     raise errors.UsageError("--size and --fit change photographs, not --measurement; crop it and its mask beforehand")
   if FLAGS.mask_threshold is not None and FLAGS.mask is None:
     raise errors.UsageError("--mask_threshold is of a mask, got no --mask; leave it out")
+  if FLAGS.measurement and is_hidden(TASKS[FLAGS.task]):
+    raise errors.UsageError(
+      f"--measurement: --task={FLAGS.task} draws how it measures, and no flag says what was drawn; "
+      "measure a photograph with --input, or give diffinv.sample an operator of your own"
+    )
 
 
 def plan() -> Job:
@@ -111,10 +118,20 @@ def plan() -> Job:
 
 
 def read_measurement(path: pathlib.Path) -> np.ndarray:
-  """Read a measurement with as many channels as the task has, [h, w, c]."""
-  channels = TASKS[FLAGS.task].make(jax.random.key(0), (common.PROBE, common.PROBE, 3)).out_shape[-1]
+  """Read a measurement with as many channels as the task has, [h, w, c].
+
+  Raises:
+    ValueError: it is none, or a picture where the task does not measure one.
+  """
+  template = TASKS[FLAGS.task].make(jax.random.key(0), PROBE_SHAPE)
+  channels = template.out_shape[-1]
   if path.suffix.lower() == ".npy":
     return images.read_array(path, channels=channels)
+  if not template.is_picture:
+    raise ValueError(
+      f"{path}: expected a .npy array, as --task={FLAGS.task} does not measure pictures, got a picture; "
+      "write every digit with numpy.save"
+    )
   mode = next(mode for mode, count in images.CHANNELS.items() if count == channels)
   return images.read(path, mode=mode, convert=FLAGS.convert)
 
@@ -153,6 +170,12 @@ def is_random(task, shape: tuple[int, int, int]) -> bool:
   """Tell whether the task draws its operator, so that another draw is another measurement."""
   one, other = (jax.tree.leaves(task.make(jax.random.key(seed), shape)) for seed in (0, 1))
   return any(not np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def is_hidden(task) -> bool:
+  """Tell whether the task draws its operator and neither --mask nor --kernel can say which it drew."""
+  template = task.make(jax.random.key(0), PROBE_SHAPE)
+  return not isinstance(template, Inpainting) and not common.is_blur(template) and is_random(task, PROBE_SHAPE)
 
 
 def load(job: Job, case: common.Case) -> tuple[Problem, np.ndarray | None]:
@@ -199,8 +222,8 @@ def write_case(folder: pathlib.Path, case: common.Case, problem: Problem, pictur
 def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, truth, entry: dict[str, Any]) -> None:
   """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
   cells = [] if truth is None else [("truth", sheet.Cell(truth))]
-  if problem.y.shape[-1] in images.CHANNELS.values():
-    cells.append(("measurement", sheet.Cell(np.asarray(problem.y), (images.by(problem.y.shape),))))
+  size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
+  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
   for i, (picture, marks) in enumerate(list(zip(pictures, entry["samples"]))[:SHEET_SAMPLES]):
     title = METHODS[FLAGS.method].title if len(pictures) == 1 else f"sample {i + 1}"
     cells.append((title, sheet.Cell(picture, common.caption(marks))))
@@ -215,9 +238,8 @@ def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, tru
 def write_measurement(folder: pathlib.Path, name: str, problem: Problem) -> None:
   """Write what --measurement, --mask and --kernel take."""
   output.write_array(folder / f"{name}-measurement.npy", np.asarray(problem.y))
-  if problem.y.shape[-1] in images.CHANNELS.values():
-    images.write(folder / f"{name}-measurement.png", np.asarray(problem.y))
   operator = problem.operator
+  images.write(folder / f"{name}-measurement.png", np.asarray(operator.picture(problem.y)))
   if isinstance(operator, Inpainting):
     images.write(folder / f"{name}-mask.png", 2.0 * np.asarray(operator.mask) - 1.0)
   elif hasattr(operator, "kernel"):

@@ -14,7 +14,8 @@ the Euler steps and the unadjusted Langevin steps; for a Gaussian prior and a li
 its own law is known exactly.
 
 ||y - A(x0)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units: likelihood="tau" trusts it
-as if its mean variance were tau^2, as the paper does for Gaussian noise; likelihood="noise" leaves it as it is.
+as if its mean variance were tau^2, as the paper does for Gaussian noise; likelihood="noise" leaves it as it is. The
+step eta is divided by `Problem.stiffness`, without which dark pixels would make the Langevin steps unstable.
 
 The grid gives the number of levels; network calls between its levels interpolate t.
 """
@@ -98,7 +99,7 @@ class DAPS(base.Chain):
     """Return a sample of about N(x0_hat, sbar^2 I) exp(-misfit), from `x0_hat`."""
     ends = [noise ** (1 / POWER) for noise in (self.sigma_max, self.sigma_min)]
     part = (ends[0] - sbar ** (1 / POWER)) / (ends[0] - ends[1])
-    eta = self.step_size * (1.0 + part * (self.last_step - 1.0))
+    eta = self.step_size * (1.0 + part * (self.last_step - 1.0)) / problem.stiffness(self.misfit)
     variance = LIKELIHOODS[self.likelihood](self, problem)
     gradient = jax.grad(lambda x0: 0.5 / variance * problem.misfit(x0, self.misfit))
 

@@ -11,10 +11,12 @@ No gradient of the network. What is approximate: xh is a mode where the posterio
 of x0 given x_t taken as sbar^2 / lambda.
 
 Operators with a closed form take the exact minimum; other linear ones, and Poisson noise, a few conjugate gradients
-from D; nonlinear ones these on A linearised at D, where the paper takes a gradient step. Poisson noise: linear operators
-take weighted squares, sigma_y of each value as its own count estimates it, since their minimum is one solve whatever D;
-nonlinear ones a step of Fisher scoring of the log-likelihood, sigma_y as the prediction A(D) has it. sigma_y and images are on one scale here, [-1, 1]: the authors' code has sigma_y on [0, 1] beside sbar on [-1, 1],
-so that its lambda is 4 times ours. It also starts at y noised to the first level, and leaves the data step out at the
+from D; nonlinear ones these on A linearised at D, where the paper takes a gradient step. For Poisson noise linear
+operators have weighted squares, sigma_y of each value as its own count estimates it, whose minimum one solve finds;
+nonlinear ones take a step of Fisher scoring of the log-likelihood, sigma_y as the prediction A(D) has it.
+
+sigma_y and images are on one scale here, [-1, 1]: the authors' code has sigma_y on [0, 1] beside sbar on [-1, 1], so
+that its lambda is 4 times ours. It also starts at y noised to the first level, and leaves the data step out at the
 last, where rho makes it nothing.
 """
 
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 
 from diffinv.methods import base, proximal
 from diffinv.operators.base import LinearOperator
+from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
 from diffinv.pytree import pytree, static
 
 
@@ -33,6 +36,7 @@ class DiffPIR(base.Chain):
   weight: jax.Array | float = 7.0  # lambda; 1-25
   zeta: jax.Array | float = 0.3  # part of the noise that is fresh, in [0, 1]
   iterations: int = static(50)  # of conjugate gradients, where A has no closed form
+  misfit: str = static("likelihood")  # of MISFITS, for nonlinear operators
 
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"
@@ -44,7 +48,7 @@ class DiffPIR(base.Chain):
     if isinstance(problem.operator, LinearOperator):
       x0 = proximal.proximal(problem, denoised.x0, rho, iterations=self.iterations)
     else:
-      x0 = proximal.linearised_proximal(problem, denoised.x0, rho, self.iterations)
+      x0 = proximal.linearised_proximal(problem, denoised.x0, rho, self.iterations, self.misfit)
     eps = base.moved(denoised, x_t, x0, now).eps
     fresh = jnp.sqrt(1.0 - self.zeta) * eps + jnp.sqrt(self.zeta) * z
     return nxt.alpha * x0 + nxt.sigma * fresh, base.residual_norm(problem, denoised.x0)

@@ -14,8 +14,9 @@ The paper's zeta_i = zeta' / ||y - A(x0_hat)|| and the authors' code are two rul
 
 ||r||^2 is `Problem.misfit`: ||y - A(x0_hat)||^2 for Gaussian noise. For Poisson noise it is the log-likelihood in the
 same units, or with misfit="weighted" the paper's least squares with weights 1 / (2 y_j) (Sec. 3.2); the norm that the
-rules divide by is its root. Dividing by the norm leaves of the noise only how values are weighted against each other:
-the paper lowers zeta' from 1 to 0.3 for Poisson noise. The authors' code weighs all values alike there: "squares".
+rules divide by is its root. Dividing by the norm leaves of the noise only how values are weighted against each other,
+and a dark pixel weighs up to `Problem.stiffness` bright ones, so that steps have to be shorter: the paper lowers zeta'
+from 1 to 0.3 for Poisson noise. The authors' code weighs all values alike there: "squares".
 """
 
 import jax

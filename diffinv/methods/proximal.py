@@ -48,15 +48,24 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
   return x + operator.adjoint(solve(operator, problem.residual(x), 1.0 / rho, variance, iterations=iterations)) / rho
 
 
-def linearised_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int) -> jax.Array:
-  """Take one step of Fisher scoring of -2 log p(y | u) + rho ||u - x||^2: A at `x` by its derivative, CG.
+# sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient it then follows.
+VARIANCES = {
+  "likelihood": lambda problem, predicted: problem.noise.variance(problem.y, predicted),
+  "weighted": lambda problem, predicted: problem.noise.std(problem.y) ** 2,
+  "squares": lambda problem, predicted: problem.mean_variance(),
+}
 
-  (y - A(x)) / sigma_y^2 is the gradient of the log-likelihood and 1 / sigma_y^2 its Fisher information where sigma_y is
-  the noise at the prediction A(x): for Gaussian noise this is the Gauss-Newton step, for Poisson noise it follows the
-  log-likelihood itself, not its approximation by weighted squares.
+
+def linearised_proximal(
+  problem: Problem, x: jax.Array, rho: jax.Array, iterations: int, misfit: str = "weighted"
+) -> jax.Array:
+  """Take one Gauss-Newton step of the proximal problem: A at `x` by its derivative, `iterations` of CG.
+
+  `misfit`: of `problems.MISFITS`. With "likelihood" it is a step of Fisher scoring: where sigma_y is the noise at the
+  prediction A(x), (y - A(x)) / sigma_y^2 is the gradient of log p(y | x) and 1 / sigma_y^2 its Fisher information.
   """
   predicted, forward = jax.linearize(problem.operator, x)
   transpose = jax.linear_transpose(forward, x)
-  variance = rho * jnp.maximum(problem.noise.variance(problem.y, predicted), MIN_STD**2)
+  variance = rho * jnp.maximum(VARIANCES[misfit](problem, predicted), MIN_STD**2)
   w = conjugate_gradients(lambda v: forward(transpose(v)[0]) + variance * v, problem.y - predicted, iterations)
   return x + transpose(w)[0]

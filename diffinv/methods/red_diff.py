@@ -8,9 +8,11 @@ ICLR 2024, arXiv 2305.04391, Alg. 1. A single image mu is optimised by Adam, one
 
 For a prior N(m, C) the mean of the second gradient is lambda sigma^2 (alpha^2 C + sigma^2 I)^-1 (mu - m): at a fixed
 level mu comes to rest at the MAP estimate argmin -log p(y | x) - log p(x) of a prior with that precision, smoothed by
-the noise. ||y - A(mu)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units, so that lambda
-weighs the prior alike. It seeks a mode, no posterior sample, and two seeds give nearly the same image; sigma_y enters through lambda
+the noise. It seeks a mode, no posterior sample, and two seeds give nearly the same image; sigma_y enters through lambda
 alone. What is approximate: one Adam step a level does not come to rest, and levels differ in what they rest at.
+
+||y - A(mu)||^2 is `Problem.misfit`: for Poisson noise the log-likelihood in the same units, so that lambda means the
+same.
 
 Differs from the authors' code: sums over values, as the paper writes, where the code takes means over y and over mu, so
 that its lambda is ours times (values of mu) / (values of y); and a regularised start where the code has A^+ y, which

@@ -4,15 +4,14 @@ What is drawn at random (a box, a mask, a path) takes a key first. Add an operat
 function that builds it and a line here.
 """
 
-# NOTE to the developer of the operators: four of your files here were overwritten by accident; see the notes in them.
 from diffinv.operators.algebra import compose, stack
 from diffinv.operators.base import LinearOperator, Operator
 from diffinv.operators.blur import blur, gaussian_blur, motion_blur
-from diffinv.operators.fourier import mri, phase_retrieval, real_mri
+from diffinv.operators.fourier import masked_fourier, mri, phase_retrieval
 from diffinv.operators.nonlinear import hdr, nonlinear_blur
 from diffinv.operators.pixels import box, grayscale, identity, inpainting, random_mask
 from diffinv.operators.resize import block_average, super_resolution
-from diffinv.operators.sensing import gaussian_sensing, subsampled_dct
+from diffinv.operators.sensing import compressed_sensing, gaussian_sensing
 
 __all__ = ["OPERATORS", "LinearOperator", "Operator"]
 
@@ -28,11 +27,11 @@ OPERATORS = {
   "blur": blur,
   "motion_blur": motion_blur,
   "phase_retrieval": phase_retrieval,
-  "mri": mri,
-  "real_mri": real_mri,
   "nonlinear_blur": nonlinear_blur,
   "hdr": hdr,
-  "subsampled_dct": subsampled_dct,
+  "masked_fourier": masked_fourier,
+  "mri": mri,
+  "compressed_sensing": compressed_sensing,
   "gaussian_sensing": gaussian_sensing,
   "compose": compose,
   "stack": stack,

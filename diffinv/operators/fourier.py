@@ -1,19 +1,30 @@
-# NOTE to the developer of the operators: this stand-in overwrote YOUR version of this file by accident at 07:16.
-# Write your own version over it (it is not kept anywhere else); take from this one what you like.
-"""Measurements in the Fourier domain: phase retrieval, and magnetic resonance imaging (MRI) with Cartesian masks.
+"""Measurements in the Fourier domain: magnitudes (phase retrieval) and samples of k-space (MRI).
 
-Complex images and measurements are real arrays whose channels are all real parts, then all imaginary parts.
+The transform is centred and orthonormal, F = fftshift fft2 ifftshift, for even and odd sizes: ||F x|| = ||x||, the zero
+frequency in the middle (fastMRI's convention). k-space is real here: the real parts of all its channels, then the
+imaginary parts, so that noise of standard deviation sigma_y is put on each of the two.
+
+A measured picture is one of two kinds:
+
+  complex   `[h, w, 2]`, real part and imaginary part, as MRI reconstructs it. A A^T = M, the mask.
+  real      `[h, w, c]`, each channel a real picture of its own, so that priors of photographs can be used. Its spectrum
+            is conjugate symmetric, X(-k) = conj X(k), whether the mask is or not: where M samples both of a pair the
+            singular value is 1, where one of them sqrt(1/2), and the real and imaginary parts of the frequency are
+            seen alike. V is therefore the Hartley transform, Re F - Im F, and s^2(k) = (M(k) + M(-k)) / 2.
+
+With several coils, y_j = M F (S_j x) (Pruessmann et al., "SENSE: Sensitivity Encoding for Fast MRI", MRM 42, 1999),
+nothing is diagonal and solves are by conjugate gradients.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import LinearOperator, Operator, Spectral, image_shape
+from diffinv.operators.base import LinearOperator, Operator, Spectral, as_picture, image_shape
 from diffinv.pytree import pytree, static
 
-KINDS = ("random", "equispaced")
-CENTER_FRACTIONS = {4: 0.08, 8: 0.04}  # fastMRI's defaults, by acceleration
+CENTER_FRACTIONS = {4: 0.08, 8: 0.04}  # of the lines, by acceleration (Zbontar et al., fastMRI, arXiv 1811.08839)
+MIN_COIL = 1e-6  # of the strongest root of sum |S|^2: below, a place is seen by no coil
 
 
 def centred_fft2(x: jax.Array) -> jax.Array:
@@ -23,20 +34,25 @@ def centred_fft2(x: jax.Array) -> jax.Array:
 
 
 def centred_ifft2(x: jax.Array) -> jax.Array:
-  """Return the inverse of `centred_fft2`."""
+  """Return the inverse of `centred_fft2`, which is its adjoint, complex."""
   shifted = jnp.fft.ifft2(jnp.fft.ifftshift(x, axes=(0, 1)), axes=(0, 1), norm="ortho")
   return jnp.fft.fftshift(shifted, axes=(0, 1))
 
 
-def to_complex(x: jax.Array) -> jax.Array:
-  """Return `[h, w, c]`, complex, from `[h, w, 2 c]`: real parts, then imaginary parts."""
-  real, imaginary = jnp.split(x, 2, axis=-1)
-  return jax.lax.complex(real, imaginary)
+def hartley2(x: jax.Array) -> jax.Array:
+  """Return Re F x - Im F x of a real `x` `[h, w, ...]`: orthonormal, symmetric, its own inverse."""
+  spectrum = centred_fft2(x)
+  return spectrum.real - spectrum.imag
 
 
-def to_real(z: jax.Array) -> jax.Array:
-  """Return `[h, w, 2 c]` from `[h, w, c]`, complex."""
+def split(z: jax.Array) -> jax.Array:
+  """Return the real parts of the channels of `z` `[h, w, c]`, then the imaginary parts, `[h, w, 2c]`."""
   return jnp.concatenate([z.real, z.imag], axis=-1)
+
+
+def join(y: jax.Array) -> jax.Array:
+  """Return the complex channels `[h, w, c]` whose parts `y` `[h, w, 2c]` holds."""
+  return jax.lax.complex(*jnp.split(y, 2, axis=-1))
 
 
 # Phase retrieval
@@ -44,35 +60,37 @@ def to_real(z: jax.Array) -> jax.Array:
 
 @pytree
 class FourierMagnitude(Operator):
-  """y = |F P u| with P zero padding and F the centred orthonormal Fourier transform, `[h + 2p, w + 2q, c]`; nonlinear.
+  """y = |F P x| with P zero padding and F the centred orthonormal Fourier transform, `[h + 2p, w + 2q, c]`; nonlinear.
 
-  u is x itself, on [-1, 1], as in DPS; or (x + 1) / 2, on [0, 1], as in DAPS (`unit`). u, -u and u rotated by 180
-  degrees have the same y; with `unit`, -u is no picture.
+  Two conventions, which are two problems. signed: x is used on its [-1, 1] scale, as in DPS; x, -x and x rotated by 180
+  degrees have the same y. Not signed: (x + 1) / 2 on [0, 1] is padded and transformed, as in DAPS; an image is not
+  taken for its negative, the zero frequency says how bright it is, and only the rotation is left.
   """
 
   padding: tuple[int, int] = static()  # p, q: pixels on each side
-  unit: bool = static(False)
+  signed: bool = static(True)
 
   is_picture = False
 
   def __call__(self, x):
     p, q = self.padding
-    u = (x + 1.0) / 2.0 if self.unit else x
-    return jnp.abs(centred_fft2(jnp.pad(u, ((p, p), (q, q), (0, 0)))))
+    light = x if self.signed else (x + 1.0) / 2.0
+    return jnp.abs(centred_fft2(jnp.pad(light, ((p, p), (q, q), (0, 0)))))
 
   def picture(self, y):
-    """Return log(1 + |y|) over its largest value, on [-1, 1]."""
-    level = jnp.log1p(jnp.maximum(y, 0.0))
-    return 2.0 * level / jnp.maximum(jnp.max(level), jnp.finfo(y.dtype).tiny) - 1.0
+    """Return log(1 + |y|), its largest value white: `[h + 2p, w + 2q, 1 or 3]`."""
+    size = jnp.log1p(jnp.abs(as_picture(y)))
+    return 2.0 * size / jnp.maximum(jnp.max(size), jnp.finfo(size.dtype).tiny) - 1.0
 
 
-def phase_retrieval(shape: tuple[int, int, int], *, oversample: float = 2.0, unit: bool = False) -> FourierMagnitude:
-  """Build phase retrieval from an oversampled Fourier magnitude (Chung et al., arXiv 2209.14687).
+def phase_retrieval(shape: tuple[int, int, int], *, oversample: float = 2.0, signed: bool = True) -> FourierMagnitude:
+  """Build phase retrieval from an oversampled Fourier magnitude.
 
   Args:
     shape: of the image, (h, w, c).
     oversample: the image is padded by oversample / 8 of its size on each side: 2 pads 256 pixels to 384.
-    unit: measure the image on [0, 1] (Zhang et al., DAPS, arXiv 2407.01521) and not on [-1, 1] (DPS).
+    signed: transform x on [-1, 1] (Chung et al., DPS, arXiv 2209.14687), or else (x + 1) / 2 on [0, 1] (Zhang et al.,
+      DAPS, arXiv 2407.01521, authors' code).
 
   Raises:
     ValueError: `oversample` is negative.
@@ -80,25 +98,25 @@ def phase_retrieval(shape: tuple[int, int, int], *, oversample: float = 2.0, uni
   shape = image_shape(shape)
   if oversample < 0:
     raise ValueError(f"oversample: expected 0 or more, got {oversample}")
-  return FourierMagnitude(shape, (int(oversample / 8.0 * shape[0]), int(oversample / 8.0 * shape[1])), unit)
+  return FourierMagnitude(shape, (int(oversample / 8.0 * shape[0]), int(oversample / 8.0 * shape[1])), signed)
 
 
-# MRI
+# k-space
 
 
 @pytree
-class ComplexMRI(LinearOperator):
-  """y = M F x of a complex image `[h, w, 2]`, one coil: k-space `[h, w, 2]`, zero off the mask; A A^T = M."""
+class ComplexFourier(LinearOperator):
+  """y = M F x of a complex picture, `[h, w, 2]` to `[h, w, 2]`, zero off the mask: A A^T = M, A^+ = A^T."""
 
-  mask: jax.Array  # [h, w, 1], 0 or 1
+  mask: jax.Array  # sampled frequencies, [h, w, 1], 0 or 1, the zero frequency in the middle
 
   is_picture = False
 
   def __call__(self, x):
-    return to_real(self.mask * centred_fft2(to_complex(x)))
+    return self.mask * split(centred_fft2(join(x)))
 
   def adjoint(self, y):
-    return to_real(centred_ifft2(self.mask * to_complex(y)))
+    return split(centred_ifft2(join(self.mask * y)))
 
   def pinv(self, y):
     return self.adjoint(y)
@@ -107,185 +125,246 @@ class ComplexMRI(LinearOperator):
     return v / (self.mask + gamma)
 
   def spectral(self):
-    to_k_space = lambda x: to_real(centred_fft2(to_complex(x)))
-    return Spectral(self.mask, to_k_space, lambda k: to_real(centred_ifft2(to_complex(k))), lambda y: y)
+    return Spectral(
+      self.mask,
+      lambda x: split(centred_fft2(join(x))),
+      lambda coords: split(centred_ifft2(join(coords))),
+      lambda y: y,
+    )
 
   def observed(self, y):
     return jnp.broadcast_to(self.mask, y.shape)
 
   def picture(self, y):
-    return magnitude(self.adjoint(y))
+    """Return the magnitude of the zero-filled picture, 0 black and 1 white, `[h, w, 1]`."""
+    return _magnitude(self.adjoint(y))
 
 
 @pytree
-class RealMRI(LinearOperator):
-  """y = M F x of a real image `[h, w, c]`, each channel apart: k-space `[h, w, 2 c]`, zero off the mask.
+class RealFourier(LinearOperator):
+  """y = M F x of real pictures, `[h, w, c]` to `[h, w, 2c]`, zero off the mask: s^2(k) = (M(k) + M(-k)) / 2."""
 
-  F x is conjugate symmetric, so that a line and its mirror image measure the same: A^T A = F^-1 W F with W the mean of
-  the mask and its mirror image. In Hartley coordinates, Re F x - Im F x, the SVD is diagonal, s^2 = W: 1 where both
-  or a frequency that is its own mirror image are measured, 1/2 where one is.
-  """
-
-  mask: jax.Array  # [h, w, 1], 0 or 1
+  mask: jax.Array  # sampled frequencies, [h, w, 1], 0 or 1, the zero frequency in the middle
 
   is_picture = False
 
   def __call__(self, x):
-    return to_real(self.mask * centred_fft2(x))
+    return self.mask * split(centred_fft2(x))
 
   def adjoint(self, y):
-    return centred_ifft2(self.mask * to_complex(y)).real
+    return centred_ifft2(join(self.mask * y)).real
 
   def pinv(self, y):
-    kept = self._weight() > 0
-    filtered = centred_fft2(self.adjoint(y)) * jnp.where(kept, 1.0 / jnp.where(kept, self._weight(), 1.0), 0.0)
-    return centred_ifft2(filtered).real
+    return hartley2(self._over_values(self._measure(y)))
 
   def solve(self, v, gamma):
-    # A A^T has the eigenvalue W on what conjugate symmetry allows at the measured frequencies, 0 on the rest.
-    z, weight = to_complex(v), self._weight()
-    other = self.mask * mirrored(self.mask)
-    allowed = self.mask * (z + other * jnp.conj(mirrored(z))) / (1.0 + other)
-    return to_real(allowed / (weight + gamma) + (z - allowed) / gamma)
+    """Return (A A^T + gamma I)^-1 v: 1 / (s^2 + gamma) on the range of A, 1 / gamma off it."""
+    power = self._values() ** 2
+    # U diag(p) U^T = A V diag(p / s^2) V^T A^T, of p = 1 / gamma - 1 / (s^2 + gamma).
+    excess = hartley2(hartley2(self.adjoint(v)) / (gamma * (power + gamma)))
+    return v / gamma - self(excess)
 
   def spectral(self):
-    s = jnp.sqrt(self._weight())
-    inverse = jnp.where(s > 0, 1.0 / jnp.where(s > 0, s, 1.0), 0.0)
-    return Spectral(s, hartley, hartley, lambda y: inverse * hartley(self.adjoint(y)))
+    return Spectral(self._values(), hartley2, hartley2, self._measure)
 
   def observed(self, y):
     return jnp.broadcast_to(self.mask, y.shape)
 
   def picture(self, y):
-    return self.adjoint(y)
+    """Return the zero-filled picture A^T y, clipped to [-1, 1], `[h, w, 1 or 3]`: what is not sampled is mid-gray."""
+    return jnp.clip(as_picture(self.adjoint(y)), -1.0, 1.0)
 
-  def _weight(self):
-    return (self.mask + mirrored(self.mask)) / 2.0
+  def _values(self):
+    """Return s, `[h, w, 1]`: 0, sqrt(1/2) or 1."""
+    height, width, _ = self.in_shape
+    # -k of the frequency at place i of n is at 2 (n // 2) - i, modulo n.
+    rows, cols = (np.mod(2 * (n // 2) - np.arange(n), n) for n in (height, width))
+    return jnp.sqrt((self.mask + self.mask[rows][:, cols]) / 2.0)
+
+  def _over_values(self, coords):
+    """Return the coordinates over s, 0 where that is."""
+    s = self._values()
+    return jnp.where(s > 0, coords / jnp.where(s > 0, s, 1.0), 0.0)
+
+  def _measure(self, y):
+    """Return U^T y = V^T A^T y / s, `[h, w, c]`."""
+    return self._over_values(hartley2(self.adjoint(y)))
 
 
 @pytree
-class MulticoilMRI(LinearOperator):
-  """y_j = M F (S_j x) of a complex image `[h, w, 2]` for coils j: k-space `[h, w, 2 coils]`, zero off the mask."""
+class MultiCoil(LinearOperator):
+  """y_j = M F (S_j x) for every coil j, `[h, w, 2 c coils]`, zero off the mask; no closed forms.
 
-  mask: jax.Array  # [h, w, 1], 0 or 1
-  sensitivities: jax.Array  # S_j, [h, w, 2 coils]: real parts, then imaginary parts
+  Complex pictures, `[h, w, 2]`, have c = 1; real ones, `[h, w, c]`, have every coil of the first channel first. With
+  sum |S|^2 = 1 and every frequency sampled, A^T A = I.
+  """
+
+  mask: jax.Array  # sampled frequencies, [h, w, 1], 0 or 1, the zero frequency in the middle
+  coils: jax.Array  # sensitivities S, [h, w, coils], complex
+  kind: str = static()  # of KINDS
 
   is_picture = False
 
   def __call__(self, x):
-    return to_real(self.mask * centred_fft2(to_complex(self.sensitivities) * to_complex(x)))
+    light = join(x) if self.kind == "complex" else jax.lax.complex(x, jnp.zeros_like(x))
+    spread = light[:, :, :, None] * self.coils[:, :, None, :]
+    return self.mask * split(centred_fft2(spread.reshape(*x.shape[:2], -1)))
 
   def adjoint(self, y):
-    images = jnp.conj(to_complex(self.sensitivities)) * centred_ifft2(self.mask * to_complex(y))
-    return to_real(jnp.sum(images, axis=-1, keepdims=True))
+    spread = centred_ifft2(join(self.mask * y))
+    light = spread.reshape(*y.shape[:2], -1, self.coils.shape[-1]) * jnp.conj(self.coils)[:, :, None, :]
+    total = jnp.sum(light, axis=-1)
+    return split(total) if self.kind == "complex" else total.real
 
   def observed(self, y):
     return jnp.broadcast_to(self.mask, y.shape)
 
   def picture(self, y):
-    return magnitude(self.adjoint(y))
+    """Return the zero-filled picture A^T y: its magnitude, 0 black and 1 white, or the real channels clipped."""
+    x = self.adjoint(y)
+    return _magnitude(x) if self.kind == "complex" else jnp.clip(as_picture(x), -1.0, 1.0)
 
 
-def hartley(x: jax.Array) -> jax.Array:
-  """Return the centred orthonormal Hartley transform Re F x - Im F x of real `x` `[h, w, c]`; its own inverse."""
-  z = centred_fft2(x)
-  return z.real - z.imag
+KINDS = {"real": RealFourier, "complex": ComplexFourier}
 
 
-def mirrored(x: jax.Array) -> jax.Array:
-  """Return `x` `[h, w, ...]` with every frequency at the place of its negative; the zero frequency in the middle."""
-  for axis in (0, 1):
-    x = jnp.roll(jnp.flip(x, axis), 1 - x.shape[axis] % 2, axis)
-  return x
+def masked_fourier(mask, *, channels: int = 3, kind: str = "real", coils=None) -> LinearOperator:
+  """Build the measurement of the frequencies in a mask.
+
+  Args:
+    mask: sampled frequencies, `[h, w]` or `[h, w, 1]`, 0 or 1 (or boolean), the zero frequency in the middle.
+    channels: of the picture; 2 for a complex one, its real and its imaginary part.
+    kind: "real" or "complex", see the module.
+    coils: sensitivities, `[h, w, coils]`, complex; None for one coil that sees everything alike. They are divided by
+      the root of sum |S|^2 at each place, so that ||A|| <= 1; places that no coil sees stay unseen.
+
+  Raises:
+    ValueError: an argument has another shape or other values, or the mask samples nothing.
+  """
+  mask = np.asarray(mask)
+  if mask.ndim not in (2, 3) or mask.shape[2:] not in ((), (1,)):
+    raise ValueError(f"mask: expected [h, w] or [h, w, 1], got {mask.shape}; channels are sampled alike")
+  if not np.all((mask == 0) | (mask == 1)):
+    raise ValueError(f"mask: expected 0 and 1 (sampled) only, got values in [{mask.min()}, {mask.max()}]; threshold it")
+  if not np.any(mask):
+    raise ValueError("mask: expected at least one sampled frequency (1), got none; is it inverted?")
+  return _build((*mask.shape[:2], channels), jnp.asarray(mask.reshape(*mask.shape[:2], 1), float), kind, coils)
 
 
-def magnitude(x: jax.Array) -> jax.Array:
-  """Return the magnitude of a complex image `[h, w, 2]` over its largest, on [-1, 1], `[h, w, 1]`, to look at."""
-  size = jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True))
-  return 2.0 * size / jnp.maximum(jnp.max(size), jnp.finfo(x.dtype).tiny) - 1.0
-
-
-def cartesian_mask(
-  key: jax.Array, width: int, *, acceleration: int = 4, kind: str = "random", center_fraction: float | None = None
-) -> np.ndarray:
-  """Draw the measured lines of k-space by the rules of fastMRI, `[width]`, 0 or 1.
-
-  The round(width center_fraction) lines about the zero frequency are measured; of the others, each with the same
-  probability ("random") or at equal distances from a random start ("equispaced"), so that width / acceleration are
-  measured in all: exactly or nearly for equispaced ones, on average for random ones.
-
-  Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated MRI", arXiv 1811.08839.
+def mri(
+  key: jax.Array,
+  shape: tuple[int, int, int],
+  *,
+  acceleration: int = 4,
+  center_fraction: float | None = None,
+  lines: str = "random",
+  kind: str = "real",
+  coils=None,
+) -> LinearOperator:
+  """Build Cartesian MRI: whole columns of k-space, by the rules of fastMRI (Zbontar et al., arXiv 1811.08839).
 
   Args:
     key: of the lines.
-    width: lines in all.
-    acceleration: lines over measured lines.
-    kind: of KINDS.
-    center_fraction: None for fastMRI's, .08 at 4 and .04 at 8.
+    shape: of the picture, (h, w, c); c = 2 for a complex one.
+    acceleration: R, 4 or 8 there: 1 / R of the columns are sampled.
+    center_fraction: part of the columns that are sampled in the middle in any case; None: 0.08 at 4, 0.04 at 8.
+    lines: "random" or "equispaced", see `random_lines` and `equispaced_lines`.
+    kind, coils: see `masked_fourier`.
 
   Raises:
-    ValueError: the center alone has as many lines as there should be, or another argument is out of its range.
+    ValueError: an argument is none of these, or the middle alone has more lines than 1 / R of them.
   """
+  shape = image_shape(shape)
+  if lines not in LINES:
+    raise ValueError(f"lines: expected one of {', '.join(LINES)}, got {lines!r}")
+  if center_fraction is None and acceleration not in CENTER_FRACTIONS:
+    known = " or ".join(map(str, CENTER_FRACTIONS))
+    raise ValueError(f"acceleration: expected {known}, got {acceleration}; or give a center_fraction too")
+  fraction = CENTER_FRACTIONS[acceleration] if center_fraction is None else center_fraction
+  columns = LINES[lines](key, shape[1], acceleration=acceleration, center_fraction=fraction)
+  return _build(shape, jnp.broadcast_to(columns[None, :, None], (*shape[:2], 1)), kind, coils)
+
+
+def random_lines(key: jax.Array, width: int, *, acceleration: int, center_fraction: float) -> jax.Array:
+  """Draw columns of k-space: the middle, and each other one with the probability that makes width / R of them.
+
+  Returns:
+    `[width]`, 0 or 1; W / R columns on average, n of them the middle: p = (W / R - n) / (W - n).
+  """
+  middle = middle_lines(width, acceleration, center_fraction)
+  count = int(middle.sum())
+  probability = (width / acceleration - count) / max(width - count, 1)
+  drawn = jax.random.uniform(key, (width,)) < probability
+  return jnp.maximum(drawn.astype(float), jnp.asarray(middle, float))
+
+
+def equispaced_lines(key: jax.Array, width: int, *, acceleration: int, center_fraction: float) -> jax.Array:
+  """Draw columns of k-space: the middle, and equidistant ones from a random first one on.
+
+  Returns:
+    `[width]`, 0 or 1; about W / R columns.
+  """
+  offsets = max(1, round(_spacing(width, acceleration, center_fraction) or 1))
+  table = np.stack([equispaced_mask(width, acceleration, center_fraction, offset) for offset in range(offsets)])
+  return jnp.asarray(table, float)[jax.random.randint(key, (), 0, offsets)]
+
+
+LINES = {"random": random_lines, "equispaced": equispaced_lines}
+
+
+def equispaced_mask(width: int, acceleration: int, center_fraction: float, offset: int) -> np.ndarray:
+  """Return the columns round(offset, offset + d, ...) < width - 1 and the middle, `[width]`, boolean.
+
+  d = R (n - W) / (n R - W), n lines in the middle: 1 / R of all are sampled in total.
+  """
+  mask = middle_lines(width, acceleration, center_fraction)
+  spacing = _spacing(width, acceleration, center_fraction)
+  if spacing is not None:
+    mask[np.around(np.arange(offset, width - 1, spacing)).astype(int)] = True
+  return mask
+
+
+def middle_lines(width: int, acceleration: int, center_fraction: float) -> np.ndarray:
+  """Return the round(W center_fraction) columns in the middle, at least one, `[width]`, boolean.
+
+  Raises:
+    ValueError: they are more than W / R.
+  """
+  count = max(1, round(width * center_fraction))
+  if acceleration < 1 or not 0.0 <= center_fraction <= 1.0 or count * acceleration > max(width, acceleration):
+    raise ValueError(
+      f"center_fraction: expected at most 1 / acceleration of {width} columns in the middle, got {count} at "
+      f"acceleration {acceleration}; lower one of them"
+    )
+  first = (width - count + 1) // 2
+  return (np.arange(width) >= first) & (np.arange(width) < first + count)
+
+
+def _spacing(width, acceleration, center_fraction):
+  """Return the distance of equispaced columns, or None where the middle is all there is."""
+  count = int(middle_lines(width, acceleration, center_fraction).sum())
+  if count * acceleration >= width:
+    return None
+  return acceleration * (count - width) / (count * acceleration - width)
+
+
+def _build(shape, mask, kind, coils):
+  shape = image_shape(shape)
   if kind not in KINDS:
     raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-  if center_fraction is None and acceleration not in CENTER_FRACTIONS:
-    raise ValueError(f"center_fraction: expected a number for acceleration {acceleration}, got none; give one")
-  low = round(width * (CENTER_FRACTIONS[acceleration] if center_fraction is None else center_fraction))
-  if acceleration < 1 or not low < width / acceleration:
-    raise ValueError(
-      f"acceleration: expected more than the {low} lines of the center to be left of {width}, got {acceleration}; "
-      "lower it or center_fraction"
-    )
-  if kind == "random":
-    chance = (width / acceleration - low) / (width - low)
-    mask = np.asarray(jax.random.uniform(key, (width,)) < chance, np.float32)
-  else:
-    distance = acceleration * (low - width) / (low * acceleration - width)
-    mask = equispaced_lines(width, distance, int(jax.random.randint(key, (), 0, max(1, round(distance)))))
-  first = (width - low + 1) // 2
-  mask[first : first + low] = 1.0
-  return mask
+  if kind == "complex" and shape[2] != 2:
+    raise ValueError(f"shape: expected [h, w, 2], real and imaginary part, of a complex picture, got {shape}")
+  if coils is None:
+    return KINDS[kind](shape, mask)
+  coils = np.asarray(coils)
+  if coils.ndim != 3 or coils.shape[:2] != shape[:2] or coils.shape[2] < 1:
+    raise ValueError(f"coils: expected sensitivities of shape ({shape[0]}, {shape[1]}, coils), got {coils.shape}")
+  total = np.sqrt(np.sum(np.abs(coils) ** 2, axis=-1, keepdims=True))
+  seen = total > MIN_COIL * np.max(total)
+  coils = np.where(seen, coils / np.where(seen, total, 1.0), 0.0)
+  return MultiCoil(shape, mask, jnp.asarray(coils, jnp.result_type(complex)), kind)
 
 
-def equispaced_lines(width: int, distance: float, offset: int) -> np.ndarray:
-  """Return 1 at the lines offset, offset + distance, ..., rounded, below width - 1; `[width]`."""
-  mask = np.zeros(width, np.float32)
-  mask[np.around(np.arange(offset, width - 1, distance)).astype(int)] = 1.0
-  return mask
-
-
-def mri(shape: tuple[int, int, int], mask, *, sensitivities=None) -> LinearOperator:
-  """Build Cartesian MRI of a complex image `[h, w, 2]`.
-
-  Args:
-    shape: of the image, (h, w, 2).
-    mask: measured values of k-space, zero frequency in the middle, 0 or 1: `[w]` for lines, or `[h, w]`.
-    sensitivities: of the coils, complex, `[h, w, coils]`; sum_j |S_j|^2 = 1 makes ||A|| = 1. None for one ideal coil.
-
-  Raises:
-    ValueError: a shape does not fit, or the image is not complex.
-  """
-  shape = image_shape(shape)
-  if shape[2] != 2:
-    raise ValueError(f"shape: expected (h, w, 2), real and imaginary part, got {shape}; for real images use real_mri")
-  mask = _full_mask(shape, mask)
-  if sensitivities is None:
-    return ComplexMRI(shape, mask)
-  sensitivities = np.asarray(sensitivities)
-  if sensitivities.ndim != 3 or sensitivities.shape[:2] != shape[:2]:
-    raise ValueError(f"sensitivities: expected {shape[:2]} and coils, got {sensitivities.shape}")
-  parts = np.concatenate([sensitivities.real, sensitivities.imag], axis=-1)
-  return MulticoilMRI(shape, mask, jnp.asarray(parts, float))
-
-
-def real_mri(shape: tuple[int, int, int], mask) -> RealMRI:
-  """Build Cartesian MRI of a real image `[h, w, c]`, each channel apart; `mask` as in `mri`."""
-  shape = image_shape(shape)
-  return RealMRI(shape, _full_mask(shape, mask))
-
-
-def _full_mask(shape, mask):
-  mask = np.asarray(mask)
-  if mask.shape not in (shape[:2], shape[1:2]) or not np.isin(mask, (0, 1)).all():
-    raise ValueError(f"mask: expected zeros and ones of shape {shape[1:2]} or {shape[:2]}, got {mask.shape}")
-  return jnp.asarray(np.broadcast_to(mask, shape[:2])[..., None], float)
+def _magnitude(x):
+  """Return the magnitude of a complex picture `[h, w, 2]`, 0 black and 1 white, `[h, w, 1]`."""
+  return jnp.clip(2.0 * jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) - 1.0, -1.0, 1.0)

@@ -1,0 +1,76 @@
+"""List the tasks: what is measured of a 256x256 colour picture, with what noise, which methods restore it, the source.
+
+usage: diffinv tasks
+
+Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures; --sigma of the other
+commands changes it.
+"""
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from diffinv.apps import common
+from diffinv.apps.main import run_module
+from diffinv.methods import METHODS, accepts
+from diffinv.operators import Operator
+from diffinv.tasks import TASKS, Task
+
+SHOWN = (256, 256, 3)  # the picture whose measurement is described
+TRIED = (64, 64, 3)  # the picture on which methods are tried: larger than any kernel, and quick
+
+FLAGS = flags.FlagValues()
+
+
+def build(task: Task, shape: tuple[int, int, int]) -> Operator:
+  """Return the task's operator, its masks and kernels drawn by one program that is quick to compile."""
+  make = jax.jit(lambda key: task.make(key, shape), compiler_options={"xla_backend_optimization_level": 0})
+  return make(jax.random.key(0))
+
+
+def measured_shape(task: Task, shape: tuple[int, int, int]) -> tuple[int, ...]:
+  """Return the shape of the task's measurement of a picture, without measuring one."""
+  picture = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+  return jax.eval_shape(lambda key, x: task.make(key, shape)(x), jax.random.key(0), picture).shape
+
+
+def solvers(operator: Operator) -> list[str]:
+  """Return the methods that are for such operators, whatever their hyper-parameters."""
+  return [name for name, method in METHODS.items() if _solves(method, operator)]
+
+
+def _solves(method, operator):
+  if not accepts(method, operator):
+    return False
+  try:
+    # What a method of known SVD checks is the operator; others check their step sizes, which can be changed.
+    if method.spectral_only:
+      method().check(operator)
+  except ValueError:
+    return False
+  return True
+
+
+def names(chosen: list[str]) -> str:
+  """Write which methods these are, or which are missing where that is shorter."""
+  missing = [name for name in METHODS if name not in chosen]
+  if not missing:
+    return "all"
+  return ", ".join(chosen) if len(chosen) < len(missing) else f"all but {', '.join(missing)}"
+
+
+def main(argv: list[str]) -> None:
+  """Print the table, the title and source of each task under its line."""
+  del argv
+  rows = []
+  for name, task in TASKS.items():
+    shape = "x".join(map(str, measured_shape(task, SHOWN)))
+    rows.append([name, shape, f"{task.sigma:g}", names(solvers(build(task, TRIED)))])
+  header, *lines = common.table(["task", "measurement", "noise", "restored by"], rows).split("\n")
+  print(header)
+  for line, task in zip(lines, TASKS.values()):
+    print(f"{line}\n    {task.title}: {task.citation}")
+
+
+if __name__ == "__main__":
+  run_module(main, FLAGS)

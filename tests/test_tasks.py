@@ -1,0 +1,227 @@
+"""Tasks and the two commands that list what there is; measurements that are no pictures, on the command line."""
+
+import functools
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffinv import methods
+from diffinv.apps import common, main, reconstruct
+from diffinv.apps import methods as methods_app
+from diffinv.apps import tasks as tasks_app
+from diffinv.methods import METHODS
+from diffinv.operators.base import LinearOperator
+from diffinv.tasks import TASKS
+
+FIRST = [
+  "inpaint_box",
+  "inpaint_random",
+  "super_resolution",
+  "gaussian_blur",
+  "motion_blur",
+  "denoising",
+  "colorization",
+]
+SHAPE = (16, 16, 3)
+ANY = ["dps", "diffpir", "daps", "red_diff"]  # methods for any differentiable operator
+WIDTH = 120  # columns of a terminal
+every_task = pytest.mark.parametrize("name", TASKS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """These programs run for microseconds and compile for seconds."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def operator_of(name):
+  return tasks_app.build(TASKS[name], SHAPE)
+
+
+def test_tasks_keep_their_order():
+  assert list(TASKS)[: len(FIRST)] == FIRST
+  assert {TASKS[name].sigma for name in TASKS if name != "denoising"} == {0.05} and TASKS["denoising"].sigma == 0.2
+
+
+@every_task
+def test_every_task_has_a_title_and_a_source(name):
+  task = TASKS[name]
+  assert task.title and "et al." in task.citation
+  assert "arXiv" in task.citation or "20" in task.citation
+
+
+@every_task
+def test_every_task_measures_something_to_look_at(name):
+  operator = operator_of(name)
+  x = 0.5 * jnp.asarray(np.random.default_rng(0).standard_normal(SHAPE), jnp.float32)
+  y = jax.jit(lambda operator, x: operator(x))(operator, x)
+  assert y.shape == tasks_app.measured_shape(TASKS[name], SHAPE) == operator.out_shape
+  assert np.all(np.isfinite(y)) and float(jnp.std(y)) > 0.01
+  shown = jax.jit(lambda operator, y: operator.picture(y))(operator, y)
+  assert shown.ndim == 3 and shown.shape[-1] in (1, 3) and np.all(np.isfinite(shown))
+  scale = common.task_scale(TASKS[name])
+  assert [round(n * s) for n, s in zip(shown.shape, scale)] == [16, 16]
+
+
+@every_task
+def test_a_task_is_linear_but_for_the_nonlinear_ones(name):
+  nonlinear = {"phase_retrieval", "phase_retrieval_01", "nonlinear_blur", "hdr"}
+  assert isinstance(operator_of(name), LinearOperator) == (name not in nonlinear)
+
+
+def test_tasks_of_the_literature_are_what_they_say():
+  assert (operator_of("phase_retrieval").signed, operator_of("phase_retrieval_01").signed) == (True, False)
+  assert float(operator_of("hdr").factor) == 2.0
+  assert operator_of("compressed_sensing").out_shape == (64, 3)
+  assert tasks_app.measured_shape(TASKS["phase_retrieval"], (256, 256, 3)) == (384, 384, 3)
+  for lines, acceleration in (("random", 4), ("equispaced", 4), ("random", 8), ("equispaced", 8)):
+    masks = jax.vmap(lambda key: TASKS[f"mri_{lines}_x{acceleration}"].make(key, (1, 64, 3)).mask[0, :, 0])
+    counts = np.asarray(masks(jax.random.split(jax.random.key(0), 50))).sum(axis=1)
+    assert abs(counts.mean() - 64 / acceleration) < 1.5, lines
+
+
+def test_measurements_that_are_no_pictures_do_not_ask_for_multiples():
+  assert common.task_multiple([TASKS["super_resolution"], TASKS["compressed_sensing"], TASKS["phase_retrieval"]]) == 4
+  others = [task for name, task in TASKS.items() if name != "super_resolution"]
+  assert common.task_multiple(others) == 1
+
+
+# The commands
+
+
+@pytest.fixture(scope="module")
+def listed():
+  """The lines that `diffinv tasks` and `diffinv methods` print."""
+  import contextlib
+  import io
+
+  def lines(command):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+      assert main.execute([command]) == 0
+    return said.getvalue().splitlines()
+
+  return {command: lines(command) for command in ("tasks", "methods")}
+
+
+@pytest.mark.parametrize("command", ["tasks", "methods"])
+def test_lists_fit_on_a_terminal(listed, command):
+  assert max(map(len, listed[command])) <= WIDTH
+  assert all(line == line.rstrip() for line in listed[command])
+
+
+def test_every_task_is_listed_with_its_source(listed):
+  assert listed["tasks"][0].split() == ["task", "measurement", "noise", "restored", "by"]
+  pairs = list(zip(listed["tasks"][1::2], listed["tasks"][2::2]))
+  assert [line.split()[0] for line, _ in pairs] == list(TASKS)
+  for (line, below), task in zip(pairs, TASKS.values()):
+    assert below == f"    {task.title}: {task.citation}"
+    assert line.split()[2] == f"{task.sigma:g}"
+
+
+@pytest.mark.parametrize(
+  "name, shape, restored",
+  [
+    ("super_resolution", "64x64x3", "all"),
+    ("gaussian_blur", "256x256x3", "all but ddnm_plus"),
+    ("motion_blur", "256x256x3", "all but ddnm_plus, ddrm"),
+    ("phase_retrieval", "384x384x3", ", ".join(ANY)),
+    ("nonlinear_blur", "256x256x3", ", ".join(ANY)),
+    ("mri_random_x4", "256x256x6", "all"),
+    ("compressed_sensing", "16384x3", "all"),
+  ],
+)
+def test_list_says_what_is_measured_and_what_restores_it(listed, name, shape, restored):
+  (line,) = [line for line in listed["tasks"] if line.startswith(f"{name} ")]
+  assert line.split(maxsplit=3) == [name, shape, "0.05", restored]
+
+
+def test_methods_that_the_list_names_accept_the_task_and_no_others():
+  for name in ("gaussian_blur", "hdr", "compressed_sensing"):
+    operator = tasks_app.build(TASKS[name], tasks_app.TRIED)
+    accepting = []
+    for title, method in METHODS.items():
+      try:
+        methods.check(method(), operator)
+        accepting.append(title)
+      except ValueError:
+        pass
+    assert tasks_app.solvers(operator) == accepting, name
+
+
+def test_every_method_is_listed_with_its_cost_and_source(listed):
+  lines = listed["methods"]
+  assert lines[0].split() == ["method", "title", "operators", "evaluations", "gradients", "source"]
+  for line, (name, method) in zip(lines[1:], METHODS.items()):
+    assert line.startswith(f"{name} ") and line.endswith(f"  {method.citation}") and f" {method.title} " in line
+    assert methods_app.problems(method) in line
+  costs = {line.split()[0]: [int(word) for word in line.split() if word.isdigit()][:2] for line in lines[1:]}
+  assert costs["dps"] == [100, 100] and costs["daps"] == [500, 0] and costs["sdedit"] == [50, 0]
+  assert costs["diffpir"] == [100, 0] and costs["tmpd"] == [100, 200]
+
+
+@pytest.mark.parametrize("command", ["tasks", "methods"])
+def test_lists_take_no_arguments(command, capsys):
+  assert main.execute([command, "--all"]) == 2
+  assert "unknown flag --all" in capsys.readouterr().err
+  assert main.execute([command, "--help"]) == 0
+  assert f"usage: diffinv {command}" in capsys.readouterr().out
+
+
+# reconstruct
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+  path = tmp_path_factory.mktemp("photo") / "a.png"
+  row, column = np.mgrid[:16, :16]
+  pixels = np.stack([127 + 90 * np.sin(0.3 * row + 0.2 * c * column) for c in range(3)], axis=-1)
+  Image.fromarray(pixels.astype(np.uint8)).save(path)
+  return path
+
+
+def run(output, *args):
+  flags = ["--prior=natural", "--steps=4", "--compilation_cache=", "--method=red_diff", f"--output={output}"]
+  return main.execute(["reconstruct", *flags, *map(str, args)])
+
+
+def test_measurements_that_are_no_pictures_are_written_as_numbers_and_shown(photo, tmp_path):
+  out, task = tmp_path / "out", "compressed_sensing"
+  assert run(out, f"--input={photo}", f"--task={task}") == 0
+  y = np.load(out / "a-measurement.npy")
+  got = json.loads((out / "results.json").read_text(encoding="utf-8"))
+  assert list(y.shape) == got["images"][0]["measurement_shape"] == list(operator_of(task).out_shape)
+  assert np.asarray(Image.open(out / "a-measurement.png")).shape == (16, 16, 3)
+  assert {"a.png", "a-sheet.png"} <= set(os.listdir(out))
+
+
+def test_measured_magnitudes_are_restored_from_their_numbers(photo, tmp_path):
+  assert run(tmp_path / "one", f"--input={photo}", "--task=phase_retrieval") == 0
+  y = tmp_path / "one" / "a-measurement.npy"
+  assert run(tmp_path / "two", f"--measurement={y}", "--task=phase_retrieval") == 0
+  assert np.asarray(Image.open(tmp_path / "one" / "a-measurement.png")).shape == (24, 24, 3)
+  assert (tmp_path / "two" / "a-measurement.png").read_bytes() == (tmp_path / "one" / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+  "task, code, said",
+  [
+    ("mri_random_x4", 2, "--task=mri_random_x4 draws how it measures, and no flag says what was drawn; measure a"),
+    ("compressed_sensing", 2, "--task=compressed_sensing draws how it measures"),
+    ("nonlinear_blur", 2, "--task=nonlinear_blur draws how it measures"),
+    ("phase_retrieval", 1, "expected a .npy array, as --task=phase_retrieval does not measure pictures"),
+  ],
+)
+def test_a_measurement_that_cannot_be_taken_is_refused_on_one_line(task, code, said, photo, tmp_path, capsys):
+  assert run(tmp_path / "out", f"--measurement={photo}", f"--task={task}") == code
+  error = capsys.readouterr().err
+  assert said in error and error.count("\n") == 1 and not os.path.exists(tmp_path / "out")
+  assert reconstruct.FLAGS.task == task
