@@ -448,6 +448,11 @@ CASES = {
     USAGE,
     "photo.png lies in .*ours, which",
   ),
+  "photons of a spectrum": (
+    f"{SR} {GOOD} --task=phase_retrieval --method=daps --noise=poisson",
+    USAGE,
+    "--noise=poisson counts the light of a picture, got the task Phase retrieval",
+  ),
   # compare
   "unknown task of several": (
     f"{COMPARE} --tasks=denoising,deblur",

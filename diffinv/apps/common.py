@@ -1,6 +1,7 @@
 """What the commands share: flags, and the way from flags to priors, pictures, measurements, methods and results."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -191,11 +192,17 @@ def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
   return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
+@functools.cache
+def measures_picture(task: Task) -> bool:
+  """Return whether a measurement of the task is a picture: not a spectrum, nor coefficients."""
+  return task.make(jax.random.key(0), (PROBE, PROBE, 3)).is_picture
+
+
 def noise_model(values: flags.FlagValues, task: Task) -> Any:
   """Return the noise that the flags and the task's default describe.
 
   Raises:
-    UsageError: --sigma or --rate does not fit --noise, or is not finite.
+    UsageError: --sigma or --rate does not fit --noise, or is not finite; or the noise does not fit the task.
   """
   for flag in ("sigma", "rate"):
     finite(values, flag)
@@ -204,6 +211,8 @@ def noise_model(values: flags.FlagValues, task: Task) -> Any:
   if values.noise != "poisson" and values["rate"].present:
     raise errors.UsageError(f"--rate is of poisson noise, got --noise={values.noise}; leave it out")
   if values.noise == "poisson":
+    if not measures_picture(task):
+      raise errors.UsageError(f"--noise=poisson counts the light of a picture, got the task {task.title}; leave it out")
     return noise.Poisson(values.rate)
   if values.noise == "none":
     return noise.NoNoise()
