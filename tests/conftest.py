@@ -1,5 +1,6 @@
 """Strictness that every test runs under: no silent change of dtype or rank."""
 
+import gc
 import os
 
 # Before JAX starts its backend: eight CPU devices, so that sharded runs are tested on any machine; and less work for
@@ -22,6 +23,14 @@ GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 def strict_promotion():
   with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
     yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+  """Forget what a file of tests compiled: a process can map only so many programs, and the compiler aborts beyond."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture
