@@ -227,7 +227,7 @@ CASES = {
   "more steps to sample": (f"{SAMPLE} --output={{out}} --steps=2000", USAGE, "schedule has 1000 steps, got 2000"),
   "no steps": (f"{SR} {GOOD} --steps=0", USAGE, "steps: expected at least 1, got '0'"),
   "words for steps": (f"{SR} {GOOD} --steps=many", USAGE, "steps: expected 'N', 'ddimN' or 'a,b,c'.* got 'many'"),
-  "unknown field": (f"{SR} {GOOD} --set=step=1", USAGE, "dps: expected a field among scale, rule, got 'step'"),
+  "unknown field": (f"{SR} {GOOD} --set=step=1", USAGE, "dps: expected a field among scale, rule, misfit, got 'step'"),
   "no assignment": (f"{SR} {GOOD} --set=scale", USAGE, "--set: expected name=value, got 'scale'"),
   "word for a field": (f"{SR} {GOOD} --set=scale=big", USAGE, "dps: expected scale to be of type float, got 'big'"),
   "NaN for a field": (f"{SR} {GOOD} --set=scale=nan", USAGE, "dps: expected scale to be finite, got 'nan'"),
@@ -471,7 +471,7 @@ CASES = {
   "unknown field of a method": (
     f"{COMPARE} {GOOD} --set=dps.t0=1",
     USAGE,
-    "dps: expected a field among scale, rule, got 't0'",
+    "dps: expected a field among scale, rule, misfit, got 't0'",
   ),
   "nothing to compare": (
     f"{COMPARE} {GOOD} --methods=sdedit --set=sdedit.keep_known=true",
