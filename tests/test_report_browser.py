@@ -13,6 +13,8 @@ from diffinv import report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[test]'")
 expect = playwright.expect
+PATIENCE = 60_000  # milliseconds that a busy machine may take for what is there at once elsewhere
+expect.set_options(timeout=PATIENCE)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -51,6 +53,7 @@ def visit(browser, address):
 
   def open_page(viewport=WIDE, at=address, **options):
     context = browser.new_context(viewport=viewport, **options)
+    context.set_default_timeout(PATIENCE)
     contexts.append(context)
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
