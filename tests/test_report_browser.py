@@ -70,9 +70,11 @@ def visit(browser, address):
 
 
 def settled(page):
-  """Wait until every picture shows what was asked for."""
-  for canvas in page.locator("#pictures canvas[data-wanted]").all():
-    expect(canvas).to_have_attribute("data-shown", canvas.get_attribute("data-wanted"))
+  """Wait until every picture shows what was asked for, all at the same moment: a chain that plays asks for others."""
+  page.wait_for_function(
+    """() => [...document.querySelectorAll("#pictures canvas[data-wanted]")]
+      .every((canvas) => canvas.dataset.shown === canvas.dataset.wanted)"""
+  )
   return page
 
 
