@@ -159,24 +159,25 @@ def marks(problem: Problem, pictures: np.ndarray, truth: np.ndarray, lpips: LPIP
   """Return the marks of one image's samples `[samples, h, w, c]`: a list per mark, and what several samples tell.
 
   LPIPS where it is given, of the pictures clipped to [-1, 1].
+
   With several: PSNR and SSIM of their mean picture, and of the sample of the smallest residual, which is chosen without
   the truth; the fair CRPS (mean over values, on [-1, 1]); and the part of the truth's values within central credible
   intervals of given nominal coverage.
   """
-  single = scores(problem, pictures, truth)
+  single, samples, reference = scores(problem, pictures, truth), jnp.asarray(pictures), jnp.asarray(truth)
   entry: dict[str, Any] = {name: [mark[name] for mark in single] for name in single[0]}
   if lpips is not None:
-    entry["lpips"] = [float(value) for value in _distances(lpips, jnp.asarray(pictures), jnp.asarray(truth))]
+    entry["lpips"] = [float(value) for value in _distances(lpips, samples, reference)]
   if len(pictures) == 1:
     return entry
-  mean = scores(problem, np.asarray(uncertainty.posterior_mean(jnp.asarray(pictures)))[None], truth)[0]
+  mean = scores(problem, np.asarray(uncertainty.posterior_mean(samples))[None], truth)[0]
   best = single[int(np.argmin(entry["residual_norm"]))]
   for name in ("psnr", "ssim"):
     entry |= {f"{which}_{name}": mark[name] for which, mark in (("mean", mean), ("best", best)) if name in mark}
-  entry["crps"] = float(jnp.mean(uncertainty.crps(jnp.asarray(pictures), jnp.asarray(truth))))
+  entry["crps"] = float(jnp.mean(uncertainty.crps(samples, reference)))
   levels = uncertainty.central_levels(len(pictures))
   levels = levels[:: -(-len(levels) // MAX_LEVELS)]
-  covered = uncertainty.coverage(jnp.asarray(pictures), jnp.asarray(truth), levels)
+  covered = uncertainty.coverage(samples, reference, levels)
   return entry | {"coverage": {"levels": list(levels), "empirical": [float(part) for part in covered]}}
 
 

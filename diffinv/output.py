@@ -85,11 +85,6 @@ def publish(partial: pathlib.Path, path: pathlib.Path, *, overwrite: bool = Fals
   _replace(partial, path)
 
 
-def remove(folder: pathlib.Path) -> None:
-  """Remove a folder of ours and all that it holds."""
-  shutil.rmtree(folder)
-
-
 def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
   if not path.exists():
     os.rename(partial, path)

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any, Iterable, Iterator, Sequence
 
 from diffinv import output
@@ -94,7 +95,7 @@ class RunFolder:
     if self.partial.exists():
       self._check(plan, restart)
     if restart and self.partial.exists():
-      output.remove(self.partial)
+      shutil.rmtree(self.partial)
     (self.partial / PICTURES).mkdir(parents=True, exist_ok=True)
     if not (self.partial / PLAN).exists():
       output.write_json(self.partial / PLAN, plan)

@@ -142,7 +142,7 @@ def held_out(subject: Subject, purpose: str, count: int) -> np.ndarray:
     root = jax.random.key(SEED.value + PURPOSES.index(purpose))
     keys = jax.random.split(root, math.ceil(count / RENDERED) * RENDERED).reshape(-1, RENDERED)
     size, flip = subject.shape[0], subject.settings["flip"]
-    return np.concatenate([np.asarray(_render(some, size, flip)) for some in keys])[:count]
+    return np.concatenate([np.asarray(faces.render_unsided(some, size, flip)) for some in keys])[:count]
   if purpose in ("reference", "floor"):
     raise app.UsageError(f"--measure=sampling needs endless held-out images, those of faces, got {subject.data}")
   if subject.data == "photos":
@@ -164,18 +164,6 @@ def held_out_photos(size: int, purpose: str, count: int) -> np.ndarray:
     return held_out_data.held_out("photos", {"restoration": "test", "tuning": "validation"}[purpose], count, size)[1]
   except ValueError as error:
     raise app.UsageError(f"--test_images, --tuning_images: {error}") from None
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _render(keys, size, flip):
-  """Render faces, half of them mirrored if the prior was trained so."""
-
-  def one(key):
-    k1, k2 = jax.random.split(key)
-    image = faces.render(k1, size)
-    return jnp.where(jax.random.bernoulli(k2) & flip, image[:, ::-1], image)
-
-  return jax.vmap(one)(keys)
 
 
 # Denoising

@@ -192,12 +192,6 @@ def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
   return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
-@functools.cache
-def measures_picture(task: Task) -> bool:
-  """Return whether a measurement of the task is a picture: not a spectrum, nor coefficients."""
-  return task.make(jax.random.key(0), (PROBE, PROBE, 3)).is_picture
-
-
 def noise_model(values: flags.FlagValues, task: Task) -> Any:
   """Return the noise that the flags and the task's default describe.
 
@@ -211,7 +205,7 @@ def noise_model(values: flags.FlagValues, task: Task) -> Any:
   if values.noise != "poisson" and values["rate"].present:
     raise errors.UsageError(f"--rate is of poisson noise, got --noise={values.noise}; leave it out")
   if values.noise == "poisson":
-    if not measures_picture(task):
+    if not probe(task).is_picture:
       raise errors.UsageError(f"--noise=poisson counts the light of a picture, got the task {task.title}; leave it out")
     return noise.Poisson(values.rate)
   if values.noise == "none":
@@ -440,9 +434,15 @@ def held_out_size(values: flags.FlagValues, prior: AnyPrior) -> int:
   return height
 
 
+@functools.cache
+def probe(task: Task) -> Operator:
+  """Return an operator of the task on pictures of PROBE pixels, to ask what its measurements are like."""
+  return task.make(jax.random.key(0), (PROBE, PROBE, 3))
+
+
 def task_scale(task: Task) -> tuple[float, float]:
   """Return the size of the picture over that of its measurement as it is shown, height and width."""
-  template = task.make(jax.random.key(0), (PROBE, PROBE, 3))
+  template = probe(task)
   shown = jax.eval_shape(template.picture, jax.ShapeDtypeStruct(template.out_shape, jnp.result_type(float)))
   return PROBE / shown.shape[0], PROBE / shown.shape[1]
 

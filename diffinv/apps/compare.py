@@ -165,10 +165,11 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
       raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
     write_sheets(folder, cases, entrants)
-  folder.finish(results(folder), overwrite=FLAGS.overwrite)
+  got = results(folder)
+  folder.finish(got, overwrite=FLAGS.overwrite)
   if FLAGS.report:
     report.write(folder.path)
-  print_report(results(folder))
+  print_report(got)
 
 
 def plan(prior: AnyPrior, cases, truths, entrants: Sequence[Entrant]) -> dict[str, Any]:

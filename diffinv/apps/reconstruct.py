@@ -30,7 +30,6 @@ from diffinv.schedules import Level
 from diffinv.tasks import TASKS
 
 WINDOW = 256  # chains whose pictures are in memory at once
-PROBE_SHAPE = (common.PROBE, common.PROBE, 3)  # of the picture for which a task is asked what its measurements are like
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
 FLAGS = flags.FlagValues()
@@ -123,7 +122,7 @@ def read_measurement(path: pathlib.Path) -> np.ndarray:
   Raises:
     ValueError: it is none, or a picture where the task does not measure one.
   """
-  template = TASKS[FLAGS.task].make(jax.random.key(0), PROBE_SHAPE)
+  template = common.probe(TASKS[FLAGS.task])
   channels = template.out_shape[-1]
   if path.suffix.lower() == ".npy":
     return images.read_array(path, channels=channels)
@@ -174,8 +173,8 @@ def is_random(task, shape: tuple[int, int, int]) -> bool:
 
 def is_hidden(task) -> bool:
   """Tell whether the task draws its operator and neither --mask nor --kernel can say which it drew."""
-  template = task.make(jax.random.key(0), PROBE_SHAPE)
-  return not isinstance(template, Inpainting) and not common.is_blur(template) and is_random(task, PROBE_SHAPE)
+  template = common.probe(task)
+  return not isinstance(template, Inpainting) and not common.is_blur(template) and is_random(task, template.in_shape)
 
 
 def load(job: Job, case: common.Case) -> tuple[Problem, np.ndarray | None]:

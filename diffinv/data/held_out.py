@@ -1,6 +1,5 @@
 """Pictures that the shipped priors never saw, in two sets that share nothing: to test on, and to choose settings by."""
 
-import functools
 import math
 
 import jax
@@ -54,18 +53,6 @@ def _photos(purpose, count, size):
 
 def _faces(purpose, count, size):
   root = jax.random.key(FACES_SEEDS[purpose])
-  starts = range(0, count, RENDERED)
-  drawn = np.concatenate([np.asarray(_render(root, jnp.uint32(first), size)) for first in starts])
-  return [f"face-{i:02d}" for i in range(count)], drawn[:count]
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _render(root, first, size):
-  """Draw RENDERED faces, half of them mirrored, as in training."""
-
-  def one(i):
-    k1, k2 = jax.random.split(jax.random.fold_in(root, i))
-    image = faces.render(k1, size)
-    return jnp.where(jax.random.bernoulli(k2), image[:, ::-1], image)
-
-  return jax.vmap(one)(first + jnp.arange(RENDERED, dtype=jnp.uint32))
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(-(-count // RENDERED) * RENDERED, dtype=jnp.uint32))
+  drawn = [np.asarray(faces.render_unsided(some, size)) for some in keys.reshape(-1, RENDERED)]
+  return [f"face-{i:02d}" for i in range(count)], np.concatenate(drawn)[:count]
