@@ -28,7 +28,7 @@ MAX_LEVELS = 9  # nominal coverages in a row, at most
 class Restored(NamedTuple):
   """What a batch of chains gave."""
 
-  images: list[np.ndarray]  # one per problem, [samples, h, w, c]
+  images: list[np.ndarray]  # one per problem, [samples, h, w, c]; see `failure`
   compile_seconds: float
   run_seconds: float  # without compilation, and without what `frames` cost
   frames: list[np.ndarray]  # one per problem, [frames, h, w, c]: the clean image along the first sample's chain
@@ -59,9 +59,6 @@ def restore(
     keys: of each picture's chains, `[samples]`.
     method, prior, problems, grid, chunk, mesh, progress: as in `sample_batch`.
     frames: how many pictures to take of the first chain of each image, evenly over the steps; 0 for none.
-
-  Raises:
-    ValueError: a chain left the finite numbers.
   """
   stacked = None if problems is None else stack(problems)
   camera = _Camera(len(keys), len(keys[0]), frames)
@@ -71,12 +68,25 @@ def restore(
       jnp.stack(keys), method, prior, stacked, grid, chunk=chunk, mesh=mesh, progress=progress, watch=camera.look
     )
     elapsed = time.perf_counter() - begin
-  if not np.all(np.isfinite(got)):
-    raise ValueError(
-      f"{method.name}: expected finite pictures, got NaN or infinity; its steps are too large, lower them"
-    )
   seconds = max(0.0, elapsed - clock[0] - camera.seconds)
   return Restored(list(got), min(clock[0], elapsed), seconds, camera.films(), camera.step_bytes)
+
+
+def failure(samples: np.ndarray) -> str | None:
+  """Say how many chains of one image, `[samples, h, w, c]`, left the finite numbers; None where none did."""
+  lost = int(np.sum(~np.all(np.isfinite(samples), axis=(1, 2, 3))))
+  return f"NaN or infinity in {lost} of {len(samples)} chains; its steps are too large, lower them" if lost else None
+
+
+def require_finite(name: str, images: Sequence[np.ndarray]) -> None:
+  """Check the pictures of a method, `[samples, h, w, c]` each.
+
+  Raises:
+    ValueError: a chain left the finite numbers.
+  """
+  for samples in images:
+    if reason := failure(samples):
+      raise ValueError(f"{name}: expected finite pictures, got {reason}")
 
 
 class _Camera:

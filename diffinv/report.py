@@ -88,6 +88,11 @@ class Run(NamedTuple):
   rows: dict[runs.Key, runs.Row]
   complete: bool
 
+  def restored(self, task: str, method: str, image: str) -> runs.Row | None:
+    """Return the row of a picture that has pictures; None where it has not finished, or failed."""
+    row = self.rows.get((task, method, image))
+    return None if row is None or row.get("failed") else row
+
 
 def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
@@ -197,6 +202,8 @@ def _check_row(row: Any, plan: dict[str, Any], place: str) -> None:
         f"{place}: expected {field} to be one of {runs.PLAN}, {', '.join(known)}, got {row.get(field)!r}; "
         "run the comparison again"
       )
+  if row.get("failed") is not None:
+    _check_type(row["failed"], str, f"{place}: expected failed")
   for field in summary.OF_SAMPLES:
     values = row.get(field, [])
     if not isinstance(values, list) or not all(value is None or _is_number(value) for value in values):
@@ -263,6 +270,7 @@ def context(run: Run) -> dict[str, Any]:
     ],
     "coverage_figures": [f for m in methods for f in coverage_figures(m, entries, plan, series)],
     "skipped": [entry for entry in plan["runs"] if entry.get("skipped") is not None],
+    "failures": failures(run),
     "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in plan[group]},
     "fields": hyper_parameters(plan),
     "command": command_line(plan),
@@ -281,11 +289,12 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     across: the entries are over all tasks.
   """
   entries = [entry for entry in entries if entry["count"]]
+  whole = [entry for entry in entries if not entry["failed"]]
   titles = {method["name"]: method["title"] for method in plan["methods"]}
   series = {method["name"]: i for i, method in enumerate(plan["methods"])}
   groups = [[c for c in group if any(_value(entry, c) is not None for entry in entries)] for group in (QUALITY, COST)]
-  most = max((entry.get("tasks", 1) for entry in entries), default=1)
-  ranked = [entry for entry in entries if entry.get("tasks", 1) == most]  # easy tasks alone win no comparison
+  most = max((entry.get("tasks", 1) for entry in whole), default=1)
+  ranked = [entry for entry in whole if entry.get("tasks", 1) == most]  # easy tasks alone win no comparison
   cells = {column.key: _column_cells(column, entries, ranked) for column in groups[0] + groups[1]}
   rows = [
     {
@@ -293,6 +302,7 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
       "series": series[entry["method"]],
       "tasks": entry.get("tasks"),
       "count": entry["count"],
+      "failed": entry["failed"],
       "cells": [cells[column.key][i] for column in groups[0] + groups[1]],
     }
     for i, entry in enumerate(entries)
@@ -306,7 +316,8 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     "cost": groups[1],
     "rows": rows,
     "of": len(plan["tasks"]),
-    "partial": len(ranked) < len(entries),
+    "partial": any(entry.get("tasks", 1) < most for entry in entries),
+    "failed": len(whole) < len(entries),
   }
 
 
@@ -365,8 +376,9 @@ def _decimals(value: float) -> int:
 def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, str]]:
   """Name the best method by several measures, of those that finished most tasks."""
   titles = {method["name"]: method["title"] for method in plan["methods"]}
-  most = max((entry["tasks"] for entry in methods), default=0)
-  ranked = [entry for entry in methods if entry["tasks"] == most and entry["count"]]
+  whole = [entry for entry in methods if entry["count"] and not entry["failed"]]
+  most = max((entry["tasks"] for entry in whole), default=0)
+  ranked = [entry for entry in whole if entry["tasks"] == most]
   wanted = {"psnr": "Best PSNR", "ssim": "Best SSIM", "lpips": "Best LPIPS", "crps": "Best CRPS", "seconds": "Fastest"}
   found = []
   for column in QUALITY + COST:
@@ -384,14 +396,15 @@ def card(run: Run, album: "Album", task: dict, entries: Sequence[dict]) -> dict[
   """Return what shows a task at once: a measurement, the best method's picture of it, the truth, and what it took."""
   titles = {method["name"]: method["title"] for method in run.plan["methods"]}
   column = QUALITY[0]
-  entries = sorted((e for e in entries if _value(e, column) is not None), key=lambda e: -_value(e, column))
+  entries = [e for e in entries if _value(e, column) is not None]
+  entries = sorted([e for e in entries if not e["failed"]] or entries, key=lambda e: -_value(e, column))
   shown = {"title": task["title"], "noise": noise_text(task), "name": task["name"], "best": None}
   if not entries:
     return shown
   best = entries[0]
   near = [entry for entry in entries if _value(entry, column) >= _value(best, column) - NEAR_DB]
   cheap = min(near, key=lambda entry: entry["evaluations"])
-  there = [i for i in run.plan["images"] if (task["name"], best["method"], i["name"]) in run.rows]
+  there = [i for i in run.plan["images"] if run.restored(task["name"], best["method"], i["name"])]
   image = there[run.plan["tasks"].index(task) % len(there)]  # another one a task: a row of one picture tires
   names = (
     ("measurement", f"{image['name']}-{task['name']}-measurement.png"),
@@ -411,6 +424,18 @@ def card(run: Run, album: "Album", task: dict, entries: Sequence[dict]) -> dict[
     "cheap_evaluations": cheap["evaluations"],
     "cheap_psnr": number(_value(cheap, column), column.digits),
   }
+
+
+def failures(run: Run) -> list[dict[str, Any]]:
+  """Return on how many of its pictures a method failed, where it did: task, method, text, and the first reason."""
+  found = []
+  for entry in run.plan["runs"]:
+    rows = [row for row in run.rows.values() if (row["task"], row["method"]) == (entry["task"], entry["method"])]
+    failed = [row for row in rows if row.get("failed")]
+    if failed:
+      count = f"{len(failed)} of {len(rows)} pictures"
+      found.append({"task": entry["task"], "method": entry["method"], "count": count, "reason": failed[0]["failed"]})
+  return found
 
 
 def noise_text(task: dict[str, Any]) -> str:
@@ -567,13 +592,14 @@ def page_data(run: Run, album: Album) -> dict[str, Any]:
 
 
 def _truth(run: Run, album: Album, image: dict) -> int | None:
-  there = any(row["image"] == image["name"] for row in run.rows.values())
+  there = any(row["image"] == image["name"] and not row.get("failed") for row in run.rows.values())
   return album.add(f"{image['name']}-truth.png") if there else None
 
 
 def _cell(run: Run, album: Album, image: dict, task: dict) -> dict[str, Any] | None:
   """Return what there is of a task on an image; None where nothing has finished."""
-  rows = [run.rows.get((task["name"], method["name"], image["name"])) for method in run.plan["methods"]]
+  names = [method["name"] for method in run.plan["methods"]]
+  rows = [run.restored(task["name"], name, image["name"]) for name in names]
   if not any(rows):
     return None
   start = f"{image['name']}-{task['name']}"
@@ -587,6 +613,7 @@ def _cell(run: Run, album: Album, image: dict, task: dict) -> dict[str, Any] | N
     "measured": [measurement.height, measurement.width],
     "error": _round_up(error),
     "spread": _round_up(spread),
+    "failed": [run.rows.get((task["name"], name, image["name"]), {}).get("failed") for name in names],
     "methods": [
       _method_data(run, album, image, start, row, s, _round_up(spread)) if row else None
       for row, s in zip(rows, spreads)
@@ -712,7 +739,7 @@ def _encode(image: Image.Image, quality: int | None) -> bytes:
 
 def _choose_codec(run: Run) -> Codec:
   """Choose how to store pictures from what a few rows of them take."""
-  rows = list(run.rows.values())
+  rows = [row for row in run.rows.values() if not row.get("failed")]
   probes = [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, PROBES)})] if rows else []
   sizes = {image["name"]: image for image in run.plan["images"]}
   for codec in CODECS[:-1]:

@@ -4,6 +4,9 @@ The unit is the picture: a quality of a picture is its mean over the posterior s
 with its 95 % Student-t interval, mean ± t(0.975, n - 1) s / sqrt(n). It says how far the mean may move with other
 pictures of the same kind; pictures are shared by the methods, so differences between methods are known better than
 that. Numbers that are not finite (JSON has them as null), such as the PSNR of equal pictures, are left out.
+
+A picture on which a method failed has no quality. The means are then of the other pictures, perhaps the easier ones:
+`failed` says of how many they are not, and such a method competes with no other.
 """
 
 import math
@@ -26,7 +29,7 @@ def summarise(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str,
       one counts.
 
   Returns:
-    an entry per run, in the order of `run["runs"]`: task, method, count (of pictures), evaluations, gradients,
+    an entry per run, in the order of `run["runs"]`: task, method, count and failed (pictures), evaluations, gradients,
     peak_bytes (the largest, or None) and `{"mean", "low", "high"}` for every quality that the rows have, low and high
     None for one picture. A skipped run has task, method and skipped, the reason. `coverage` is the mean over pictures.
   """
@@ -78,10 +81,12 @@ def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
   names = {"task": entry["task"], "method": entry["method"]}
   if entry.get("skipped") is not None:
     return {**names, "skipped": entry["skipped"]}
+  failed, rows = len(rows), [row for row in rows if not row.get("failed")]
   found = {key: interval(picture_value(row, key) for row in rows) for key in OF_SAMPLES + OF_PICTURES}
   return {
     **names,
     "count": len(rows),
+    "failed": failed - len(rows),
     **{key: value for key, value in found.items() if value is not None},
     **_coverage(rows),
     "evaluations": entry["evaluations"],
@@ -93,6 +98,8 @@ def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
 def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:
   entries = [entry for entry in run["runs"] if entry["method"] == method and entry.get("skipped") is None]
   by_task = {entry["task"]: _of(rows, entry["task"], method) for entry in entries}
+  failed = {row["image"] for chosen in by_task.values() for row in chosen if row.get("failed")}
+  by_task = {task: [row for row in chosen if not row.get("failed")] for task, chosen in by_task.items()}
   done = {task: {row["image"]: row for row in chosen} for task, chosen in by_task.items() if chosen}
   shared = set.intersection(*(set(chosen) for chosen in done.values())) if done else set()
   pictures = [[chosen[image["name"]] for chosen in done.values()] for image in run["images"] if image["name"] in shared]
@@ -103,6 +110,7 @@ def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:
     "method": method,
     "tasks": len(done),
     "count": len(pictures),
+    "failed": len(failed),
     **{key: value for key, value in found.items() if value is not None},
     **_coverage(together),
     "evaluations": _mean(entry["evaluations"] for entry in costs),

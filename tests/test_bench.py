@@ -85,9 +85,19 @@ def test_the_memory_of_a_step_grows_with_the_chains(prior, measured):
   assert many > 4 * few > 0
 
 
-def test_a_chain_that_leaves_the_numbers_is_an_error(prior, measured):
-  with pytest.raises(ValueError, match="dps: expected finite pictures, got NaN or infinity; its steps are too large"):
-    restore(METHODS["dps"](scale=1e38, rule="squared"), prior, measured)
+def test_a_chain_that_leaves_the_numbers_is_told(prior, measured):
+  got = restore(METHODS["dps"](scale=1e38, rule="squared"), prior, measured).images
+  assert bench.failure(got[0]) == "NaN or infinity in 1 of 1 chains; its steps are too large, lower them"
+  with pytest.raises(ValueError, match="dps: expected finite pictures, got NaN or infinity in 1 of 1 chains; its step"):
+    bench.require_finite("dps", got)
+
+
+def test_chains_are_counted_that_left_the_numbers():
+  samples = np.zeros((3, 2, 2, 1))
+  assert bench.failure(samples) is None
+  samples[1, 0, 0, 0] = np.inf
+  assert bench.failure(samples).startswith("NaN or infinity in 1 of 3 chains")
+  bench.require_finite("dps", [samples[:1], samples[2:]])
 
 
 def test_marks_are_those_of_the_metrics(measured, truths):

@@ -181,6 +181,20 @@ def test_one_method_may_take_other_steps(photos, tmp_path):
   assert got["runs"][1]["fields"]["scale"] == 0.5 and "steps" not in got["runs"][1]["fields"]
 
 
+def test_a_method_that_fails_ends_nothing(photos, tmp_path):
+  """Steps of 1e38 leave the finite numbers: the rows say so, the other method goes on, no picture is written."""
+  flags = ["--tasks=denoising", "--methods=dps,ddrm", "--set=dps.scale=1e38", "--set=dps.rule=squared"]
+  got, said = run(tmp_path / "out", f"--data={photos}", *flags, "--report=true")
+  failed, whole = got["runs"]
+  reason = "NaN or infinity in 1 of 1 chains; its steps are too large, lower them"
+  assert [row["failed"] for row in failed["images"]] == [reason] * 3
+  assert not any("psnr" in row for row in failed["images"]) and all("psnr" in row for row in whole["images"])
+  assert [(entry["count"], entry["failed"]) for entry in got["summary"]] == [(0, 3), (3, 0)]
+  assert not list((tmp_path / "out" / "pictures").glob("*dps*"))
+  assert f"denoising: dps failed on 3 of 3 pictures, which its means leave out: {reason}" in said
+  assert reason in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_all_methods_get_the_same_measurement_and_no_two_pictures_do(sampled):
   measured = [load(sampled[0] / "pictures" / f"{name}-inpaint_random-measurement.png") for name in "abc"]
   assert not any(np.array_equal(a == 128, b == 128) for a, b in zip(measured, measured[1:]))  # other masks

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html.parser
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -220,7 +221,18 @@ def test_skipped_run_keeps_its_reason():
 
 def test_run_without_rows_has_costs_only():
   (entry,) = summary.summarise(one_run(), [])
-  assert entry == {"task": "t", "method": "m", "count": 0, "evaluations": 7, "gradients": 2, "peak_bytes": None}
+  costs = {"evaluations": 7, "gradients": 2, "peak_bytes": None}
+  assert entry == {"task": "t", "method": "m", "count": 0, "failed": 0, **costs}
+
+
+def test_pictures_on_which_a_method_failed_are_counted_and_left_out():
+  found = [row("a", psnr=[20.0], seconds=1.0), row("b", failed="NaN", seconds=9.0)]
+  (entry,) = summary.summarise(one_run(), found)
+  assert (entry["count"], entry["failed"], entry["psnr"]["mean"], entry["seconds"]["mean"]) == (1, 1, 20.0, 1.0)
+  (entry,) = summary.summarise_methods(one_run(), found)
+  assert (entry["count"], entry["failed"], entry["tasks"], entry["psnr"]["mean"]) == (1, 1, 1, 20.0)
+  (entry,) = summary.summarise_methods(one_run(), found[1:])
+  assert (entry["count"], entry["failed"], entry["tasks"]) == (0, 1, 0)
 
 
 def test_coverage_is_the_mean_over_pictures():
@@ -432,6 +444,43 @@ def test_comparison_that_is_still_going_is_marked(own):
   assert "Incomplete. 3 of 10 restorations have finished" in Words(page).text
   data = data_of(page)
   assert data["cells"][0][0]["methods"][2] is None and data["cells"][0][1] is None
+
+
+def fail(folder, task, method, images=("a", "b")):
+  """Turn rows into those of a method that failed, which has no pictures."""
+  lines = []
+  for found in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()):
+    if (found["task"], found["method"]) == (task, method) and found["image"] in images:
+      for picture in (folder / "pictures").glob(f"{found['image']}-{task}-{method}-*"):
+        picture.unlink()
+      names = {name: found[name] for name in ("task", "method", "image", "seconds")}
+      found = {**names, "failed": "NaN or infinity in 1 of 4 chains"}
+    lines.append(json.dumps(found))
+  (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_method_that_failed_is_told_and_wins_nothing(own):
+  fail(own, "inpaint_box", "dps", ["a"])
+  read = report.read(own)
+  entries = [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
+  made = report.table("x", entries, read.plan, across=False)
+  first = made["rows"][0]
+  assert (first["title"], first["failed"], made["failed"]) == ("DPS", 1, True)  # 32.15 dB, of the easier picture
+  assert not any(cell["best"] for cell in first["cells"])
+  assert report.card(read, report.Album(read), TASKS[0], entries)["best"] == "DDRM"
+  page = report.html(read)
+  assert "DPS on Inpainting, box, 1 of 2 pictures: NaN or infinity in 1 of 4 chains" in Words(page).text
+  assert "DPS failed on 1 of 2" in Words(page).text and "Incomplete" not in page
+  cell = data_of(page)["cells"][0][0]
+  assert cell["methods"][0] is None and cell["failed"] == ["NaN or infinity in 1 of 4 chains", None, None]
+
+
+def test_comparison_in_which_all_failed_is_a_page(own):
+  for task, method in itertools.product(("inpaint_box", "motion_blur"), COSTS):
+    fail(own, task, method)
+  page = report.html(report.read(own))
+  assert "DDRM on Inpainting, box, 2 of 2 pictures: NaN" in Words(page).text
+  assert data_of(page)["cells"] == [[None, None]] * 2
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import FRAMES, METHODS, SIZE, picture, write_run
+from test_report import FRAMES, METHODS, SIZE, fail, picture, write_run
 
 from diffinv import report
 
@@ -347,6 +347,15 @@ def test_comparison_that_is_going_shows_what_there_is(visit, tmp_path):
   assert page.locator('input[name="task"][value="1"]').is_disabled()
   choose(page, "image", 1)
   expect(page.locator("#absent")).to_have_text("Not finished: DDRM, ΠGDM.")
+
+
+def test_method_that_failed_is_named_beside_the_others(visit, tmp_path):
+  folder = write_run(tmp_path / "run")
+  fail(folder, "inpaint_box", "ddrm", ["a"])
+  page = settled(visit(at=report.write(folder).as_uri()))
+  expect(page.locator("#absent")).to_have_text("DDRM failed: NaN or infinity in 1 of 4 chains.")
+  choose(page, "image", 1)
+  expect(page.locator("#absent")).to_have_text("")
 
 
 def test_wild_titles_stay_text(visit, tmp_path):

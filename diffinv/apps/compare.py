@@ -236,8 +236,11 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure
       restored = restore_part(entrant, prior, cases, measure, part, parts[0], report_progress)
       rows = []
       for place, i in enumerate(part):
-        write_restored(folder.pictures, entrant, cases[i], restored, place)
-        marks = bench.marks(measure(entrant.task, i), restored.images[place], truths[i], lpips)
+        if failure := bench.failure(restored.images[place]):
+          marks = {"failed": failure}
+        else:
+          write_restored(folder.pictures, entrant, cases[i], restored, place)
+          marks = bench.marks(measure(entrant.task, i), restored.images[place], truths[i], lpips)
         rows.append(row(entrant, cases[i], marks, restored, len(part)))
       folder.append(rows)
 
@@ -259,7 +262,7 @@ def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: range, 
 
 
 def row(entrant: Entrant, case: common.Case, marks: dict[str, Any], restored: bench.Restored, count: int):
-  """Return the line of one finished picture."""
+  """Return the line of one finished picture: its marks, or that the method `failed` on it and how."""
   return {
     "task": entrant.task,
     "method": entrant.name,
@@ -320,6 +323,9 @@ def sheet_row(folder: runs.RunFolder, case: common.Case, task: str, entrants: Se
       cells.append(sheet.Cell(None, ("not for this task",)))
       continue
     marks = folder.rows[task, entrant.name, case.name]
+    if marks.get("failed"):
+      cells.append(sheet.Cell(None, ("failed",)))
+      continue
     first = {name: marks[name][0] for name in ("psnr", "ssim") if name in marks}
     cells.append(sheet.Cell(read(task, entrant.name, "00"), common.caption(first)))
   return cells
@@ -362,6 +368,10 @@ def print_report(got: dict[str, Any]) -> None:
   for run in got["runs"]:
     if run["skipped"]:
       print(f"{run['task']}: {run['skipped']}")
+    failed = [row for row in run["images"] if row.get("failed")]
+    if failed:
+      number = f"{len(failed)} of {len(run['images'])} pictures"
+      print(f"{run['task']}: {run['method']} failed on {number}, which its means leave out: {failed[0]['failed']}")
   seconds = sum(row["compile_seconds"] for run in got["runs"] for row in run["images"])
   print(f"{seconds:.0f} s to compile; pictures: {FLAGS.output}")
   if FLAGS.report:

@@ -266,6 +266,7 @@ def main(argv: list[str]) -> None:
           mesh=common.mesh(FLAGS),
           progress=bar.part(sum(np.prod(case.shape) for case in part), f"{FLAGS.task} {FLAGS.method}"),
         )
+        bench.require_finite(job.method.name, got.images)
         for case, (problem, truth), pictures in zip(part, loaded, got.images):
           entry = write_case(folder, case, problem, pictures, truth)
           entries[case.name] = {**entry, "run_seconds": got.run_seconds / len(part)}

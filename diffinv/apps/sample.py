@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         mesh=common.mesh(FLAGS),
         progress=bar.part(1.0, method.name),
       )
+    bench.require_finite(method.name, drawn.images)
     pictures = [samples[0] for samples in drawn.images]
     digits = len(str(len(pictures) - 1))
     files = [f"{i:0{digits}d}.png" for i in range(len(pictures))]
