@@ -1,0 +1,76 @@
+"""The page of results: its tables and claims from numbers that are known."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TITLES = {"dps": "DPS", "diffpir": "DiffPIR", "pigdm": "PiGDM", "ddrm": "DDRM"}
+COSTS = {"dps": (1000, 1000), "diffpir": (100, 0), "pigdm": (100, 100), "ddrm": (20, 0)}
+
+
+@pytest.fixture(scope="module")
+def tool():
+  spec = importlib.util.spec_from_file_location("write_results", ROOT / "tools" / "write_results.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def entry(task, method, psnr, ssim=0.8, failed=0):
+  spread = {"low": psnr - 1.0, "high": psnr + 1.0}
+  marks = {"psnr": {"mean": psnr, **spread}, "ssim": {"mean": ssim}, "seconds": {"mean": 2.0}}
+  costs = dict(zip(("evaluations", "gradients"), COSTS[method]))
+  return {"task": task, "method": method, "count": 8 - failed, "failed": failed, **marks, **costs}
+
+
+@pytest.fixture
+def results():
+  summary = [
+    *(entry("a", "dps", 25.0), entry("a", "diffpir", 26.0), entry("a", "pigdm", 27.0), entry("a", "ddrm", 28.0)),
+    *(entry("b", "dps", 20.0), entry("b", "diffpir", 20.5), entry("b", "pigdm", 21.0)),
+    {"task": "b", "method": "ddrm", "skipped": "no SVD"},
+  ]
+  return {
+    "summary": summary,
+    "tasks": [{"name": name, "title": name.upper()} for name in "ab"],
+    "methods": [{"name": name, "title": title} for name, title in TITLES.items()],
+  }
+
+
+def test_claim_names_those_that_reach_the_reference_on_every_task(tool, results):
+  text = tool.claim(results, "psnr")
+  assert "on every task, in mean PSNR and SSIM: DiffPIR, PiGDM." in text  # DDRM left a task out
+  assert "at most 100 evaluations and no gradient: DiffPIR." in text
+
+
+@pytest.mark.parametrize("worse", [{"psnr": 19.9}, {"ssim": 0.79}, {"failed": 1}])
+def test_claim_needs_every_task_both_marks_and_all_pictures(tool, results, worse):
+  results["summary"][5] = entry("b", "diffpir", **{"psnr": 20.5, **worse})
+  assert "no gradient: none." in tool.claim(results, "psnr")
+
+
+def test_table_holds_means_and_costs_and_the_best_in_bold(tool, results):
+  results["summary"][5] = entry("b", "diffpir", 30.0, failed=2)
+  lines = tool.table(results, "psnr").splitlines()
+  assert lines[0] == "| method | evaluations, gradients | seconds | A | B |"
+  assert lines[2] == "| DPS | 1000, 1000 | 2.0 | 25.00 ± 1.0 / 0.800 | 20.00 ± 1.0 / 0.800 |"
+  assert lines[3] == "| DiffPIR | 100, 0 | 2.0 | 26.00 ± 1.0 / 0.800 | failed on 2 |"
+  assert lines[4] == "| PiGDM | 100, 100 | 2.0 | 27.00 ± 1.0 / 0.800 | **21.00 ± 1.0 / 0.800** |"
+  assert lines[5] == "| DDRM | 20, 0 | 2.0 | **28.00 ± 1.0 / 0.800** | - |"
+
+
+def test_blocks_are_replaced_and_the_words_stay(tool):
+  page = "words\n<!-- a -->\nold\n<!-- end -->\nmore\n<!-- b -->\n<!-- end -->\n"
+  assert tool.replaced(page, {"a": "new", "b": "x"}) == (
+    "words\n<!-- a -->\nnew\n<!-- end -->\nmore\n<!-- b -->\nx\n<!-- end -->\n"
+  )
+  with pytest.raises(ValueError, match="expected a block <!-- c -->"):
+    tool.replaced(page, {"c": ""})
+
+
+def test_the_page_has_a_block_for_everything_that_is_written(tool):
+  page = (ROOT / "docs" / tool.PAGE).read_text(encoding="utf-8")
+  names = [f"{name}{part}" for name in tool.STUDIES for part in ("", "-claim", "-figures")]
+  tool.replaced(page, dict.fromkeys(names, ""))

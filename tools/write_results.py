@@ -1,0 +1,235 @@
+"""Run the comparisons of docs/results.md and write their tables and figures into it.
+
+usage: python tools/write_results.py --output=docs [--work=out/results] [--studies=photo,faces,nonlinear]
+
+Each study is one `diffinv compare`, in a folder of its own under --work; a study that is there is not run again, one
+that was stopped goes on. The blocks of results.md between `<!-- NAME -->` and `<!-- end -->` are replaced; the words
+about them are written by hand, and stay.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffinv import output
+from diffinv.apps import main as diffinv_main
+from diffinv.apps.common import weight
+from diffinv.data import images
+from diffinv.methods.base import Cost
+
+LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
+REFERENCE, REFERENCE_STEPS = "dps", 1000
+CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as cheap
+PAGE = "results.md"
+PANEL_INCHES, DPI = 2.6, 130
+MARKERS = "osD^v<>PX*hp"
+
+
+class Study(NamedTuple):
+  """One comparison."""
+
+  title: str
+  flags: tuple[str, ...]
+  mark: str  # psnr, or best_psnr: of the sample of the smallest residual
+
+
+STUDIES = {
+  "photo": Study(
+    "Photographs, linear tasks",
+    ("--prior=photo", "--data=photos", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
+    "psnr",
+  ),
+  "faces": Study(
+    "Faces, linear tasks",
+    ("--prior=faces", "--data=faces", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
+    "psnr",
+  ),
+  "nonlinear": Study(
+    "Faces, nonlinear tasks, the best of four samples by residual",
+    (
+      *("--prior=faces", "--data=faces", "--num_images=8", "--num_samples=4", "--batch_size=16"),
+      *("--tasks=phase_retrieval,nonlinear_blur", "--methods=dps,daps,red_diff,diffpir", "--set=dps.steps=1000"),
+    ),
+    "best_psnr",
+  ),
+}
+
+OUTPUT = flags.DEFINE_string("output", "docs", f"Folder that holds {PAGE}.")
+WORK = flags.DEFINE_string("work", "out/results", "Folder of the comparisons.")
+CHOSEN = flags.DEFINE_list("studies", list(STUDIES), f"Studies, of {', '.join(STUDIES)}.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Chains at once.", lower_bound=1)
+
+
+def study_folder(name: str) -> pathlib.Path:
+  """Return the folder of a study, after running what is missing of it.
+
+  Raises:
+    SystemExit: the comparison failed; it has said why.
+  """
+  folder = pathlib.Path(WORK.value) / name
+  if not (folder / output.RESULTS).exists():
+    line = ["compare", f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *STUDIES[name].flags]
+    print("diffinv " + " ".join(line), flush=True)
+    code = diffinv_main.execute(line)
+    if code:
+      raise SystemExit(code)
+  return folder
+
+
+def blocks(name: str, folder: pathlib.Path, place: pathlib.Path) -> dict[str, str]:
+  """Return what stands in the blocks of a study, by block; write its figures beside the page."""
+  results = json.loads((folder / output.RESULTS).read_text(encoding="utf-8"))
+  draw(results, STUDIES[name].mark, place / f"results-{name}.png")
+  sheet = folder / f"{results['images'][0]['name']}-sheet.png"
+  picture = Image.open(sheet).convert("RGB")
+  images.write_pillow(place / f"results-{name}-sheet.png", picture)
+  return {
+    name: table(results, STUDIES[name].mark),
+    f"{name}-claim": claim(results, STUDIES[name].mark),
+    f"{name}-figures": (
+      f"![Quality against network evaluations](results-{name}.png)\n\n"
+      f"![Every method on one picture](results-{name}-sheet.png)"
+    ),
+  }
+
+
+def value(entry: dict[str, Any], mark: str) -> float | None:
+  """Return the mean of a mark, or None."""
+  return (entry.get(mark) or {}).get("mean")
+
+
+def competes(entry: dict[str, Any]) -> bool:
+  """Tell whether a method restored every picture of a task."""
+  return bool(entry.get("count")) and not entry["failed"]
+
+
+def cells(entry: dict[str, Any], mark: str) -> str:
+  """Return `PSNR ± half an interval / SSIM`."""
+  if entry.get("skipped"):
+    return "-"
+  if not competes(entry):
+    return f"failed on {entry['failed']}"
+  quality, similarity = entry[mark], value(entry, mark.replace("psnr", "ssim"))
+  half = "" if quality["low"] is None else f" ± {(quality['high'] - quality['low']) / 2:.1f}"
+  return f"{quality['mean']:.2f}{half} / {similarity:.3f}"
+
+
+def table(results: dict[str, Any], mark: str) -> str:
+  """Return a table: a row for each method, its cost, and a column for each task; the best PSNR in bold."""
+  by_run = {(entry["task"], entry["method"]): entry for entry in results["summary"]}
+  tasks = results["tasks"]
+  lines = [
+    "| method | evaluations, gradients | seconds | " + " | ".join(task["title"] for task in tasks) + " |",
+    "|---|---:|---:|" + "---:|" * len(tasks),
+  ]
+  best = {
+    task["name"]: max(
+      (value(e, mark) for e in results["summary"] if e["task"] == task["name"] and competes(e)), default=None
+    )
+    for task in tasks
+  }
+  for method in results["methods"]:
+    entries = [by_run[task["name"], method["name"]] for task in tasks]
+    solved = [entry for entry in entries if entry.get("count")]
+    if not solved:
+      continue
+    costs = f"{solved[0]['evaluations']}, {solved[0]['gradients']}"
+    seconds = np.mean([value(entry, "seconds") for entry in solved])
+    written = [
+      f"**{cells(entry, mark)}**"
+      if competes(entry) and value(entry, mark) == best[entry["task"]]
+      else cells(entry, mark)
+      for entry in entries
+    ]
+    lines.append(f"| {method['title']} | {costs} | {seconds:.1f} | " + " | ".join(written) + " |")
+  return "\n".join(lines)
+
+
+def claim(results: dict[str, Any], mark: str) -> str:
+  """Say which methods reach the reference on every task, in mean PSNR and SSIM, and which of them are cheap."""
+  by_run = {(e["task"], e["method"]): e for e in results["summary"]}
+  tasks, both = [task["name"] for task in results["tasks"]], (mark, mark.replace("psnr", "ssim"))
+  reaching, cheap = [], []
+  for method in results["methods"]:
+    entries = [by_run[task, method["name"]] for task in tasks]
+    references = [by_run[task, REFERENCE] for task in tasks]
+    if method["name"] == REFERENCE or not all(map(competes, entries + references)):
+      continue
+    if all(value(e, m) >= value(r, m) for e, r in zip(entries, references) for m in both):
+      reaching.append(method["title"])
+      if all(entry["evaluations"] <= CHEAP_EVALUATIONS and not entry["gradients"] for entry in entries):
+        cheap.append(method["title"])
+  return (
+    f"At or above DPS with {REFERENCE_STEPS} steps on every task, in mean PSNR and SSIM: "
+    f"{', '.join(reaching) or 'none'}. Of these, with at most {CHEAP_EVALUATIONS} evaluations and no gradient: "
+    f"{', '.join(cheap) or 'none'}."
+  )
+
+
+def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
+  """Draw quality against network evaluations, a small picture for each task."""
+  panels = []
+  for task in results["tasks"]:
+    entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]
+    points = [
+      (weight(Cost(e["evaluations"], e["gradients"])), value(e, mark), title(results, e["method"])) for e in entries
+    ]
+    panels.append((task["title"], points))
+  figure = Figure((PANEL_INCHES * len(panels), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
+  for axes, (heading, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    axes.set_xscale("log")
+    axes.set_title(heading, fontsize=9)
+    axes.set_xlabel("network evaluations, a gradient as two more", fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    for number, (x, y, name) in enumerate(points):
+      axes.plot(x, y, MARKERS[number % len(MARKERS)], label=name)
+  figure.axes[0].set_ylabel("PSNR, dB", fontsize=8)
+  handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+  figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
+  with output.file(path) as partial:
+    figure.savefig(partial, format="png")
+
+
+def title(results: dict[str, Any], name: str) -> str:
+  """Return a method's title."""
+  return next(method["title"] for method in results["methods"] if method["name"] == name)
+
+
+def replaced(text: str, found: dict[str, str]) -> str:
+  """Return the page with its blocks replaced.
+
+  Raises:
+    ValueError: the page has no such block.
+  """
+  for name, block in found.items():
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(text):
+      raise ValueError(f"{PAGE}: expected a block <!-- {name} --> ... <!-- end -->, got none; add it")
+    text = pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)  # noqa: B023
+  return text
+
+
+def main(argv: Sequence[str]) -> None:
+  """Run, draw, write."""
+  del argv
+  place = pathlib.Path(OUTPUT.value)
+  for name in CHOSEN.value:
+    if name not in STUDIES:
+      raise app.UsageError(f"--studies: expected some of {', '.join(STUDIES)}, got {name!r}")
+  for name in CHOSEN.value:
+    found = blocks(name, study_folder(name), place)
+    text = replaced((place / PAGE).read_text(encoding="utf-8"), found)
+    with output.file(place / PAGE) as partial:
+      partial.write_text(text, encoding="utf-8")
+    print(f"wrote {place / PAGE}: {name}", flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main)
