@@ -15,9 +15,9 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
-from diffinv import output
+from diffinv import output, summary
 
 FORMAT = "diffinv-compare-1"
 PLAN = "run.json"
@@ -73,6 +73,119 @@ def read_rows(folder: str | pathlib.Path) -> list[Row]:
     except ValueError:
       raise ValueError(f"{path}: expected JSON in line {number}, got {line[:40]!r}; remove the line") from None
   return rows
+
+
+class Run(NamedTuple):
+  """What a folder holds."""
+
+  folder: pathlib.Path
+  plan: dict[str, Any]  # run.json
+  rows: dict[Key, Row]
+  complete: bool
+
+  def restored(self, task: str, method: str, image: str) -> Row | None:
+    """Return the row of a picture that has pictures; None where it has not finished, or failed."""
+    row = self.rows.get((task, method, image))
+    return None if row is None or row.get("failed") else row
+
+
+def read(folder: str | pathlib.Path) -> Run:
+  """Read a comparison, finished or not.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: it holds no comparison, or a damaged one.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    going = folder.with_name(folder.name + RUNNING)
+    hint = f"it is still going: name {going}" if going.is_dir() else "check the path"
+    raise FileNotFoundError(f"{folder}: expected the folder of a comparison, found none there; {hint}")
+  plan = read_plan(folder)
+  _check_plan(plan, folder / PLAN)
+  rows = {}
+  for number, row in enumerate(read_rows(folder), 1):
+    _check_row(row, plan, f"{folder / ROWS}, line {number}")
+    rows[key(row)] = row
+  return Run(folder, plan, rows, (folder / output.RESULTS).is_file())
+
+
+PLAN_TYPES = {"settings": dict, "versions": dict, "device": dict, "prior": dict, "num_samples": int}
+ENTRY_KEYS = {
+  "tasks": {"name": str, "title": str},
+  "methods": {"name": str, "title": str},
+  "images": {"name": str, "shape": list},
+  "runs": {"task": str, "method": str},
+}
+
+
+def _check_plan(plan: dict[str, Any], path: pathlib.Path) -> None:
+  for key, wanted in {**PLAN_TYPES, **dict.fromkeys(ENTRY_KEYS, list)}.items():
+    _check_type(plan.get(key), wanted, f"{path}: expected {key}")
+  for key, fields in ENTRY_KEYS.items():
+    for number, entry in enumerate(plan[key]):
+      place = f"{path}: expected {key}[{number}]"
+      _check_type(entry, dict, place)
+      for field, wanted in fields.items():
+        _check_type(entry.get(field), wanted, f"{place}.{field}")
+        # Names are parts of the names of pictures, which lie in this folder.
+        if field == "name" and (not entry[field] or "/" in entry[field] or "\\" in entry[field]):
+          raise ValueError(f"{place}.name to be part of a file's name, got {entry[field]!r}; run the comparison again")
+  for number, entry in enumerate(plan["runs"]):
+    if entry.get("skipped") is None:
+      for field in ("steps", "evaluations", "gradients"):
+        _check_type(entry.get(field), int, f"{path}: expected runs[{number}].{field}")
+  for number, image in enumerate(plan["images"]):
+    if len(image["shape"]) != 3 or not all(type(n) is int and n > 0 for n in image["shape"]):
+      raise ValueError(
+        f"{path}: expected images[{number}].shape to be [h, w, c], got {image['shape']}; run the comparison again"
+      )
+
+
+def _check_type(value: Any, wanted: type, expected: str) -> None:
+  if not isinstance(value, wanted):
+    kinds = {dict: "a table", list: "a list", str: "text", int: "a whole number", type(None): "nothing"}
+    came = kinds.get(type(value), type(value).__name__)
+    raise ValueError(f"{expected} to be {kinds[wanted]}, got {came}; run the comparison again")
+
+
+def _check_row(row: Any, plan: dict[str, Any], place: str) -> None:
+  _check_type(row, dict, f"{place}: expected the row")
+  for field, group in (("task", "tasks"), ("method", "methods"), ("image", "images")):
+    known = [entry["name"] for entry in plan[group]]
+    if row.get(field) not in known:
+      raise ValueError(
+        f"{place}: expected {field} to be one of {PLAN}, {', '.join(known)}, got {row.get(field)!r}; "
+        "run the comparison again"
+      )
+  if row.get("failed") is not None:
+    _check_type(row["failed"], str, f"{place}: expected failed")
+  for field in summary.OF_SAMPLES:
+    values = row.get(field, [])
+    if not isinstance(values, list) or not all(value is None or is_number(value) for value in values):
+      raise ValueError(f"{place}: expected {field} to be a list of numbers, got {values!r}; run the comparison again")
+  for field in (*summary.OF_PICTURES, "peak_bytes"):
+    if row.get(field) is not None and not is_number(row[field]):
+      raise ValueError(f"{place}: expected {field} to be a number, got {row[field]!r}; run the comparison again")
+  curve = row.get("coverage")
+  if curve is not None and not _is_curve(curve):
+    raise ValueError(
+      f"{place}: expected coverage to be levels and empirical, lists of one length, got {curve!r}; "
+      "run the comparison again"
+    )
+
+
+def _is_curve(curve: Any) -> bool:
+  lists = [curve.get(key) for key in ("levels", "empirical")] if isinstance(curve, dict) else []
+  return (
+    len(lists) == 2
+    and all(isinstance(values, list) and all(map(is_number, values)) for values in lists)
+    and len(lists[0]) == len(lists[1]) > 0
+  )
+
+
+def is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class RunFolder:

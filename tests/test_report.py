@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import figures, report, summary
+from diffinv import album, figures, report, runs, summary
 from diffinv.apps import compare, main
 
 SIZE = 16  # pixels
@@ -145,7 +145,7 @@ def own(tmp_path):
 
 @pytest.fixture(scope="module")
 def page(folder):
-  return report.html(report.read(folder))
+  return report.html(runs.read(folder))
 
 
 def data_of(page):
@@ -176,9 +176,9 @@ class Words(html.parser.HTMLParser):
 
 
 def one_run(**more):
-  runs = [{"task": "t", "method": "m", "evaluations": 7, "gradients": 2, "skipped": None, **more}]
+  entries = [{"task": "t", "method": "m", "evaluations": 7, "gradients": 2, "skipped": None, **more}]
   images = [{"name": name} for name in "abc"]
-  return {"runs": runs, "methods": [{"name": "m"}], "tasks": [{"name": "t"}], "images": images}
+  return {"runs": entries, "methods": [{"name": "m"}], "tasks": [{"name": "t"}], "images": images}
 
 
 def row(image, task="t", **marks):
@@ -275,7 +275,7 @@ def test_table_holds_means_and_intervals(page):
 
 
 def test_best_of_each_column_is_bold(folder):
-  read = report.read(folder)
+  read = runs.read(folder)
   entries = summary.summarise(read.plan, list(read.rows.values()))
   made = report.table("x", [e for e in entries if e["task"] == "inpaint_box"], read.plan, across=False)
   keys = [column.key for column in made["quality"] + made["cost"]]
@@ -289,7 +289,7 @@ def test_best_of_each_column_is_bold(folder):
 
 
 def test_method_that_left_out_a_task_is_not_the_best_of_all(folder):
-  read = report.read(folder)
+  read = runs.read(folder)
   made = report.table("x", summary.summarise_methods(read.plan, list(read.rows.values())), read.plan, across=True)
   (ddrm,) = [r for r in made["rows"] if r["title"] == "DDRM"]
   assert made["partial"] and ddrm["tasks"] == 1
@@ -297,9 +297,9 @@ def test_method_that_left_out_a_task_is_not_the_best_of_all(folder):
 
 
 def test_card_names_the_cheap_method_that_is_nearly_as_good(folder):
-  read = report.read(folder)
+  read = runs.read(folder)
   entries = summary.summarise(read.plan, list(read.rows.values()))
-  found = report.card(read, report.Album(read), TASKS[0], [e for e in entries if e["task"] == "inpaint_box"])
+  found = report.card(read, album.Album(read), TASKS[0], [e for e in entries if e["task"] == "inpaint_box"])
   assert (found["best"], found["psnr"], found["evaluations"]) == ("DPS", "31.15", 100)
   assert (found["cheap"], found["cheap_psnr"], found["cheap_evaluations"]) == ("DDRM", "30.65", 20)
 
@@ -336,7 +336,7 @@ def test_names_and_titles_are_text_wherever_they_come_from(tmp_path):
     plan["runs"][4]["skipped"] = evil
     plan["versions"][evil] = evil
 
-  page = report.html(report.read(write_run(tmp_path / "run", change=change)))
+  page = report.html(runs.read(write_run(tmp_path / "run", change=change)))
   found = Words(page)
   assert found.tags.count("script") == 2 and not any(name == "onerror" for _, name, _ in found.attributes)
   assert "<script>alert" not in page and "<img src=x" not in page
@@ -360,11 +360,11 @@ def test_figures_take_their_colours_from_the_page(page):
 
 
 def test_page_is_the_same_each_time(folder, page):
-  assert report.html(report.read(folder)) == page
+  assert report.html(runs.read(folder)) == page
 
 
 def test_page_of_one_sample_has_no_distribution(tmp_path):
-  page = report.html(report.read(write_run(tmp_path / "run", samples=1)))
+  page = report.html(runs.read(write_run(tmp_path / "run", samples=1)))
   assert "Calibration" not in page and "CRPS" not in page and 'value="mean"' not in page
   assert "1 sample for each measurement" in Words(page).text
 
@@ -407,15 +407,15 @@ def test_standard_deviation_is_stored_with_its_scale(page):
 def test_scale_of_errors_is_that_of_the_worst_method(page):
   truth = picture(0).astype(float)
   errors = [np.abs(picture(100 + 10 * m) - truth).mean(axis=-1) / 127.5 for m in range(3)]
-  wanted = max(np.percentile(error, report.EXTREME) for error in errors)
+  wanted = max(np.percentile(error, album.EXTREME) for error in errors)
   assert wanted <= data_of(page)["cells"][0][0]["error"] <= wanted + 0.1
 
 
 def test_frames_of_a_chain_are_thinned_out_and_wrapped(folder, monkeypatch):
-  read = report.read(folder)
-  strip = report.read_chain(read, "a-inpaint_box-dps-chain.png", read.plan["images"][0])
-  monkeypatch.setattr(report, "LONGEST_SIDE", 2 * SIZE)
-  atlas, frames, columns = report._atlas(strip, read.plan["images"][0], 3)
+  read = runs.read(folder)
+  strip = album.read_chain(read, "a-inpaint_box-dps-chain.png", read.plan["images"][0])
+  monkeypatch.setattr(album, "LONGEST_SIDE", 2 * SIZE)
+  atlas, frames, columns = album._atlas(strip, read.plan["images"][0], 3)
   assert (frames, columns, atlas.size) == (3, 2, (2 * SIZE, 2 * SIZE))
   pixels = np.asarray(atlas)
   np.testing.assert_array_equal(pixels[:SIZE, SIZE:], picture(1002))
@@ -423,9 +423,9 @@ def test_frames_of_a_chain_are_thinned_out_and_wrapped(folder, monkeypatch):
 
 
 def test_large_comparison_is_stored_with_loss(folder, page, monkeypatch):
-  monkeypatch.setattr(report, "LIMIT", 60_000)
-  read = report.read(folder)
-  assert report.Album(read).codec.pictures is not None
+  monkeypatch.setattr(album, "LIMIT", 60_000)
+  read = runs.read(folder)
+  assert album.Album(read).codec.pictures is not None
   small = report.html(read)
   assert "stored with some loss" in small and "stored with some loss" not in page
   assert (
@@ -440,7 +440,7 @@ def test_comparison_that_is_still_going_is_marked(own):
   (own / "results.json").unlink()
   lines = (own / "rows.jsonl").read_text().splitlines()
   (own / "rows.jsonl").write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])  # torn
-  page = report.html(report.read(own))
+  page = report.html(runs.read(own))
   assert "Incomplete. 3 of 10 restorations have finished" in Words(page).text
   data = data_of(page)
   assert data["cells"][0][0]["methods"][2] is None and data["cells"][0][1] is None
@@ -461,13 +461,13 @@ def fail(folder, task, method, images=("a", "b")):
 
 def test_method_that_failed_is_told_and_wins_nothing(own):
   fail(own, "inpaint_box", "dps", ["a"])
-  read = report.read(own)
+  read = runs.read(own)
   entries = [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
   made = report.table("x", entries, read.plan, across=False)
   first = made["rows"][0]
   assert (first["title"], first["failed"], made["failed"]) == ("DPS", 1, True)  # 32.15 dB, of the easier picture
   assert not any(cell["best"] for cell in first["cells"])
-  assert report.card(read, report.Album(read), TASKS[0], entries)["best"] == "DDRM"
+  assert report.card(read, album.Album(read), TASKS[0], entries)["best"] == "DDRM"
   page = report.html(read)
   assert "DPS on Inpainting, box, 1 of 2 pictures: NaN or infinity in 1 of 4 chains" in Words(page).text
   assert "DPS failed on 1 of 2" in Words(page).text and "Incomplete" not in page
@@ -478,7 +478,7 @@ def test_method_that_failed_is_told_and_wins_nothing(own):
 def test_comparison_in_which_all_failed_is_a_page(own):
   for task, method in itertools.product(("inpaint_box", "motion_blur"), COSTS):
     fail(own, task, method)
-  page = report.html(report.read(own))
+  page = report.html(runs.read(own))
   assert "DDRM on Inpainting, box, 2 of 2 pictures: NaN" in Words(page).text
   assert data_of(page)["cells"] == [[None, None]] * 2
 
@@ -487,7 +487,7 @@ def test_comparison_in_which_all_failed_is_a_page(own):
 def test_comparison_that_has_just_begun_is_a_page(own, there):
   (own / "results.json").unlink()
   (own / "rows.jsonl").write_text("") if there else (own / "rows.jsonl").unlink()
-  page = report.html(report.read(own))
+  page = report.html(runs.read(own))
   assert "0 of 10 restorations" in page and "Nothing has finished yet." in page
 
 
