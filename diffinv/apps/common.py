@@ -105,6 +105,33 @@ def define_problem_flags(values: flags.FlagValues, *, set_help: str) -> None:
   flags.DEFINE_multi_string("set", [], set_help + " Repeatable.", flag_values=values)
 
 
+def define_study_flags(
+  values: flags.FlagValues,
+  *,
+  data_help: str,
+  tasks: Sequence[str] | None,
+  methods: Sequence[str] | None,
+  held_out_images: int,
+) -> None:
+  """Define what to study: pictures, tasks and methods. None for tasks or methods: they have to be given."""
+  flags.DEFINE_multi_string(
+    "data",
+    [],
+    f"Photographs: files, a folder, or held-out pictures of the package, {' or '.join(held_out.SETS)}{data_help}",
+    flag_values=values,
+  )
+  needed = lambda default: "; required." if default is None else "."
+  flags.DEFINE_list("tasks", tasks, f"Tasks, of {', '.join(TASKS)}{needed(tasks)}", flag_values=values)
+  flags.DEFINE_list("methods", methods, f"Methods, of {', '.join(METHODS)}{needed(methods)}", flag_values=values)
+  flags.DEFINE_integer(
+    "num_images",
+    None,
+    f"Pictures to use, the first so many. Not set: all, {held_out_images} of a held-out set.",
+    lower_bound=1,
+    flag_values=values,
+  )
+
+
 def require(values: flags.FlagValues, name: str, expected: str) -> None:
   """Check that a flag was given.
 

@@ -41,23 +41,14 @@ Measure = Callable[[str, int], Problem]  # (task, number of the picture) -> its 
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
 common.define_problem_flags(FLAGS, set_help="Hyper-parameter of a method, METHOD.name=value, or its METHOD.steps=N.")
-flags.DEFINE_multi_string(
-  "data",
-  [],
-  f"Photograph: a file, several, a folder, or held-out pictures of the package: {' or '.join(held_out.SETS)}. "
-  "Not set: the bundled portrait.",
-  flag_values=FLAGS,
+common.define_study_flags(
+  FLAGS,
+  data_help=". Not set: the bundled portrait.",
+  tasks=list(DEFAULT_TASKS),
+  methods=list(METHODS),
+  held_out_images=HELD_OUT_IMAGES,
 )
 flags.DEFINE_alias("input", "data", flag_values=FLAGS)
-flags.DEFINE_list("tasks", list(DEFAULT_TASKS), f"Tasks, of {', '.join(TASKS)}.", flag_values=FLAGS)
-flags.DEFINE_list("methods", list(METHODS), f"Methods, of {', '.join(METHODS)}.", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "num_images",
-  None,
-  f"Pictures to use, the first so many. Not set: all, {HELD_OUT_IMAGES} of a held-out set.",
-  lower_bound=1,
-  flag_values=FLAGS,
-)
 flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer(
   "frames",

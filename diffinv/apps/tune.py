@@ -32,20 +32,12 @@ DEFAULT_IMAGES = 4
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
 common.define_problem_flags(FLAGS, set_help="Fixed hyper-parameter of a method, METHOD.name=value, or METHOD.steps=N.")
-flags.DEFINE_multi_string(
-  "data",
-  [],
-  f"Photographs to tune on: files, a folder, or held-out pictures of the package: {' or '.join(held_out.SETS)}.",
-  flag_values=FLAGS,
-)
-flags.DEFINE_list("tasks", None, f"Tasks, of {', '.join(TASKS)}; required.", flag_values=FLAGS)
-flags.DEFINE_list("methods", None, f"Methods, of {', '.join(METHODS)}; required.", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "num_images",
-  None,
-  f"Pictures to use, the first so many. Not set: all, {DEFAULT_IMAGES} of a held-out set.",
-  lower_bound=1,
-  flag_values=FLAGS,
+common.define_study_flags(
+  FLAGS,
+  data_help="; required.",
+  tasks=None,
+  methods=None,
+  held_out_images=DEFAULT_IMAGES,
 )
 flags.DEFINE_multi_string(
   "search",
