@@ -146,6 +146,17 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       path.unlink(missing_ok=True)
 
 
+def clear(folder: pathlib.Path) -> None:
+  """Remove everything in a folder but its lock, which may be held."""
+  for path in folder.iterdir():
+    if path.name == LOCK:
+      continue
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+
 def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
   """Write a `.npy` file, in full or not at all."""
   data = io.BytesIO()

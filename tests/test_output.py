@@ -252,6 +252,17 @@ def test_messages_are_one_line_with_the_place_and_what_to_do(error, want):
   assert errors.one_line(error) == want
 
 
+def test_a_folder_is_cleared_and_stays_locked(tmp_path):
+  (tmp_path / "deep" / "er").mkdir(parents=True)
+  (tmp_path / "file").write_text("x")
+  (tmp_path / "link").symlink_to(tmp_path / "deep")
+  with output.locked(tmp_path):
+    output.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [output.LOCK]
+    with pytest.raises(FileExistsError, match="another process writes"), output.locked(tmp_path):
+      pass
+
+
 def test_usage_turns_a_value_error_into_wrong_usage_and_nothing_else():
   with pytest.raises(errors.UsageError, match="^steps: wrong$"):
     with errors.usage():

@@ -335,9 +335,7 @@ class Run:
     """
     self.path = training_folder(s)
     if s["restart"] and self.path.exists():
-      import shutil
-
-      shutil.rmtree(self.path)
+      output.clear(self.path)
     (self.path / "samples").mkdir(parents=True, exist_ok=True)
     self._file = self.path / "run.json"
     fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
