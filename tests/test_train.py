@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from diffinv import priors, train
 from diffinv.checkpoint import load_prior, load_provenance
-from diffinv.nets import small
+from diffinv.nets import convolution, small
 from diffinv.schedules import Level, Schedule
 
 TINY = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
@@ -71,7 +71,7 @@ def test_fast_convolution_has_the_same_gradients():
     net = small.SmallNet(TINY, convolve)
     return jax.grad(lambda p: jnp.mean(net.apply(p, images(), jnp.zeros(8)) ** 2))(random_params())
 
-  assert relative(flat(gradient(small.convolve_for_training)), flat(gradient(small.convolve))) < 1e-5
+  assert relative(flat(gradient(small.convolve_for_training)), flat(gradient(convolution.convolve))) < 1e-5
 
 
 def test_depth_to_space_inverts_space_to_depth():

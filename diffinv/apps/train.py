@@ -30,7 +30,7 @@ from diffinv.checkpoint import load_prior
 from diffinv.data import folder as folder_data
 from diffinv.data import images
 from diffinv.methods.unconditional import DDIM
-from diffinv.nets import small
+from diffinv.nets import convolution, small
 from diffinv.priors import Prior
 from diffinv.schedules import BETAS, Schedule
 
@@ -252,7 +252,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   config, goal, how = network_config(s), objective(s), optimiser(s)
   on_cpu = jax.default_backend() == "cpu"
   fast = s["fast_convolution"] and on_cpu and len(devices) == 1
-  training_net = small.SmallNet(config, small.convolve_for_training if fast else small.convolve)
+  training_net = small.SmallNet(config, small.convolve_for_training if fast else convolution.convolve)
   weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
 
   def step(state, x0, total):

@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffinv.nets import convolution
+from diffinv.nets.convolution import convolve
+
 NORM_EPS = 1e-6  # of the mean square of a pixel's channels
 TIME_FREQUENCIES = (0.5, 32.0)  # lowest and highest, radians per unit of scaled t, which runs over about [-1, 1.5]
 
@@ -44,11 +47,6 @@ class SmallConfig:
     return self.patch * 2 ** (len(self.multipliers) - 1)
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Return the zero-padded correlation of `x` `[b, h, w, c]` with `kernel` `[k, k, c, d]`, `[b, h, w, d]`."""
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 @jax.custom_vjp
 def convolve_for_training(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Return `convolve(x, kernel)`, with a gradient of the kernel that is fast on CPUs.
@@ -59,17 +57,12 @@ def convolve_for_training(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return convolve(x, kernel)
 
 
-def _convolve_fwd(x, kernel):
-  return convolve(x, kernel), (x, kernel)
-
-
-def _convolve_bwd(saved, cotangent):
+def _gradients(saved, cotangent):
   x, kernel = saved
-  (x_bar,) = jax.linear_transpose(lambda v: convolve(v, kernel), x)(cotangent)
-  return x_bar, kernel_gradient(x, cotangent, kernel.shape[0])
+  return convolution.input_gradient(kernel, cotangent), kernel_gradient(x, cotangent, kernel.shape[0])
 
 
-convolve_for_training.defvjp(_convolve_fwd, _convolve_bwd)
+convolve_for_training.defvjp(convolution.save, _gradients)
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array, size: int) -> jax.Array:

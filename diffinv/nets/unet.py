@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffinv.nets import convolution
+
 GROUPS = 32  # of every normalisation
 NORM_EPS = 1e-5  # PyTorch's default, under which the published weights were trained; Flax's is 1e-6
 MAX_PERIOD = 10000.0  # of the sinusoidal time embedding
@@ -149,6 +151,8 @@ RESAMPLE = {"": lambda x: x, "down": average_pool, "up": nearest_up}
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   """Return the 3x3 convolution of `x`, `[h, w, c]`, with `kernel`, `[3, 3, c, features]`, zero padding."""
+  if stride == 1:
+    return convolution.convolve(x[None], kernel)[0]
   return lax.conv_general_dilated(
     x[None], kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
   )[0]

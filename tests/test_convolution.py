@@ -1,0 +1,46 @@
+"""The networks' convolution: values, first and second gradients, and the form in which compiled loops get it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffinv.nets import convolution
+
+
+def plain(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def drawn(size, height, width):
+  keys = jax.random.split(jax.random.key(size), 3)
+  shapes = ((2, height, width, 3), (size, size, 3, 5), (2, height, width, 5))
+  return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
+
+
+@pytest.mark.parametrize("size, height, width", [(3, 6, 8), (5, 7, 6), (1, 4, 4), (3, 2, 1)])
+def test_values_and_gradients_are_those_of_the_plain_convolution(size, height, width):
+  x, kernel, weights = drawn(size, height, width)
+  loss = lambda convolve: lambda x, kernel: jnp.sum(weights * jnp.sin(convolve(x, kernel)))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  close(convolution.convolve(x, kernel), plain(x, kernel))
+  for mine, theirs in zip(*(jax.grad(loss(c), (0, 1))(x, kernel) for c in (convolution.convolve, plain))):
+    close(mine, theirs)
+  length = lambda convolve: lambda x: jnp.sum(jax.grad(loss(convolve))(x, kernel) ** 2)
+  close(*(jax.grad(length(convolve))(x) for convolve in (convolution.convolve, plain)))
+
+
+def test_images_are_convolved_apart_under_vmap():
+  x, kernel, weights = drawn(3, 6, 8)
+  one = lambda x, w: jax.grad(lambda x: jnp.sum(w[None] * convolution.convolve(x[None], kernel)))(x)
+  want = jax.grad(lambda x: jnp.sum(weights * plain(x, kernel)))(x)
+  np.testing.assert_allclose(jax.vmap(one)(x, weights), want, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_in_a_loop_are_convolutions_in_the_fast_order():
+  if jax.default_backend() != "cpu":
+    pytest.skip("of the CPU's compiler")
+  x, kernel = jnp.ones((1, 16, 16, 8)), jax.random.normal(jax.random.key(0), (3, 3, 8, 8))
+  step = lambda x, _: (x - jax.grad(lambda x: jnp.sum(convolution.convolve(x, kernel) ** 2))(x), None)
+  text = jax.jit(lambda x: jax.lax.scan(step, x, None, 3)[0]).lower(x).compile().as_text()
+  assert "b01f_01io->b01f" in text and "b01f_01oi->b01f" not in text
