@@ -379,6 +379,19 @@ def test_devices_do_not_change_the_result(inpainted, photos, tmp_path):
   near(load(tmp_path / "out" / "a.png"), load(inpainted / "a.png"))
 
 
+@pytest.mark.slow
+def test_cores_are_devices_where_they_are_asked_for(photos, tmp_path):
+  """In a process of its own: JAX takes the number of CPU devices once."""
+  if (os.cpu_count() or 1) < 2:
+    pytest.skip("has one core")
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  words = [f"--input={photos}", f"--output={tmp_path / 'out'}", *INPAINT, "--devices=2", "--compilation_cache="]
+  command = [sys.executable, "-m", "diffinv.apps.reconstruct", *words]
+  done = subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert json.loads((tmp_path / "out" / "results.json").read_text())["device"]["used"] == 2
+
+
 def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):
   """Names that collide, as photographs or as photograph and what is written about another."""
   folder = tmp_path / "in"

@@ -1,5 +1,6 @@
 """What the commands share: flags, and the way from flags to priors, pictures, measurements, methods and results."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -36,6 +37,7 @@ from diffinv.tasks import TASKS, Task
 NOISES = ("gaussian", "poisson", "none")
 CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+CPU_DEVICES = "xla_force_host_platform_device_count"  # in XLA_FLAGS: how many the user wants
 CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
 MAX_SEED = 2**32 - 1
@@ -64,7 +66,11 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
     "batch_size", 4, "Chains (images times samples) that run at once; bounds memory.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_integer(
-    "devices", None, "Local devices to spread a batch over. Not set: one.", lower_bound=1, flag_values=values
+    "devices",
+    None,
+    "Local devices to spread a batch over; on a CPU, cores. Not set: one device, or all cores on one batch.",
+    lower_bound=1,
+    flag_values=values,
   )
   flags.DEFINE_string("output", None, "Folder to write; required.", flag_values=values)
   flags.DEFINE_boolean("overwrite", False, "Replace an existing output folder, at the end.", flag_values=values)
@@ -179,14 +185,23 @@ def check_apart(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> None
 
 
 def prepare(values: flags.FlagValues) -> AnyPrior:
-  """Set up the compilation cache and load the prior.
+  """Set up the devices and the compilation cache, and load the prior.
 
   Raises:
     UsageError: the folder of --compilation_cache cannot be written to.
   """
+  _split_cpu(values.devices)
   if values.compilation_cache and CACHE_VARIABLE not in os.environ:
     _keep_compiled(os.path.expanduser(values.compilation_cache), asked=bool(values["compilation_cache"].present))
   return load_prior(values.prior)
+
+
+def _split_cpu(devices: int | None) -> None:
+  """Make the cores of the CPU as many devices as asked for, each with its own chains: JAX has it as one by default."""
+  if devices is None or devices > (os.cpu_count() or 1) or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
+    return
+  with contextlib.suppress(RuntimeError):  # JAX is running already, with the devices that it has
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def _keep_compiled(folder: str, *, asked: bool) -> None:
