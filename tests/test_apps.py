@@ -18,7 +18,7 @@ from diffinv import metrics, settings
 from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
-from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.operators.pixels import LUMA
 from diffinv.tasks import TASKS
 
@@ -113,10 +113,10 @@ def drawn(tmp_path_factory):
 # sample
 
 
-def drawn_by_library(method, seed, count):
+def drawn_by_library(method, seed, count, steps=4):
   prior = diffinv.load_prior("natural")
   keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), i)[None] for i in range(count)])
-  got, _ = diffinv.sample_batch(keys, method, prior, None, prior.schedule.grid(4))
+  got, _ = diffinv.sample_batch(keys, method, prior, None, prior.schedule.grid(steps))
   return images.to_uint8(got[:, 0]).astype(int)
 
 
@@ -167,6 +167,13 @@ def test_ddim_is_drawn_with_its_eta(tmp_path):
     got = np.stack([load(tmp_path / folder / f"{i}.png") for i in range(2)])
     near(got, drawn_by_library(DDIM((16, 16, 3), eta), 5, 2))
   assert not np.array_equal(load(tmp_path / "plain" / "0.png"), load(tmp_path / "random" / "0.png"))
+
+
+def test_the_solver_is_drawn_with_steps_even_in_log_snr(tmp_path):
+  args = ("--size=16", "--num_samples=2", "--seed=5", "--sampler=dpm_solver", "--steps=logsnr4")
+  assert run("sample", tmp_path / "out", *args)["network_evaluations"] == 4
+  got = np.stack([load(tmp_path / "out" / f"{i}.png") for i in range(2)])
+  near(got, drawn_by_library(DPMSolver((16, 16, 3)), 5, 2, "logsnr4"))
 
 
 # reconstruct --input

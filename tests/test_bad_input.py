@@ -226,7 +226,11 @@ CASES = {
   ),
   "more steps to sample": (f"{SAMPLE} --output={{out}} --steps=2000", USAGE, "schedule has 1000 steps, got 2000"),
   "no steps": (f"{SR} {GOOD} --steps=0", USAGE, "steps: expected at least 1, got '0'"),
-  "words for steps": (f"{SR} {GOOD} --steps=many", USAGE, "steps: expected 'N', 'ddimN' or 'a,b,c'.* got 'many'"),
+  "words for steps": (
+    f"{SR} {GOOD} --steps=many",
+    USAGE,
+    "steps: expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'.* got 'many'",
+  ),
   "unknown field": (f"{SR} {GOOD} --set=step=1", USAGE, "dps: expected a field among scale, rule, misfit, got 'step'"),
   "no assignment": (f"{SR} {GOOD} --set=scale", USAGE, "--set: expected name=value, got 'scale'"),
   "word for a field": (f"{SR} {GOOD} --set=scale=big", USAGE, "dps: expected scale to be of type float, got 'big'"),

@@ -13,7 +13,7 @@ import pytest
 from diffinv import laws, noise, priors, sampler, schedules, verify
 from diffinv.laws import G3
 from diffinv.methods import DPS, ScoreALD, SDEdit, base, score_ald
-from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.operators.base import LinearOperator
 from diffinv.problems import Problem
 from diffinv.pytree import pytree
@@ -495,6 +495,42 @@ def test_large_variance_keeps_a_standard_normal_prior_at_any_number_of_steps():
   for history in final_variances(DDPM((1,)), SPACINGS, "fixed_large"):
     np.testing.assert_allclose(history[:-1], 1.0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(history[-1], 0.9999, rtol=0, atol=1e-12)
+
+
+# The solver of the probability flow, whose exact solution for N(0, v) is x_T sqrt(v) / sqrt(alpha_T^2 v + sigma_T^2).
+
+
+def flow_errors(method, variance, spacings):
+  """Return the relative error of the last iterate for each respacing, in float64."""
+  found = []
+  with jax.enable_x64():
+    prior = SCALAR._replace(C=np.array([[variance]])).prior()
+    for steps in spacings:
+      grid = schedules.as_arrays(LINEAR_1000.grid(steps))
+      x, _ = sampler.sample(jax.random.key(0), method, prior, None, grid)
+      start = sampler.start(jax.random.key(0), method, prior, None, grid).x
+      exact = start * np.sqrt(variance / (grid.alpha[0] ** 2 * variance + grid.sigma[0] ** 2))
+      found.append(abs(float(x[0] / exact[0]) - 1.0))
+  return found
+
+
+@pytest.mark.parametrize("variance", [10.0, 1.0, 0.1, 0.01])
+def test_solver_meets_the_probability_flow(variance):
+  spacings = ["logsnr12", "logsnr25", "logsnr50"]
+  solver, implicit = (flow_errors(method((1,)), variance, spacings) for method in (DPMSolver, DDIM))
+  assert solver[1] < 0.015 and solver[2] < 0.006
+  assert all(mine < 0.5 * theirs for mine, theirs in zip(solver, implicit))
+
+
+def test_first_step_of_the_solver_is_that_of_ddim():
+  with jax.enable_x64():
+    prior, levels = G3.prior(), schedules.as_arrays(LINEAR_100.grid())
+    now, nxt = (jax.tree.map(lambda v, i=i: v[i], levels) for i in (0, 1))
+    ends = []
+    for method in (DPMSolver((3,)), DDIM((3,))):
+      state = method.init(jax.random.key(1), prior, None, now)
+      ends.append(method.step(jax.random.key(2), state, now, nxt, prior, None)[0].x)
+    np.testing.assert_allclose(*ends, rtol=1e-12)
 
 
 # T7: annealed Langevin dynamics.

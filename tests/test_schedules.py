@@ -82,9 +82,13 @@ RESPACED = [  # steps, head, tail, sum of indices, last beta, last alpha_bar (li
 ]
 
 
+def respace(num_steps, steps):
+  return schedules.respace(num_steps, steps, Schedule("linear", num_steps).alpha_bar())
+
+
 @pytest.mark.parametrize("steps, head, tail, total, last_beta, last_abar", RESPACED)
 def test_respacing_of_linear_1000_matches_reference(steps, head, tail, total, last_beta, last_abar):
-  chosen = schedules.respace(1000, steps)
+  chosen = respace(1000, steps)
   assert head_and_tail(chosen, head, tail)
   assert len(chosen) == int(steps.removeprefix("ddim")) and chosen.sum() == total
   t = schedules.tables(Schedule("linear", 1000).grid(steps))
@@ -98,10 +102,10 @@ def test_first_posterior_variance_of_ten_steps_matches_reference():
 
 
 def test_sections_match_reference():
-  chosen = schedules.respace(300, "10,15,20")
+  chosen = respace(300, "10,15,20")
   head, tail = [0, 11, 22, 33, 44, 55, 66, 77, 88, 99, 100, 107], [283, 289, 294, 299]
   assert len(chosen) == 45 and chosen.sum() == 7727 and head_and_tail(chosen, head, tail)
-  chosen = schedules.respace(1000, "90,60,60,20,20")
+  chosen = respace(1000, "90,60,60,20,20")
   assert len(chosen) == 250 and chosen.sum() == 88875
   assert head_and_tail(chosen, [0, 2, 4, 7, 9, 11], [968, 978, 989, 999])
 
@@ -112,17 +116,19 @@ def test_sections_match_reference():
     ("ddim300", "no integer stride through 1000 steps gives 300"),
     ("ddim150", "no integer stride through 1000 steps gives 150"),
     ("ddim10,20", "expected 'ddimN' with one number"),
+    ("logsnr10,20", "expected 'logsnrN' with one number"),
+    ("logsnr1001", "has 1000 steps, got logsnr1001"),
     ("1001", "has 1000 steps, got 1001"),
     ("600,10", "section 0 of '600,10' holds 500 steps, got 600"),
     ("0", "at least 1"),
     ("10,-1", "at least 1"),
-    ("fast", "expected 'N', 'ddimN' or 'a,b,c'"),
-    ("", "expected 'N', 'ddimN' or 'a,b,c'"),
+    ("fast", "expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'"),
+    ("", "expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'"),
   ],
 )
 def test_impossible_respacing_is_an_error_that_says_why(steps, message):
   with pytest.raises(ValueError, match=message):
-    schedules.respace(1000, steps)
+    respace(1000, steps)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_betas_equal_golden(golden, name, num_steps):
 )
 def test_respacing_equals_golden(golden, num_steps, steps):
   want = golden("schedules.npz")[f"timesteps_{num_steps}_{steps}"]
-  np.testing.assert_array_equal(schedules.respace(num_steps, steps), want)
+  np.testing.assert_array_equal(respace(num_steps, steps), want)
 
 
 @pytest.mark.parametrize("steps", ["1000", "100", "ddim50"])
@@ -169,10 +175,26 @@ def test_tables_equal_golden(golden, steps):
 def test_tables_satisfy_their_identities(name, steps):
   schedule = Schedule(name, 1000)
   t = schedules.tables(schedule.grid(steps))
-  np.testing.assert_allclose(t.alpha_bar, schedule.alpha_bar()[schedules.respace(1000, steps)], rtol=1e-12)
+  np.testing.assert_allclose(t.alpha_bar, schedule.alpha_bar()[respace(1000, steps)], rtol=1e-12)
   assert np.all(t.posterior_variance <= t.betas)
   mean = t.posterior_mean_coef1 * np.sqrt(t.alpha_bar) + t.posterior_mean_coef2
   np.testing.assert_allclose(mean, np.sqrt(1 - t.betas), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+  "name, count", [("linear", 2), ("linear", 30), ("linear", 400), ("cosine", 30), ("linear", 1000)]
+)
+def test_steps_even_in_log_snr_are_as_many_as_asked_for_and_apart(name, count):
+  alpha_bar = Schedule(name, 1000).alpha_bar()
+  chosen = schedules.respace(1000, f"logsnr{count}", alpha_bar)
+  assert len(chosen) == count and np.all(np.diff(chosen) > 0)
+  assert (chosen[0], chosen[-1]) == (0, 999)
+  if count == 30:
+    log_snr = 0.5 * np.log(alpha_bar / (1 - alpha_bar))
+    wanted = np.linspace(log_snr[0], log_snr[-1], count)
+    spacing, reach = np.abs(np.diff(log_snr)), np.abs(log_snr[chosen] - wanted)
+    early = chosen < 30  # where steps of the schedule are longer than those asked for
+    np.testing.assert_array_less(reach[~early], spacing[np.minimum(chosen[~early], 998)].max())
 
 
 def test_grid_descends_to_the_clean_image_and_keeps_original_indices():

@@ -50,7 +50,7 @@ from diffinv.data import faces, photos
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods.dps import DPS
-from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate, stack
 from diffinv.schedules import as_arrays
@@ -60,6 +60,7 @@ MEASURES = ("denoising", "sampling", "tune", "restoration", "speed")
 RESTORATION_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur")
 SBARS = (0.1, 0.3, 1.0, 3.0)
 MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # dB over the fitted Gaussian: the aim
+SAMPLERS = {sampler.name: sampler for sampler in (DDIM, DDPM, DPMSolver)}
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes
@@ -78,8 +79,8 @@ FIT_IMAGES = flags.DEFINE_integer("fit_images", 8192, "Training images that the 
 IMAGES = flags.DEFINE_integer("images", 128, "Held-out renders for denoising.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images that run at once.", lower_bound=1)
 SAMPLES = flags.DEFINE_integer("samples", 1000, "Samples, and renders of each held-out set.", lower_bound=1)
-SAMPLER = flags.DEFINE_enum("sampler", "ddim", ["ddim", "ddpm"], "How samples are drawn.")
-SAMPLE_STEPS = flags.DEFINE_string("sample_steps", "50", "Steps of a sample.")
+SAMPLER = flags.DEFINE_enum("sampler", "dpm_solver", list(SAMPLERS), "How samples are drawn.")
+SAMPLE_STEPS = flags.DEFINE_string("sample_steps", "logsnr30", "Steps of a sample.")
 STEPS = flags.DEFINE_string("steps", "250", "Steps of DPS.")
 TASK_NAMES = flags.DEFINE_list("tasks", list(RESTORATION_TASKS), "Tasks of restoration and tuning.")
 TEST_IMAGES = flags.DEFINE_integer("test_images", 8, "Images to restore.", lower_bound=1)
@@ -253,7 +254,7 @@ def sampling(subject: Subject) -> tuple[dict, list[Table]]:
 
 def draw_samples(subject: Subject, key: jax.Array, count: int) -> np.ndarray:
   """Return samples of the network, `[n, h, w, c]`, clipped as a file would clip them."""
-  method = {"ddim": DDIM, "ddpm": DDPM}[SAMPLER.value](shape=subject.shape)
+  method = SAMPLERS[SAMPLER.value](shape=subject.shape)
   keys = jax.random.split(key, count)[:, None]
   grid = subject.prior.schedule.grid(SAMPLE_STEPS.value)
   images, _ = batch.sample_batch(

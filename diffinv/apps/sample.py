@@ -1,6 +1,6 @@
 """Draw pictures from a prior.
 
-usage: diffinv sample --output=FOLDER [--prior=NAME|FOLDER] [--num_samples=N] [--sampler=ddpm|ddim]
+usage: diffinv sample --output=FOLDER [--prior=NAME|FOLDER] [--num_samples=N] [--sampler=ddpm|ddim|dpm_solver]
 
 Writes every picture, all of them as grid.png, and results.json.
 """
@@ -14,10 +14,10 @@ from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
 from diffinv.methods.base import Method
-from diffinv.methods.unconditional import DDIM, DDPM
+from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.priors import AnyPrior
 
-SAMPLERS = {"ddpm": DDPM, "ddim": DDIM}
+SAMPLERS = {sampler.name: sampler for sampler in (DDPM, DDIM, DPMSolver)}
 DEFAULT_SIZE = 256  # pixels, for priors of any size
 
 FLAGS = flags.FlagValues()
