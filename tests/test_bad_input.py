@@ -546,7 +546,7 @@ def test_failure_amid_work_leaves_nothing(line, broken, name, error, code, messa
 def test_diverging_chain_is_one_line(files, place, capfd, monkeypatch):
   nowhere = np.full((1, 1, 16, 16, 3), np.nan, np.float32)
   monkeypatch.setattr(bench.batch, "sample_batch", lambda *_, **__: (nowhere, {}))
-  message = "dps: expected finite pictures, got NaN or infinity; its steps are too large, lower them"
+  message = "dps: expected finite pictures, got NaN or infinity in 1 of 1 chains; its steps are too large, lower them"
   fails(f"{SR} {GOOD}", FAILURE, message, files, place, capfd)
 
 
