@@ -42,8 +42,9 @@ def test_shipped_settings_name_existing_methods_and_tasks(path):
 
 @every_file
 def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
-  for method, entry in settings.read_settings(path).items():
-    fields = {field.name: field for field in dataclasses.fields(METHODS[method.partition(settings.AT)[0]])}
+  for entry_name, entry in settings.read_settings(path).items():
+    method, _, _ = entry_name.partition(settings.AT)
+    fields = {field.name: field for field in dataclasses.fields(METHODS[method])}
     for task in set(entry) - {settings.STEPS}:
       for name, value in entry[task].items():
         assert name in fields, f"{method}, {task}: {name}"
