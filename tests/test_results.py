@@ -41,8 +41,9 @@ def results():
 
 def test_claim_names_those_that_reach_the_reference_on_every_task(tool, results):
   text = tool.claim(results, "psnr")
-  assert "on every task, in mean PSNR and SSIM: DiffPIR, PiGDM." in text  # DDRM left a task out
+  assert "in mean PSNR and SSIM on every task: DiffPIR, PiGDM." in text  # DDRM left a task out
   assert "at most 100 evaluations and no gradient: DiffPIR." in text
+  assert text.endswith("- A: DiffPIR, DDRM\n- B: DiffPIR")  # PiGDM takes gradients
 
 
 @pytest.mark.parametrize("worse", [{"psnr": 19.9}, {"ssim": 0.79}, {"failed": 1}])
