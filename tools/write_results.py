@@ -54,8 +54,8 @@ STUDIES = {
     "Faces, nonlinear tasks, the best of four samples by residual",
     (
       *("--prior=faces", "--data=faces", "--num_images=8", "--num_samples=4", "--batch_size=16"),
-      *("--tasks=phase_retrieval,nonlinear_blur", "--methods=dps,diffpir,daps,red_diff"),
-      *("--set=dps.steps=1000", "--set=diffpir.steps=100"),
+      *("--tasks=phase_retrieval,nonlinear_blur", "--methods=dps,diffpir,daps"),
+      *("--set=dps.steps=1000", "--set=diffpir.steps=logsnr100"),
     ),
     "best_psnr",
   ),
