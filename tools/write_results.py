@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -226,6 +226,7 @@ def replaced(text: str, found: dict[str, str]) -> str:
 def main(argv: Sequence[str]) -> None:
   """Run, draw, write."""
   del argv
+  logging.set_verbosity(logging.WARNING)  # of what libraries say while they work
   place = pathlib.Path(OUTPUT.value)
   for name in CHOSEN.value:
     if name not in STUDIES:
