@@ -1,8 +1,11 @@
 """Contact sheets: rows and columns of pictures with captions large enough to read."""
 
+import functools
 import math
+import os
 from typing import NamedTuple, Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -91,10 +94,16 @@ def _place(canvas: Image.Image, picture: np.ndarray | None, corner: tuple[int, i
   canvas.paste(image, (corner[0] + (size[0] - scaled[0]) // 2, corner[1] + (size[1] - scaled[1]) // 2))
 
 
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+  """Return a font that has the letters of the methods' names, ΠGDM among them."""
+  return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def _text(draw, place, words: str, size: int, colour, width: int, anchor: str) -> None:
   """Write one line, in smaller letters where it would be wider than `width`."""
-  font = ImageFont.load_default(size)
+  font = _font(size)
   while size > 8 and draw.textlength(words, font) > width:
     size -= 1
-    font = ImageFont.load_default(size)
+    font = _font(size)
   draw.text(place, words, fill=colour, font=font, anchor=anchor)

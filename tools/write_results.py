@@ -12,6 +12,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple, Sequence
 
+import matplotlib
 import numpy as np
 from absl import app, flags, logging
 from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as che
 PAGE = "results.md"
 PANEL_INCHES, DPI = 2.6, 130
 MARKERS = "osD^v<>PX*hp"
+COLOURS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold")  # as many as markers
 
 
 class Study(NamedTuple):
@@ -186,11 +188,11 @@ def claim(results: dict[str, Any], mark: str) -> str:
 
 def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   """Draw quality against network evaluations, a small picture for each task."""
-  panels = []
+  panels, names = [], [method["name"] for method in results["methods"]]
   for task in results["tasks"]:
     entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]
     points = [
-      (weight(Cost(e["evaluations"], e["gradients"])), value(e, mark), title(results, e["method"])) for e in entries
+      (weight(Cost(e["evaluations"], e["gradients"])), value(e, mark), names.index(e["method"])) for e in entries
     ]
     panels.append((task["title"], points))
   figure = Figure((PANEL_INCHES * len(panels), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
@@ -200,18 +202,13 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
     axes.set_xlabel("network evaluations, a gradient as two more", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
-    for number, (x, y, name) in enumerate(points):
-      axes.plot(x, y, MARKERS[number % len(MARKERS)], label=name)
+    for x, y, number in points:
+      axes.plot(x, y, MARKERS[number], color=COLOURS[number], label=results["methods"][number]["title"])
   figure.axes[0].set_ylabel("PSNR, dB", fontsize=8)
   handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
   figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
   with output.file(path) as partial:
     figure.savefig(partial, format="png")
-
-
-def title(results: dict[str, Any], name: str) -> str:
-  """Return a method's title."""
-  return next(method["title"] for method in results["methods"] if method["name"] == name)
 
 
 def replaced(text: str, found: dict[str, str]) -> str:
