@@ -68,10 +68,11 @@ STUDIES = {
   ),
 }
 
-OUTPUT = flags.DEFINE_string("output", "docs", f"Folder that holds {PAGE}.")
-WORK = flags.DEFINE_string("work", "out/results", "Folder of the comparisons.")
-CHOSEN = flags.DEFINE_list("studies", list(STUDIES), f"Studies, of {', '.join(STUDIES)}.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Chains at once.", lower_bound=1)
+FLAGS = flags.FlagValues()
+OUTPUT = flags.DEFINE_string("output", "docs", f"Folder that holds {PAGE}.", flag_values=FLAGS)
+WORK = flags.DEFINE_string("work", "out/results", "Folder of the comparisons.", flag_values=FLAGS)
+CHOSEN = flags.DEFINE_list("studies", list(STUDIES), f"Studies, of {', '.join(STUDIES)}.", flag_values=FLAGS)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Chains at once.", lower_bound=1, flag_values=FLAGS)
 
 
 def study_folder(name: str) -> pathlib.Path:
@@ -242,4 +243,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+  flags.FLAGS.append_flag_values(FLAGS)  # the same flags, which app.run parses
+  FLAGS.mark_as_parsed()
   app.run(main)
