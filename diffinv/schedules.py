@@ -59,8 +59,8 @@ class Schedule:
     Returns:
       Level of float64 NumPy arrays, `[steps + 1]`; the last one is alpha = 1, sigma = 0.
     """
-    spacing = str(self.num_steps) if steps is None else str(steps)
-    return vp_grid(self.alpha_bar(), respace(self.num_steps, spacing, self.alpha_bar()))
+    spacing, alpha_bar = str(self.num_steps if steps is None else steps), self.alpha_bar()
+    return vp_grid(alpha_bar, respace(alpha_bar, spacing))
 
 
 def betas_linear(num_steps: int) -> np.ndarray:
@@ -81,15 +81,14 @@ def betas_cosine(num_steps: int) -> np.ndarray:
 BETAS = {"linear": betas_linear, "cosine": betas_cosine}
 
 
-def respace(num_steps: int, spacing: str, alpha_bar: np.ndarray) -> np.ndarray:
+def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   """Choose the time steps of a shorter chain.
 
   Args:
-    num_steps: T, the length of the training schedule.
+    alpha_bar: of the training schedule, `[T]`.
     spacing: "N": N steps at a rounded fractional stride, first and last included; "ddimN": N steps at an integer
       stride from 0 (without T-1 in general); "logsnrN": N steps nearest to equal distances in log(alpha / sigma), first
       and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "a,b,c": N per equal section of [0, T).
-    alpha_bar: of the training schedule, `[T]`.
 
   Returns:
     Ascending original indices, `[N]`.
@@ -97,6 +96,7 @@ def respace(num_steps: int, spacing: str, alpha_bar: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: the spacing is malformed, or asks for more steps than there are.
   """
+  num_steps = len(alpha_bar)
   try:
     counts = [int(part) for part in spacing.removeprefix("ddim").removeprefix("logsnr").split(",")]
   except ValueError:
@@ -107,12 +107,10 @@ def respace(num_steps: int, spacing: str, alpha_bar: np.ndarray) -> np.ndarray:
     raise ValueError(f"steps: expected at least 1, got {spacing!r}")
   if spacing.startswith("ddim"):
     return _ddim_stride(num_steps, counts, spacing)
-  if spacing.startswith("logsnr") and len(counts) != 1:
-    raise ValueError(f"steps: expected 'logsnrN' with one number, got {spacing!r}")
   if sum(counts) > num_steps:
     raise ValueError(f"steps: the schedule has {num_steps} steps, got {spacing}; ask for at most {num_steps}")
   if spacing.startswith("logsnr"):
-    return _even_in_log_snr(counts[0], alpha_bar)
+    return _even_in_log_snr(alpha_bar, counts, spacing)
   chosen, start = [], 0
   for section, count in enumerate(counts):
     size = num_steps // len(counts) + (section < num_steps % len(counts))
@@ -128,7 +126,10 @@ def respace(num_steps: int, spacing: str, alpha_bar: np.ndarray) -> np.ndarray:
   return np.array(chosen)
 
 
-def _even_in_log_snr(count: int, alpha_bar: np.ndarray) -> np.ndarray:
+def _even_in_log_snr(alpha_bar: np.ndarray, counts: list[int], spacing: str) -> np.ndarray:
+  if len(counts) != 1:
+    raise ValueError(f"steps: expected 'logsnrN' with one number, got {spacing!r}")
+  (count,) = counts
   log_snr = 0.5 * np.log(alpha_bar / (1.0 - alpha_bar))
   wanted = np.linspace(log_snr[0], log_snr[-1], count)
   nearest = np.array([np.argmin(np.abs(log_snr - value)) for value in wanted])

@@ -83,7 +83,7 @@ RESPACED = [  # steps, head, tail, sum of indices, last beta, last alpha_bar (li
 
 
 def respace(num_steps, steps):
-  return schedules.respace(num_steps, steps, Schedule("linear", num_steps).alpha_bar())
+  return schedules.respace(Schedule("linear", num_steps).alpha_bar(), steps)
 
 
 @pytest.mark.parametrize("steps, head, tail, total, last_beta, last_abar", RESPACED)
@@ -186,7 +186,7 @@ def test_tables_satisfy_their_identities(name, steps):
 )
 def test_steps_even_in_log_snr_are_as_many_as_asked_for_and_apart(name, count):
   alpha_bar = Schedule(name, 1000).alpha_bar()
-  chosen = schedules.respace(1000, f"logsnr{count}", alpha_bar)
+  chosen = schedules.respace(alpha_bar, f"logsnr{count}")
   assert len(chosen) == count and np.all(np.diff(chosen) > 0)
   assert (chosen[0], chosen[-1]) == (0, 999)
   if count == 30:

@@ -50,7 +50,7 @@ from diffinv.data import faces, photos
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods.dps import DPS
-from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
+from diffinv.methods.unconditional import SAMPLERS
 from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate, stack
 from diffinv.schedules import as_arrays
@@ -60,7 +60,6 @@ MEASURES = ("denoising", "sampling", "tune", "restoration", "speed")
 RESTORATION_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur")
 SBARS = (0.1, 0.3, 1.0, 3.0)
 MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # dB over the fitted Gaussian: the aim
-SAMPLERS = {sampler.name: sampler for sampler in (DDIM, DDPM, DPMSolver)}
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes

@@ -14,10 +14,9 @@ from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
 from diffinv.methods.base import Method
-from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
+from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.priors import AnyPrior
 
-SAMPLERS = {sampler.name: sampler for sampler in (DDPM, DDIM, DPMSolver)}
 DEFAULT_SIZE = 256  # pixels, for priors of any size
 
 FLAGS = flags.FlagValues()

@@ -87,3 +87,6 @@ class DPMSolver(base.Chain):
     ahead = x0 + slope * (x0 - state.x0)  # line 6: D
     x = (nxt.sigma / now.sigma) * state.x + nxt.alpha * (1.0 - shrink) * ahead  # line 7
     return SolverState(x, x0, h), {}
+
+
+SAMPLERS = {sampler.name: sampler for sampler in (DDPM, DDIM, DPMSolver)}
