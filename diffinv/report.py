@@ -129,7 +129,7 @@ def context(run: runs.Run) -> dict[str, Any]:
     ],
     "coverage_figures": [f for m in methods for f in coverage_figures(m, entries, plan, series)],
     "skipped": [entry for entry in plan["runs"] if entry.get("skipped") is not None],
-    "failures": failures(run),
+    "failures": [entry for entry in entries if entry.get("failed")],
     "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in plan[group]},
     "fields": hyper_parameters(plan),
     "command": command_line(plan),
@@ -283,18 +283,6 @@ def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> di
     "cheap_evaluations": cheap["evaluations"],
     "cheap_psnr": number(_value(cheap, column), column.digits),
   }
-
-
-def failures(run: runs.Run) -> list[dict[str, Any]]:
-  """Return on how many of its pictures a method failed, where it did: task, method, text, and the first reason."""
-  found = []
-  for entry in run.plan["runs"]:
-    rows = [row for row in run.rows.values() if (row["task"], row["method"]) == (entry["task"], entry["method"])]
-    failed = [row for row in rows if row.get("failed")]
-    if failed:
-      count = f"{len(failed)} of {len(rows)} pictures"
-      found.append({"task": entry["task"], "method": entry["method"], "count": count, "reason": failed[0]["failed"]})
-  return found
 
 
 def noise_text(task: dict[str, Any]) -> str:

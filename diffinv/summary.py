@@ -31,7 +31,8 @@ def summarise(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str,
   Returns:
     an entry per run, in the order of `run["runs"]`: task, method, count and failed (pictures), evaluations, gradients,
     peak_bytes (the largest, or None) and `{"mean", "low", "high"}` for every quality that the rows have, low and high
-    None for one picture. A skipped run has task, method and skipped, the reason. `coverage` is the mean over pictures.
+    None for one picture. `failure` says how the first one failed. `coverage` is the mean over pictures. A skipped run
+    has task, method and skipped, the reason.
   """
   return [_entry(entry, _of(rows, entry["task"], entry["method"])) for entry in run["runs"]]
 
@@ -81,12 +82,14 @@ def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
   names = {"task": entry["task"], "method": entry["method"]}
   if entry.get("skipped") is not None:
     return {**names, "skipped": entry["skipped"]}
-  failed, rows = len(rows), [row for row in rows if not row.get("failed")]
+  failures = [row["failed"] for row in rows if row.get("failed")]
+  rows = [row for row in rows if not row.get("failed")]
   found = {key: interval(picture_value(row, key) for row in rows) for key in OF_SAMPLES + OF_PICTURES}
   return {
     **names,
     "count": len(rows),
-    "failed": failed - len(rows),
+    "failed": len(failures),
+    **({"failure": failures[0]} if failures else {}),
     **{key: value for key, value in found.items() if value is not None},
     **_coverage(rows),
     "evaluations": entry["evaluations"],

@@ -359,10 +359,10 @@ def print_report(got: dict[str, Any]) -> None:
   for run in got["runs"]:
     if run["skipped"]:
       print(f"{run['task']}: {run['skipped']}")
-    failed = [row for row in run["images"] if row.get("failed")]
-    if failed:
-      number = f"{len(failed)} of {len(run['images'])} pictures"
-      print(f"{run['task']}: {run['method']} failed on {number}, which its means leave out: {failed[0]['failed']}")
+  for entry in got["summary"]:
+    if entry.get("failed"):
+      number = f"{entry['failed']} of {entry['failed'] + entry['count']} pictures"
+      print(f"{entry['task']}: {entry['method']} failed on {number}, which its means leave out: {entry['failure']}")
   seconds = sum(row["compile_seconds"] for run in got["runs"] for row in run["images"])
   print(f"{seconds:.0f} s to compile; pictures: {FLAGS.output}")
   if FLAGS.report:
