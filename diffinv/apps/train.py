@@ -281,7 +281,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   # A host array may alias the state's memory while a checkpoint of it is being written: no donation on CPUs.
   jit_step = jax.jit(step, donate_argnums=() if on_cpu else 0, out_shardings=replicated)
   return Functions(
-    init=lambda: start(first_weights(s, weights_key)),
+    init=lambda: start(jax.device_put(first_weights(s, weights_key), replicated)),
     step=lambda state, x0, total: jit_step(state, x0, np.float32(total)),
     validate=functools.partial(jax.jit(validate), held_out=jax.device_put(held_out, replicated)),
     sample=sample,
@@ -495,9 +495,12 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
   step, losses = int(state.step), []
   last = run.total_steps or UNKNOWN_STEPS
   measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
+  # The devices of a CPU share one pool of threads: work of two steps at once there can wait for itself for ever.
+  in_turn = jax.block_until_ready if jax.default_backend() == "cpu" and jax.local_device_count() > 1 else lambda x: x
   with contextlib.closing(data.stream(step, last)) as stream, run.saving(lambda: state):
     for batch in stream:
-      state, metrics = functions.step(state, functions.place(batch), run.total_steps or UNKNOWN_STEPS)
+      batch = in_turn(functions.place(batch))
+      state, metrics = in_turn(functions.step(state, batch, run.total_steps or UNKNOWN_STEPS))
       step += 1
       losses.append(metrics["loss"])
       if meter._first is None or step == measured:
