@@ -366,6 +366,20 @@ def test_a_run_starts_from_the_weights_of_a_prior(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_on_two_devices_is_that_on_one(tmp_path):
+  pytest.importorskip("skimage")
+  finish_run(tmp_path / "first", "--steps=2", "--validate_every=2")
+  flags = ("--steps=12", "--validate_every=12", f"--init={tmp_path / 'first'}")
+  for count in (1, 2):
+    assert f"devices: {count} cpu" in finish_run(tmp_path / str(count), *flags, f"--devices={count}")
+  one, two = (load_prior(tmp_path / str(count)).params for count in (1, 2))
+  assert relative(flat(two), flat(one)) < 1e-3
+  run = start_run(tmp_path / "third", *flags, "--devices=4000")
+  text = run.communicate()[0]
+  assert run.returncode == 2 and "--devices: expected at most" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
 def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
   """Held-out error of the denoised image, against the best linear denoiser by frequency that the same renders give."""
   from diffinv import spectral_prior

@@ -44,7 +44,7 @@ class Study(NamedTuple):
 def nonlinear(task: str) -> tuple[str, ...]:
   """Return the flags of a nonlinear study."""
   return (
-    *("--prior=faces", "--data=faces", "--num_images=8", "--num_samples=4", "--batch_size=16", f"--tasks={task}"),
+    *("--prior=faces", "--data=faces", "--num_images=8", "--num_samples=4", f"--tasks={task}"),
     *("--methods=dps,diffpir,daps", "--set=dps.steps=1000", "--set=diffpir.steps=logsnr100"),
   )
 

@@ -190,13 +190,13 @@ def prepare(values: flags.FlagValues) -> AnyPrior:
   Raises:
     UsageError: the folder of --compilation_cache cannot be written to.
   """
-  _split_cpu(values.devices)
+  split_cpu(values.devices)
   if values.compilation_cache and CACHE_VARIABLE not in os.environ:
     _keep_compiled(os.path.expanduser(values.compilation_cache), asked=bool(values["compilation_cache"].present))
   return load_prior(values.prior)
 
 
-def _split_cpu(devices: int | None) -> None:
+def split_cpu(devices: int | None) -> None:
   """Make the cores of the CPU as many devices as asked for, each with its own chains: JAX has it as one by default."""
   if devices is None or devices > (os.cpu_count() or 1) or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
     return
@@ -225,12 +225,19 @@ def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
   Raises:
     UsageError: there are not that many.
   """
-  if values.devices is None:
-    return None
+  return None if values.devices is None else batch_mesh(values.devices)
+
+
+def batch_mesh(devices: int | None) -> jax.sharding.Mesh:
+  """Return so many local devices, or all of them, along one axis.
+
+  Raises:
+    UsageError: there are not that many.
+  """
   local = jax.local_devices()
-  if values.devices > len(local):
-    raise errors.UsageError(f"--devices: expected at most {len(local)}, as many as there are, got {values.devices}")
-  chosen = local[: values.devices]
+  if devices is not None and devices > len(local):
+    raise errors.UsageError(f"--devices: expected at most {len(local)}, as many as there are, got {devices}")
+  chosen = local[:devices]
   return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 

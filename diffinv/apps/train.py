@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffinv import errors, output, progress, sampler, sheet, train
+from diffinv.apps import common
 from diffinv.apps import main as main_module
+from diffinv.batch import AXIS
 from diffinv.checkpoint import load_prior
 from diffinv.data import folder as folder_data
 from diffinv.data import images
@@ -111,11 +113,25 @@ VALIDATE_EVERY = _integer(
   "validate_every", 0, "Steps between validations; 0: a twelfth of the run, at least 100.", lower_bound=0
 )
 SAMPLE_EVERY = _integer("sample_every", 0, "Steps between sample grids; 0: a quarter of the run.", lower_bound=0)
+DEVICES = _integer(
+  "devices", None, "Local devices to train on; on a CPU, cores. Not set: all there are.", lower_bound=1
+)
 SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.")
 FAST_CONVOLUTION = _boolean("fast_convolution", True, "On one CPU device: the faster gradient of convolutions.")
 
 # Flags that say where, how long and how often, and not what is computed: they may change when a run goes on.
-FREE = ("output", "steps", "minutes", "restart", "overwrite", "workers", "log_every", "sample_every", "save_seconds")
+FREE = (
+  "output",
+  "steps",
+  "minutes",
+  "restart",
+  "overwrite",
+  "workers",
+  "log_every",
+  "sample_every",
+  "save_seconds",
+  "devices",
+)
 
 MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
 UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
@@ -150,7 +166,8 @@ def settings_from_flags() -> dict[str, Any]:
     raise errors.UsageError(f"size: expected a multiple of {multiple} for this network, got {settings['size']}")
   if settings["learned_variance"] and settings["levels"] != "uniform":
     raise errors.UsageError("learned_variance: expected --levels=uniform with it, got log-normal ones")
-  parts = settings["accumulate"] * jax.local_device_count()
+  common.split_cpu(settings["devices"])
+  parts = settings["accumulate"] * common.batch_mesh(settings["devices"]).size
   if settings["batch_size"] % parts:
     raise errors.UsageError(
       f"batch_size: expected a multiple of {parts} (devices times --accumulate), got {settings['batch_size']}"
@@ -245,13 +262,12 @@ class Functions(NamedTuple):
 
 
 def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
-  """Build the functions of a run, data-parallel over all local devices."""
-  devices = jax.local_devices()
-  mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
-  sharded, replicated = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+  """Build the functions of a run, data-parallel over its devices."""
+  mesh = common.batch_mesh(s["devices"])
+  sharded, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
   config, goal, how = network_config(s), objective(s), optimiser(s)
   on_cpu = jax.default_backend() == "cpu"
-  fast = s["fast_convolution"] and on_cpu and len(devices) == 1
+  fast = s["fast_convolution"] and on_cpu and mesh.size == 1
   training_net = small.SmallNet(config, small.convolve_for_training if fast else convolution.convolve)
   weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
 
@@ -339,7 +355,8 @@ class Run:
     (self.path / "samples").mkdir(parents=True, exist_ok=True)
     self._file = self.path / "run.json"
     fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
-    fixed["devices"] = f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}"
+    devices = common.batch_mesh(s["devices"]).devices
+    fixed["devices"] = f"{devices.size} {devices[0].device_kind}"
     self.plan = {"settings": fixed, "total_steps": s["steps"], "validate_every": None}
     if self._file.exists():
       self.plan = json.loads(self._file.read_text())
@@ -496,7 +513,8 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
   last = run.total_steps or UNKNOWN_STEPS
   measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
   # The devices of a CPU share one pool of threads: work of two steps at once there can wait for itself for ever.
-  in_turn = jax.block_until_ready if jax.default_backend() == "cpu" and jax.local_device_count() > 1 else lambda x: x
+  several = common.batch_mesh(s["devices"]).size > 1
+  in_turn = jax.block_until_ready if several and jax.default_backend() == "cpu" else lambda x: x
   with contextlib.closing(data.stream(step, last)) as stream, run.saving(lambda: state):
     for batch in stream:
       batch = in_turn(functions.place(batch))
