@@ -192,7 +192,7 @@ CASES = {
   "mask without inpainting": (
     f"{SR} {GOOD} --mask={{in}}/mask.png",
     USAGE,
-    "--mask is for inpainting, got --task=super",
+    "--mask is for inpainting and MRI, got --task=super",
   ),
   "kernel without blur": (
     f"{SR} {GOOD} --kernel={{in}}/kernel.npy",

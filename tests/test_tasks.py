@@ -211,11 +211,28 @@ def test_measured_magnitudes_are_restored_from_their_numbers(photo, tmp_path):
   assert (tmp_path / "two" / "a-measurement.png").read_bytes() == (tmp_path / "one" / "a.png").read_bytes()
 
 
+def test_measured_frequencies_are_restored_from_their_numbers_and_their_mask(photo, tmp_path, capsys):
+  task = "--task=mri_random_x4"
+  assert run(tmp_path / "one", f"--input={photo}", task) == 0
+  y, mask = tmp_path / "one" / "a-measurement.npy", tmp_path / "one" / "a-mask.png"
+  assert np.load(y).shape == (16, 16, 6)
+  assert set(np.unique(np.asarray(Image.open(mask)))) == {0, 255}
+  assert run(tmp_path / "two", f"--measurement={y}", f"--mask={mask}", task) == 0
+  assert (tmp_path / "two" / "a-measurement.png").read_bytes() == (tmp_path / "one" / "a.png").read_bytes()
+  capsys.readouterr()
+  assert run(tmp_path / "three", f"--measurement={y}", task) == 2
+  assert "--mask is missing: expected the mask of the measurement for" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   "task, code, said",
   [
-    ("mri_random_x4", 2, "--task=mri_random_x4 draws how it measures, and no flag says what was drawn; measure a"),
-    ("compressed_sensing", 2, "--task=compressed_sensing draws how it measures"),
+    ("mri_random_x4", 1, "expected a .npy array, as --task=mri_random_x4 does not measure pictures"),
+    (
+      "compressed_sensing",
+      2,
+      "--task=compressed_sensing draws how it measures, and no flag says what was drawn; measure",
+    ),
     ("nonlinear_blur", 2, "--task=nonlinear_blur draws how it measures"),
     ("phase_retrieval", 1, "expected a .npy array, as --task=phase_retrieval does not measure pictures"),
   ],

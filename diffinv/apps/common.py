@@ -27,6 +27,7 @@ from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
 from diffinv.operators.blur import CircularBlur, ReflectBlur
+from diffinv.operators.fourier import RealFourier
 from diffinv.operators.pixels import Inpainting
 from diffinv.operators.separable import Separable
 from diffinv.priors import AnyPrior
@@ -515,19 +516,25 @@ def make_operator(values: flags.FlagValues, name: str, key: jax.Array, shape: tu
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from None
   if mask is not None:
-    if not isinstance(operator, Inpainting):
-      raise errors.UsageError(f"--mask is for inpainting, got --task={name}; leave it out")
+    if not has_mask(operator):
+      raise errors.UsageError(f"--mask is for inpainting and MRI, got --task={name}; leave it out")
     kept = images.read_mask(mask, threshold=values.mask_threshold)
     if kept.shape[:2] != tuple(shape[:2]):
       raise ValueError(
         f"{mask}: expected a mask of {images.by(shape)} pixels as the picture, got {images.by(kept.shape)}; resize it"
       )
-    return operators.inpainting(kept, channels=shape[2])
+    build = operators.inpainting if isinstance(operator, Inpainting) else operators.masked_fourier
+    return build(kept, channels=shape[2])
   if kernel is not None:
     if not is_blur(operator):
       raise errors.UsageError(f"--kernel is for deblurring, got --task={name}; leave it out")
     return operators.blur(shape, images.read_kernel(kernel))
   return operator
+
+
+def has_mask(operator: Operator) -> bool:
+  """Tell whether a mask can take the operator's place: of pixels, or of frequencies."""
+  return isinstance(operator, (Inpainting, RealFourier))
 
 
 def is_blur(operator: Operator) -> bool:

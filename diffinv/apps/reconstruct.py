@@ -23,7 +23,6 @@ from diffinv.apps.main import run_module
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
-from diffinv.operators.pixels import Inpainting
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
@@ -45,7 +44,10 @@ flags.DEFINE_enum("task", "super_resolution", list(TASKS), "What was measured.",
 FLAGS["task"].help = "What was measured; `diffinv tasks` describes them."  # without the choices, which --help gives too
 flags.DEFINE_enum("method", "dps", list(METHODS), "How to restore.", flag_values=FLAGS)
 flags.DEFINE_string(
-  "mask", None, "Inpainting mask, an image of the picture's size: white is kept, black missing.", flag_values=FLAGS
+  "mask",
+  None,
+  "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer(
   "mask_threshold",
@@ -154,7 +156,7 @@ def picture_shape(prior: AnyPrior, path: pathlib.Path, shape: Sequence[int]) -> 
     )
   picture = (*size, prior.image_shape[2])
   operator = task.make(jax.random.key(0), picture)
-  if isinstance(operator, Inpainting) and FLAGS.mask is None:
+  if common.has_mask(operator) and FLAGS.mask is None:
     raise errors.UsageError(f"--mask is missing: expected the mask of the measurement for --task={FLAGS.task}")
   if FLAGS.kernel is None and common.is_blur(operator) and is_random(task, picture):
     raise errors.UsageError(f"--kernel is missing: expected the kernel of the measurement for --task={FLAGS.task}")
@@ -174,7 +176,8 @@ def is_random(task, shape: tuple[int, int, int]) -> bool:
 def is_hidden(task) -> bool:
   """Tell whether the task draws its operator and neither --mask nor --kernel can say which it drew."""
   template = common.probe(task)
-  return not isinstance(template, Inpainting) and not common.is_blur(template) and is_random(task, template.in_shape)
+  replaced = common.has_mask(template) or common.is_blur(template)
+  return not replaced and is_random(task, template.in_shape)
 
 
 def load(job: Job, case: common.Case) -> tuple[Problem, np.ndarray | None]:
@@ -239,7 +242,7 @@ def write_measurement(folder: pathlib.Path, name: str, problem: Problem) -> None
   output.write_array(folder / f"{name}-measurement.npy", np.asarray(problem.y))
   operator = problem.operator
   images.write(folder / f"{name}-measurement.png", np.asarray(operator.picture(problem.y)))
-  if isinstance(operator, Inpainting):
+  if common.has_mask(operator):
     images.write(folder / f"{name}-mask.png", 2.0 * np.asarray(operator.mask) - 1.0)
   elif hasattr(operator, "kernel"):
     output.write_array(folder / f"{name}-kernel.npy", np.asarray(operator.kernel))
