@@ -52,6 +52,17 @@ def test_claim_needs_every_task_both_marks_and_all_pictures(tool, results, worse
   assert "no gradient: none." in tool.claim(results, "psnr")
 
 
+def test_the_mean_of_samples_takes_part_at_the_cost_of_all_of_them(tool, results):
+  several = {"num_samples": 2, "methods": [{"name": "diffpir", "title": "DiffPIR"}]}
+  means = {"mean_psnr": {"mean": 27.5, "low": 27.0, "high": 28.0}, "mean_ssim": {"mean": 0.9}}
+  entries = [{**entry("a", "diffpir", 26.0), **means}, {"task": "b", "method": "diffpir", "skipped": "cannot"}]
+  got = tool.averaged(results, {**several, "summary": entries})
+  lines = tool.table(got, "psnr").splitlines()
+  assert lines[3].startswith("| DiffPIR | 100, 0 | 2.0 | 26.00")
+  assert lines[4] == "| DiffPIR, mean of 2 | 200, 0 | 2.0 | 27.50 ± 0.5 / 0.900 | - |"
+  assert tool.claim(got, "psnr").endswith("- A: DiffPIR, DDRM\n- B: DiffPIR")  # 200 evaluations are not cheap
+
+
 def test_table_holds_means_and_costs_and_the_best_in_bold(tool, results):
   results["summary"][5] = entry("b", "diffpir", 30.0, failed=2)
   lines = tool.table(results, "psnr").splitlines()

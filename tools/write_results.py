@@ -2,9 +2,9 @@
 
 usage: python tools/write_results.py --output=docs [--work=out/results] [--studies=photo,faces,phase,blur]
 
-Each study is one `diffinv compare`, in a folder of its own under --work; a study that is there is not run again, one
-that was stopped goes on. The blocks of results.md between `<!-- NAME -->` and `<!-- end -->` are replaced; the words
-about them are written by hand, and stay.
+Each study is one `diffinv compare`, in a folder of its own under --work, and a small one beside it where the table has
+a mean of several samples; one that is there is not run again, one that was stopped goes on. The blocks of results.md
+between `<!-- NAME -->` and `<!-- end -->` are replaced; the words about them are written by hand, and stay.
 """
 
 import json
@@ -26,11 +26,12 @@ from diffinv.methods.base import Cost
 
 LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
 REFERENCE, REFERENCE_STEPS = "dps", 1000
+AVERAGED, SAMPLES = "diffpir", 2  # the mean of so many samples of this method is a method as well
 CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as cheap
 PAGE = "results.md"
 PANEL_INCHES, DPI = 2.6, 130
-MARKERS = "osD^v<>PX*hp"
-COLOURS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold")  # as many as markers
+MARKERS = "osD^v<>PX*hpd"
+COLOURS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
 
 
 class Study(NamedTuple):
@@ -39,6 +40,7 @@ class Study(NamedTuple):
   title: str
   flags: tuple[str, ...]
   mark: str  # psnr, or best_psnr: of the sample of the smallest residual
+  averages: bool = False  # whether a mean of samples takes part
 
 
 def nonlinear(task: str) -> tuple[str, ...]:
@@ -54,11 +56,13 @@ STUDIES = {
     "Photographs, linear tasks",
     ("--prior=photo", "--data=photos", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
     "psnr",
+    averages=True,
   ),
   "faces": Study(
     "Faces, linear tasks",
     ("--prior=faces", "--data=faces", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
     "psnr",
+    averages=True,
   ),
   "phase": Study(
     "Faces, phase retrieval, the best of four samples by residual", nonlinear("phase_retrieval"), "best_psnr"
@@ -75,32 +79,55 @@ CHOSEN = flags.DEFINE_list("studies", list(STUDIES), f"Studies, of {', '.join(ST
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Chains at once.", lower_bound=1, flag_values=FLAGS)
 
 
-def study_folder(name: str) -> pathlib.Path:
-  """Return the folder of a study, after running what is missing of it.
+def compared(name: str, options: Sequence[str]) -> tuple[pathlib.Path, dict[str, Any]]:
+  """Return the folder of a comparison and its results, after running what is missing of it.
 
   Raises:
     SystemExit: the comparison failed; it has said why.
   """
   folder = pathlib.Path(WORK.value) / name
   if not (folder / output.RESULTS).exists():
-    line = ["compare", f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *STUDIES[name].flags]
+    line = ["compare", f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *options]
     print("diffinv " + " ".join(line), flush=True)
     code = diffinv_main.execute(line)
     if code:
       raise SystemExit(code)
-  return folder
+  return folder, json.loads((folder / output.RESULTS).read_text(encoding="utf-8"))
 
 
-def blocks(name: str, folder: pathlib.Path, place: pathlib.Path) -> dict[str, str]:
+def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]:
+  """Return the results with the mean of the samples of `several` as one more method, at the cost of all of them."""
+  count, (method,) = several["num_samples"], several["methods"]
+  name = f"{method['name']}_mean"
+
+  def mean(entry):
+    if not entry.get("count"):
+      return {**entry, "method": name}
+    costs = {cost: count * entry[cost] for cost in ("evaluations", "gradients")}
+    return {**entry, **costs, "method": name, "psnr": entry["mean_psnr"], "ssim": entry["mean_ssim"]}
+
+  place = 1 + [m["name"] for m in results["methods"]].index(method["name"])
+  methods = list(results["methods"])
+  methods.insert(place, {**method, "name": name, "title": f"{method['title']}, mean of {count}"})
+  return {**results, "methods": methods, "summary": [*results["summary"], *map(mean, several["summary"])]}
+
+
+def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   """Return what stands in the blocks of a study, by block; write its figures beside the page."""
-  results = json.loads((folder / output.RESULTS).read_text(encoding="utf-8"))
-  draw(results, STUDIES[name].mark, place / f"results-{name}.png")
+  study = STUDIES[name]
+  folder, results = compared(name, study.flags)
+  if study.averages:
+    others = [option for option in study.flags if not option.startswith("--set=")]
+    results = averaged(
+      results, compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}"])[1]
+    )
+  draw(results, study.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
   picture = Image.open(sheet).convert("RGB")
   images.write_pillow(place / f"results-{name}-sheet.png", picture)
   return {
-    name: table(results, STUDIES[name].mark),
-    f"{name}-claim": claim(results, STUDIES[name].mark),
+    name: table(results, study.mark),
+    f"{name}-claim": claim(results, study.mark),
     f"{name}-figures": (
       f"![Quality against network evaluations](results-{name}.png)\n\n"
       f"![Every method on one picture](results-{name}-sheet.png)"
@@ -235,7 +262,7 @@ def main(argv: Sequence[str]) -> None:
     if name not in STUDIES:
       raise app.UsageError(f"--studies: expected some of {', '.join(STUDIES)}, got {name!r}")
   for name in CHOSEN.value:
-    found = blocks(name, study_folder(name), place)
+    found = blocks(name, place)
     text = replaced((place / PAGE).read_text(encoding="utf-8"), found)
     with output.file(place / PAGE) as partial:
       partial.write_text(text, encoding="utf-8")
