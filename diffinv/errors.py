@@ -6,6 +6,7 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 
 import contextlib
 import errno
+from typing import Iterator
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -26,12 +27,21 @@ class UsageError(Exception):
 
 
 @contextlib.contextmanager
-def usage():
+def usage() -> Iterator[None]:
   """Turn a ValueError within, such as an unknown method, into a UsageError."""
   try:
     yield
   except ValueError as error:
     raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def interruption(advice: str) -> Iterator[None]:
+  """Say what is left of the work within, and how to go on, when it is interrupted."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(f"interrupted; {advice}") from None
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -107,6 +107,22 @@ def _umask() -> int:
   return mask
 
 
+def check_file(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+  """Check, before the work begins, that a file may be written.
+
+  Raises:
+    FileExistsError: there is one, or a folder.
+    NotADirectoryError: there is no folder to write it to.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise FileExistsError(f"output: expected a file to write, {path} is a folder; choose another --output")
+  if path.exists() and not overwrite:
+    raise FileExistsError(f"output: {path} exists; choose another --output, or replace it with --overwrite")
+  if not path.absolute().parent.is_dir():
+    raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; make it first")
+
+
 @contextlib.contextmanager
 def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """Give a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""

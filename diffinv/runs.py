@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 from diffinv import output, summary
@@ -200,7 +199,8 @@ class RunFolder:
       restart: throw away what OUTPUT.running holds.
 
     Raises:
-      FileExistsError: OUTPUT.running holds a comparison with another plan, or something else.
+      FileExistsError: OUTPUT.running holds a comparison with another plan, one that another process writes into and
+        that would be thrown away, or something else.
     """
     self.path = pathlib.Path(os.path.abspath(path))
     self.partial = self.path.with_name(self.path.name + RUNNING)
@@ -208,7 +208,8 @@ class RunFolder:
     if self.partial.exists():
       self._check(plan, restart)
     if restart and self.partial.exists():
-      shutil.rmtree(self.partial)
+      with output.locked(self.partial):
+        output.clear(self.partial)
     (self.partial / PICTURES).mkdir(parents=True, exist_ok=True)
     if not (self.partial / PLAN).exists():
       output.write_json(self.partial / PLAN, plan)
@@ -256,14 +257,14 @@ class RunFolder:
     output.publish(self.partial, self.path, overwrite=overwrite)
 
   def _check(self, plan, restart):
-    there = None
-    if (self.partial / PLAN).is_file():
-      there = read_plan(self.partial)
-    elif any(self.partial.iterdir()) if self.partial.is_dir() else True:
-      raise FileExistsError(f"output: {self.partial} is there and is no comparison; choose another --output")
-    if restart or there is None:
+    if not (self.partial / PLAN).is_file():
+      # A stop may have come before the plan was written.
+      if not self.partial.is_dir() or {path.name for path in self.partial.iterdir()} - {PICTURES, output.LOCK}:
+        raise FileExistsError(f"output: {self.partial} is there and is no comparison; choose another --output")
       return
-    changed = differences(there, plan)
+    if restart:
+      return
+    changed = differences(read_plan(self.partial), plan)
     if changed:
       raise FileExistsError(
         f"output: {self.partial} holds an unfinished comparison with another {changed[0]}; "

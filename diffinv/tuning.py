@@ -90,16 +90,10 @@ def stacked(found: Sequence[Candidate], repeats: int) -> Method:
   return jax.tree.map(join, *(candidate.method for candidate in found))
 
 
-def best(marks: Sequence[float]) -> int:
-  """Return the number of the highest mark; those that are not finite are out.
-
-  Raises:
-    ValueError: none is finite.
-  """
-  values = [mark if math.isfinite(mark) else -math.inf for mark in marks]
-  if not any(math.isfinite(mark) for mark in marks):
-    raise ValueError("search: expected a candidate with a finite mark, got none; try smaller steps")
-  return int(np.argmax(values))
+def best(marks: Sequence[float]) -> int | None:
+  """Return the number of the highest mark, of those that are finite; None where none is."""
+  finite = [number for number, mark in enumerate(marks) if math.isfinite(mark)]
+  return max(finite, key=lambda number: marks[number], default=None)
 
 
 def at_the_edge(fields: dict[str, Any], search: dict[str, Sequence[Any]]) -> list[str]:

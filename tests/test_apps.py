@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import diffinv
-from diffinv import metrics, settings
+from diffinv import bench, metrics, settings
 from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
@@ -387,16 +387,35 @@ def test_devices_do_not_change_the_result(inpainted, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_cores_are_devices_where_they_are_asked_for(photos, tmp_path):
+def test_cores_are_devices_where_they_are_asked_for(inpainted, tmp_path):
   """In a process of its own: JAX takes the number of CPU devices once."""
   if (os.cpu_count() or 1) < 2:
     pytest.skip("has one core")
   environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-  words = [f"--input={photos}", f"--output={tmp_path / 'out'}", *INPAINT, "--devices=2", "--compilation_cache="]
+  real = (f"--measurement={inpainted / 'a-measurement.npy'}", f"--mask={inpainted / 'a-mask.png'}")
+  words = [*real, f"--output={tmp_path / 'out'}", *INPAINT, "--devices=2", "--compilation_cache="]
   command = [sys.executable, "-m", "diffinv.apps.reconstruct", *words]
   done = subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert json.loads((tmp_path / "out" / "results.json").read_text())["device"]["used"] == 2
+
+
+def test_a_picture_that_fails_does_not_take_the_others_with_it(photos, tmp_path, monkeypatch, capsys):
+  told = iter(("NaN", None))
+  monkeypatch.setattr(bench, "failure", lambda _: next(told))
+  inputs = [f"--input={photos / name}" for name in ("a.png", "b.png")]
+  flags = ["reconstruct", f"--output={tmp_path / 'out'}", *QUICK, *inputs, *INPAINT]
+  assert main.execute(flags) == 1
+  assert (
+    f"dps: expected finite pictures, got NaN for a; the other pictures are in {tmp_path}" in capsys.readouterr().err
+  )
+  failed, restored = results(tmp_path / "out")["images"]
+  assert failed["failed"] == "NaN" and "samples" not in failed and restored["samples"]
+  assert not (tmp_path / "out" / "a.png").exists() and (tmp_path / "out" / "b.png").exists()
+  monkeypatch.setattr(bench, "failure", lambda _: "infinity")
+  assert main.execute([*flags, f"--output={tmp_path / 'none'}"]) == 1
+  assert "dps: expected finite pictures, got infinity\n" in capsys.readouterr().err
+  assert not (tmp_path / "none").exists()
 
 
 def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):

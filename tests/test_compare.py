@@ -332,6 +332,27 @@ def test_the_settings_serve_the_other_commands(tuned, photos, tmp_path):
   assert settings.ABOUT not in settings.read_settings(path)
 
 
+def test_what_the_search_did_not_vary_is_in_the_settings_too(photos, tmp_path):
+  args = ["--methods=sdedit", "--search=sdedit.t0=0.3,0.5", "--set=sdedit.ridge=0.02", "--num_images=1"]
+  got, said = tune(tmp_path / "s.json", photos, *args)
+  usual = settings.load_settings("natural")
+  searched = settings.fields_for(got, "sdedit", "inpaint_random", "4")
+  assert searched == {
+    **settings.fields_for(usual, "sdedit", "inpaint_random"),
+    "ridge": 0.02,
+    "t0": searched["t0"],
+  }
+  assert settings.fields_for(got, "sdedit", "inpaint_box", "4") == settings.fields_for(usual, "sdedit", "inpaint_box")
+  assert "and --steps=4, or --set=sdedit.steps=4 to compare: what was found for sdedit is for these" in said
+
+
+def test_a_method_that_does_not_stay_finite_does_not_take_the_others_with_it(photos, tmp_path):
+  args = ["--methods=dps,diffpir", "--set=dps.rule=squared", "--search=dps.scale=1e38,3e38", "--num_images=1"]
+  got, said = tune(tmp_path / "s.json", photos, *args)
+  assert "inpaint_random: dps left the finite numbers with every candidate; search smaller steps" in said
+  assert "weight" in got["diffpir@4"]["inpaint_random"] and "dps@4" not in got
+
+
 def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
   """The sweep restores as `compare` does: same keys, same measurements."""
   tried = tuned[1]["about"]["found"][0]["tried"][1]
@@ -363,6 +384,11 @@ def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
       "--data: expected one held-out set alone, got photos and faces",
     ),
     (["--data=photos", "--methods=dps", "--num_images=999"], "num_images: expected at most"),
+    (["--data={photos}", "--methods=dps", "--output=nowhere/s.json"], "output: expected a folder, "),
+    (
+      ["--data={photos}", "--methods=dps", "--set=dps.rule=squared", "--search=dps.scale=1e38"],
+      "expected a candidate that stays finite",
+    ),
   ],
 )
 def test_a_mistake_is_one_line(photos, tmp_path, capsys, args, message):
@@ -377,4 +403,4 @@ def test_a_mistake_is_one_line(photos, tmp_path, capsys, args, message):
 def test_settings_are_not_replaced_unasked(tuned, photos, capsys):
   flags = [f"--output={tuned[0]}", f"--data={photos}", "--tasks=denoising", "--methods=dps", "--compilation_cache="]
   assert main.execute(["tune", *flags]) != 0
-  assert "mine.json exists; choose another, or replace it with --overwrite" in capsys.readouterr().err
+  assert "mine.json exists; choose another --output, or replace it with --overwrite" in capsys.readouterr().err

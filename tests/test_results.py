@@ -33,6 +33,7 @@ def results():
     {"task": "b", "method": "ddrm", "skipped": "no SVD"},
   ]
   return {
+    "num_samples": 1,
     "summary": summary,
     "tasks": [{"name": name, "title": name.upper()} for name in "ab"],
     "methods": [{"name": name, "title": title} for name, title in TITLES.items()],
@@ -65,11 +66,12 @@ def test_the_mean_of_samples_takes_part_at_the_cost_of_all_of_them(tool, results
 
 def test_table_holds_means_and_costs_and_the_best_in_bold(tool, results):
   results["summary"][5] = entry("b", "diffpir", 30.0, failed=2)
+  results["summary"][6]["evaluations"] = 50
   lines = tool.table(results, "psnr").splitlines()
   assert lines[0] == "| method | evaluations, gradients | seconds | A | B |"
   assert lines[2] == "| DPS | 1000, 1000 | 2.0 | 25.00 ± 1.0 / 0.800 | 20.00 ± 1.0 / 0.800 |"
   assert lines[3] == "| DiffPIR | 100, 0 | 2.0 | 26.00 ± 1.0 / 0.800 | failed on 2 |"
-  assert lines[4] == "| PiGDM | 100, 100 | 2.0 | 27.00 ± 1.0 / 0.800 | **21.00 ± 1.0 / 0.800** |"
+  assert lines[4] == "| PiGDM | 50-100, 100 | 2.0 | 27.00 ± 1.0 / 0.800 | **21.00 ± 1.0 / 0.800** |"
   assert lines[5] == "| DDRM | 20, 0 | 2.0 | **28.00 ± 1.0 / 0.800** | - |"
 
 

@@ -69,6 +69,26 @@ def test_two_processes_do_not_write_at_once(tmp_path):
   assert not (one.partial / output.LOCK).exists()
 
 
+def test_a_comparison_that_runs_is_not_thrown_away(tmp_path):
+  running = runs.RunFolder(tmp_path / "out", PLAN)
+  with running.held():
+    running.append([row("a")])
+    with pytest.raises(FileExistsError, match="another process writes into .*out.running; wait for it"):
+      runs.RunFolder(tmp_path / "out", PLAN, restart=True)
+    running.append([row("b")])
+  assert len(lines(running.partial)) == 2
+
+
+def test_a_damaged_plan_is_thrown_away_when_asked(tmp_path):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  folder.append([row("a")])
+  (folder.partial / runs.PLAN).write_text("{")
+  with pytest.raises(ValueError, match="run.json: expected JSON"):
+    runs.RunFolder(tmp_path / "out", PLAN)
+  assert not runs.RunFolder(tmp_path / "out", PLAN, restart=True).rows
+  assert runs.read_plan(folder.partial) == {"format": runs.FORMAT, **PLAN}
+
+
 def test_a_line_without_its_end_is_not_a_row(tmp_path):
   (tmp_path / "rows.jsonl").write_text(json.dumps(row("a")))  # whole JSON, but the stop may have come before more
   assert runs.read_rows(tmp_path) == []

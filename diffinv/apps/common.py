@@ -199,10 +199,10 @@ def prepare(values: flags.FlagValues) -> AnyPrior:
 
 def split_cpu(devices: int | None) -> None:
   """Make the cores of the CPU as many devices as asked for, each with its own chains: JAX has it as one by default."""
-  if devices is None or devices > (os.cpu_count() or 1) or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
+  if devices is None or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
     return
   with contextlib.suppress(RuntimeError):  # JAX is running already, with the devices that it has
-    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_num_cpu_devices", min(devices, os.cpu_count() or 1))
 
 
 def _keep_compiled(folder: str, *, asked: bool) -> None:

@@ -147,19 +147,18 @@ def main(argv: list[str]) -> None:
   measure = functools.lru_cache(KEPT_PROBLEMS)(lambda task, i: common.measured(FLAGS, task, cases[i], truths[i]))
   entrants, lpips = plan_entrants(prior, measure), read_lpips(cases[0].shape)
   folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
-  with folder.held():
-    if folder.rows:
-      print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
-    try:
+  with errors.interruption(f"give the same command again to go on with {folder.partial}"):
+    with folder.held():
+      if folder.rows:
+        print(f"going on with {folder.partial}: {len(folder.rows)} rows are there")
       write_measurements(folder.pictures, cases, truths, measure)
       restore_all(folder, entrants, prior, cases, measure, truths, lpips)
-    except KeyboardInterrupt:
-      raise KeyboardInterrupt(f"interrupted; give the same command again to go on with {folder.partial}") from None
-    write_sheets(folder, cases, entrants)
-  got = results(folder)
-  folder.finish(got, overwrite=FLAGS.overwrite)
+      write_sheets(folder, cases, entrants)
+    got = results(folder)
+    folder.finish(got, overwrite=FLAGS.overwrite)
   if FLAGS.report:
-    report.write(folder.path)
+    with errors.interruption(f"{folder.path} is complete but for its page: diffinv report {folder.path}"):
+      report.write(folder.path)
   print_report(got)
 
 

@@ -86,11 +86,6 @@ def check_flags() -> None:
     raise errors.UsageError("--size and --fit change photographs, not --measurement; crop it and its mask beforehand")
   if FLAGS.mask_threshold is not None and FLAGS.mask is None:
     raise errors.UsageError("--mask_threshold is of a mask, got no --mask; leave it out")
-  if FLAGS.measurement and is_hidden(TASKS[FLAGS.task]):
-    raise errors.UsageError(
-      f"--measurement: --task={FLAGS.task} draws how it measures, and no flag says what was drawn; "
-      "measure a photograph with --input, or give diffinv.sample an operator of your own"
-    )
 
 
 def plan() -> Job:
@@ -104,6 +99,11 @@ def plan() -> Job:
   prior = common.prepare(FLAGS)
   grid = common.make_grid(prior, steps)
   multiple = common.task_multiple([TASKS[FLAGS.task]])
+  if FLAGS.measurement and is_hidden(TASKS[FLAGS.task]):
+    raise errors.UsageError(
+      f"--measurement: --task={FLAGS.task} draws how it measures, and no flag says what was drawn; "
+      "measure a photograph with --input, or give diffinv.sample an operator of your own"
+    )
   if FLAGS.input:
     shapes = [common.read_picture(FLAGS, prior, multiple, path).shape for path in paths]
   else:
@@ -269,14 +269,22 @@ def main(argv: list[str]) -> None:
           mesh=common.mesh(FLAGS),
           progress=bar.part(sum(np.prod(case.shape) for case in part), f"{FLAGS.task} {FLAGS.method}"),
         )
-        bench.require_finite(job.method.name, got.images)
         for case, (problem, truth), pictures in zip(part, loaded, got.images):
-          entry = write_case(folder, case, problem, pictures, truth)
+          if failure := bench.failure(pictures):
+            entry = {"name": case.name, "source": case.path, "shape": case.shape, "failed": failure}
+          else:
+            entry = write_case(folder, case, problem, pictures, truth)
           entries[case.name] = {**entry, "run_seconds": got.run_seconds / len(part)}
         compile_seconds, run_seconds = compile_seconds + got.compile_seconds, run_seconds + got.run_seconds
+    failed = {name: entry["failed"] for name, entry in entries.items() if "failed" in entry}
+    told = f"{FLAGS.method}: expected finite pictures, got {next(iter(failed.values()), None)}"
+    if len(failed) == len(entries):
+      raise ValueError(told)
     results = report(job, [entries[case.name] for case in job.cases], compile_seconds, run_seconds)
     output.write_json(folder / output.RESULTS, results)
   print_report(results)
+  if failed:
+    raise ValueError(f"{told} for {', '.join(failed)}; the other pictures are in {FLAGS.output}")
 
 
 def report(job: Job, entries: list[dict[str, Any]], compile_seconds: float, run_seconds: float) -> dict[str, Any]:
@@ -300,6 +308,8 @@ def print_report(results: dict[str, Any]) -> None:
   """Print a line per picture; with several samples, of their mean."""
   rows = []
   for entry in results["images"]:
+    if "failed" in entry:
+      continue
     marks = entry.get("mean", entry["samples"][0])
     cells = [common.number(marks.get(key), digits) for key, digits in (("psnr", 2), ("ssim", 3), ("chi2", 2))]
     rows.append([entry["name"], *cells, common.number(entry["run_seconds"], 1)])

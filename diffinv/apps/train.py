@@ -417,10 +417,13 @@ class Run:
     """Save the state when the work within is interrupted or told to end."""
     try:
       yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
       self.save(state())
       self.close()
-      print(f"stopped after {int(state().step)} steps; the same command goes on from there", file=sys.stderr)
+      message = f"stopped after {int(state().step)} steps; the same command goes on from there"
+      if isinstance(stop, KeyboardInterrupt):
+        raise KeyboardInterrupt(message) from None
+      print(message, file=sys.stderr)
       raise
 
   def best_loss(self) -> float:

@@ -54,6 +54,7 @@ class Job(NamedTuple):
   task: str
   name: str  # of the method
   search: dict[str, Sequence[Any]]  # values by field
+  fixed: dict[str, Any]  # fields that --set gives
   found: list[tuning.Candidate]
   steps: str
   grid: Level
@@ -68,7 +69,7 @@ class Outcome(NamedTuple):
 
   job: Job
   marks: list[float]  # of every candidate: the mean over the pictures
-  best: int
+  best: int | None  # its number; None where every candidate left the finite numbers
 
 
 def check_flags() -> None:
@@ -82,11 +83,9 @@ def check_flags() -> None:
   for flag, known in (("tasks", TASKS), ("methods", METHODS)):
     common.require(FLAGS, flag, f"some of {', '.join(known)}")
     common.check_choice(FLAGS, flag, known)
-  path = pathlib.Path(FLAGS.output)
-  if path.is_dir() or not path.suffix == ".json":
+  if pathlib.Path(FLAGS.output).suffix != ".json":
     raise errors.UsageError(f"--output: expected a file NAME.json to write, got {FLAGS.output}")
-  if path.exists() and not FLAGS.overwrite:
-    raise errors.UsageError(f"--output: {path} exists; choose another, or replace it with --overwrite")
+  output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
 
 
 def read_search() -> dict[str, dict[str, tuple]]:
@@ -120,14 +119,15 @@ def plan(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Proble
     for name in FLAGS.methods:
       grid = common.make_grid(prior, steps[name])
       with errors.usage():
-        fields = common.typed_fields(name, {**settings.fields_for(table, name, task, steps[name]), **fixed[name]})
+        given = common.typed_fields(name, fixed[name])
+        fields = {**common.typed_fields(name, settings.fields_for(table, name, task, steps[name])), **given}
         found = tuning.candidates(name, fields, search[name])
       try:
         found = tuning.able(found, problems[task][0].operator)
       except ValueError as error:
         print(f"{task}: left out: {error}")
         continue
-      jobs.append(Job(task, name, search[name], found, steps[name], grid))
+      jobs.append(Job(task, name, search[name], given, found, steps[name], grid))
   if not jobs:
     raise errors.UsageError("--methods: expected one that can solve one of the tasks, got none")
   return jobs
@@ -155,8 +155,7 @@ def run(job: Job, cases, prior: AnyPrior, problems: list[Problem], truths, bar: 
     for place, n in enumerate(numbers):
       pictures = got[place * len(cases) : (place + 1) * len(cases)]
       marks[n] = mark(problems, pictures, truths)
-  with errors.usage():
-    return Outcome(job, marks, tuning.best(marks))
+  return Outcome(job, marks, tuning.best(marks))
 
 
 def mark(problems: Sequence[Problem], pictures: np.ndarray, truths: Sequence[np.ndarray]) -> float:
@@ -168,15 +167,21 @@ def mark(problems: Sequence[Problem], pictures: np.ndarray, truths: Sequence[np.
 
 
 def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
-  """Return the settings with what was found laid over them, in an entry of its own for unusual steps."""
+  """Return the settings with what was found laid over them, in an entry of its own for unusual steps.
+
+  Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary.
+  """
   table = {name: dict(entry) for name, entry in table.items()}
   for outcome in outcomes:
     job = outcome.job
+    if outcome.best is None:
+      continue
     table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
     usual = settings.steps_for(table, job.name) == job.steps
     name = job.name if usual else settings.at_steps(job.name, job.steps)
-    entry = table.setdefault(name, {settings.DEFAULT: table[job.name].get(settings.DEFAULT, {})})
-    entry[job.task] = {**entry.get(job.task, {}), **job.found[outcome.best].fields}
+    copied = {task: fields for task, fields in table[job.name].items() if task != settings.STEPS}
+    entry = table.setdefault(name, {settings.DEFAULT: {}, **copied})
+    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **job.found[outcome.best].fields}
   return {**table, settings.ABOUT: about}
 
 
@@ -199,8 +204,16 @@ def main(argv: list[str]) -> None:
     "images": [case.path for case in cases],
     "found": [describe(outcome) for outcome in outcomes],
   }
-  settings.write_settings(FLAGS.output, output.plain(tuned(table, outcomes, about)))
+  if all(outcome.best is None for outcome in outcomes):
+    raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
+  written = tuned(table, outcomes, about)
+  settings.write_settings(FLAGS.output, output.plain(written))
   print_report(outcomes)
+  print(f"pass --settings={FLAGS.output} to the other commands")
+  for name in sorted({outcome.job.name for outcome in outcomes}):
+    steps = next(outcome.job.steps for outcome in outcomes if outcome.job.name == name)
+    if steps != settings.steps_for(written, name):
+      print(f"and --steps={steps}, or --set={name}.steps={steps} to compare: what was found for {name} is for these")
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
@@ -214,6 +227,9 @@ def print_report(outcomes: Sequence[Outcome]) -> None:
   rows, edges = [], []
   for outcome in outcomes:
     job = outcome.job
+    if outcome.best is None:
+      edges.append(f"{job.task}: {job.name} left the finite numbers with every candidate; search smaller steps")
+      continue
     fields = job.found[outcome.best].fields
     said = ", ".join(
       f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items()
@@ -227,7 +243,6 @@ def print_report(outcomes: Sequence[Outcome]) -> None:
   print(common.table(["task", "method", "best", FLAGS.criterion, "worst", "tried"], rows))
   for line in edges:
     print(line)
-  print(f"pass --settings={FLAGS.output} to the other commands")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ Prints three tables with a verdict a row and ends with exit code 1 if a check fa
             (exact samples) and prior (no measurement). A smoke test of levels. With --quick DPS and DDRM only.
 """
 
-import pathlib
-
 from absl import flags
 
 from diffinv import output, progress, verify
@@ -42,7 +40,7 @@ def main(argv: list[str]) -> None:
   del argv
   common.check_choice(FLAGS, "methods", list(METHODS))
   if FLAGS.output:
-    check_output(pathlib.Path(FLAGS.output))
+    output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
   size = verify.QUICK if FLAGS.quick else verify.FULL
   with progress.Bar(verify.total_work(FLAGS.methods, size)) as bar:
     rows = list(verify.run(FLAGS.methods, size=size, seed=FLAGS.seed, report=follow(bar)))
@@ -60,19 +58,6 @@ def main(argv: list[str]) -> None:
     names = "; ".join(f"{row.method} ({row.settings}): {', '.join(row.failed)}" for row in failed)
     raise ValueError(f"verify: expected all checks to hold, {len(failed)} of {len(rows)} rows fail: {names}")
   print(f"all {len(rows)} rows hold")
-
-
-def check_output(path: pathlib.Path) -> None:
-  """Check, before minutes of work, that a file may be written.
-
-  Raises:
-    FileExistsError: there is one, or a folder.
-    NotADirectoryError: there is no folder to write it to.
-  """
-  if path.is_dir() or (path.exists() and not FLAGS.overwrite):
-    raise FileExistsError(f"output: {path} exists; choose another --output, or replace a file with --overwrite")
-  if not path.absolute().parent.is_dir():
-    raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; choose another --output")
 
 
 def follow(bar: progress.Bar) -> verify.Report:
