@@ -28,7 +28,7 @@ def fista(problem: Problem, proximal: Proximal, start: np.ndarray, *, num_steps:
     num_steps: iterations; the excess of the objective falls as 1 / num_steps^2.
   """
   operator, y = problem.operator, problem.y
-  step = 1.0 / (NORM_MARGIN * float(_norm_squared(operator)))
+  step = 1.0 / (NORM_MARGIN * float(norm_squared(operator)))
   x = momentum = np.asarray(start)
   t = 1.0
   for _ in range(num_steps):
@@ -43,8 +43,3 @@ def fista(problem: Problem, proximal: Proximal, start: np.ndarray, *, num_steps:
 @jax.jit
 def _descend(operator: LinearOperator, y, x, step):
   return x + step * operator.adjoint(y - operator(x))
-
-
-@jax.jit
-def _norm_squared(operator: LinearOperator):
-  return norm_squared(operator)

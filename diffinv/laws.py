@@ -62,10 +62,6 @@ class Dense(LinearOperator):
     coords = self.u.T @ v
     return (v + self.u @ (coords * (gamma / (self.values**2 + gamma) - 1.0))) / gamma
 
-  def pinv(self, y):
-    inverse = jnp.where(self.values > 0, 1.0 / jnp.where(self.values > 0, self.values, 1.0), 0.0)
-    return self.v @ (inverse * (self.u.T @ y))
-
   def spectral(self):
     return Spectral(self.values, lambda x: self.v.T @ x, lambda coords: self.v @ coords, lambda y: self.u.T @ y)
 
@@ -140,14 +136,6 @@ def propagate(law: Law, maps: Sequence[Affine]) -> Law:
   for F, g, L in maps:
     law = Law(F @ law.mean + g, F @ law.cov @ F.T + L @ L.T)
   return law
-
-
-def gain(maps):
-  """Return F_n ... F_1, the derivative of the last iterate by the first."""
-  product = np.eye(len(maps[0].g))
-  for step in maps:
-    product = step.F @ product
-  return product
 
 
 # The prior alone.

@@ -5,6 +5,7 @@ the network was trained to predict. Analytic priors have it in closed form, so t
 laws that are known exactly.
 """
 
+import functools
 from typing import Any, Callable, NamedTuple, Protocol
 
 import jax
@@ -16,6 +17,10 @@ from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 
 EDM_SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] (Karras et al., 2022, Table 1)
+
+
+# Accelerators would round the factors otherwise, and a denoised image that is off by 5e-4 is no longer exact.
+einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 class Denoised(NamedTuple):
@@ -62,12 +67,28 @@ def edm_scales(level: Level) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
   return EDM_SIGMA_DATA**2 / norm**2, sbar * EDM_SIGMA_DATA / norm, 1 / norm, c_noise
 
 
+def x0_from_edm(x_t, output, level):
+  """D = c_skip x + c_out F at x = x_t / alpha (Karras et al., Eq. 7)."""
+  c_skip, c_out, _, _ = edm_scales(level)
+  return c_skip * (x_t / level.alpha) + c_out * output
+
+
+def network_input(level: Level, prediction: str) -> tuple[jax.Array, jax.Array]:
+  """Return the factor of x_t and the time with which a network is called, the shape of `level`'s fields each."""
+  if prediction != "edm":
+    return jnp.ones_like(level.alpha), level.t
+  _, _, c_in, c_noise = edm_scales(level)
+  return c_in / level.alpha, c_noise
+
+
+# By what a network predicts: (x_t, its output, level) -> x0, not clipped; fields of the level broadcast.
 X0_FROM = {
   "eps": x0_from_eps,
   "v": x0_from_v,
   "x0": lambda x_t, x0, level: x0,
+  "edm": x0_from_edm,
 }
-PREDICTIONS = (*X0_FROM, "edm")
+PREDICTIONS = tuple(X0_FROM)
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 
 
@@ -90,13 +111,9 @@ class Prior:
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
     channels = x_t.shape[-1]
-    if self.prediction == "edm":
-      c_skip, c_out, c_in, c_noise = edm_scales(level)
-      output = self.apply(self.params, c_in * (x_t / level.alpha), c_noise)
-      x0 = c_skip * (x_t / level.alpha) + c_out * output[..., :channels]
-    else:
-      output = self.apply(self.params, x_t, level.t)
-      x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
+    scale, t = network_input(level, self.prediction)
+    output = self.apply(self.params, scale * x_t, t)
+    x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
     if self.clip:
       x0 = jnp.clip(x0, -1.0, 1.0)
     if self.variance == "learned_range":
@@ -124,12 +141,12 @@ class GaussianMixture:
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
     centred = jnp.ravel(x_t)[None, :] - level.alpha * self.means
-    coords = jnp.einsum("kij,ki->kj", self.eigvecs, centred)
+    coords = einsum("kij,ki->kj", self.eigvecs, centred)
     spread = level.alpha**2 * self.eigvals + level.sigma**2
     log_density = -0.5 * jnp.sum(coords**2 / spread + jnp.log(spread), axis=1)
     r = jax.nn.softmax(self.log_weights + log_density)
-    moved = jnp.einsum("kij,kj->ki", self.eigvecs, level.alpha * self.eigvals / spread * coords)
-    x0 = jnp.reshape(r @ (self.means + moved), x_t.shape)
+    moved = einsum("kij,kj->ki", self.eigvecs, level.alpha * self.eigvals / spread * coords)
+    x0 = jnp.reshape(einsum("k,ki->i", r, self.means + moved), x_t.shape)
     return Denoised(x0, eps_from_x0(x_t, x0, level), 1.0 if self.variance == "fixed_large" else 0.0)
 
 
@@ -202,11 +219,11 @@ class StationaryGaussian:
 
   def analyse(self, x: jax.Array) -> jax.Array:
     """Return the coordinates of an image without mean in the eigenbasis of the covariance."""
-    return dctn(jnp.einsum("hwc,cd->hwd", x, self.color_basis), axes=(0, 1), norm="ortho")
+    return dctn(einsum("hwc,cd->hwd", x, self.color_basis), axes=(0, 1), norm="ortho")
 
   def synthesise(self, coords: jax.Array) -> jax.Array:
     """Return the image of given coordinates: the inverse of `analyse`."""
-    return jnp.einsum("hwd,cd->hwc", idctn(coords, axes=(0, 1), norm="ortho"), self.color_basis)
+    return einsum("hwd,cd->hwc", idctn(coords, axes=(0, 1), norm="ortho"), self.color_basis)
 
   def covariance(self, x: jax.Array) -> jax.Array:
     """Return C x, `[h, w, c]`."""

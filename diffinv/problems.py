@@ -87,7 +87,8 @@ class Problem:
   def chi2(self, x0: jax.Array) -> jax.Array:
     """Return the reduced chi-square of the residual over the observed values, []: near 1 for the truth.
 
-    The noise is that of a measurement of x0 (Pearson's form): its expectation at the truth is 1 for Poisson noise too.
+    The noise is that of a measurement of x0 (Pearson's form): its expectation at the truth is 1 for Poisson noise too,
+    but for values of less than a photon, whose noise is taken as that of one.
     """
     std = self.noise.std(self.operator(x0))
     return metrics.chi2(self.residual(x0), std, self.operator.observed(self.y))

@@ -64,8 +64,16 @@ class Schedule:
 
 
 def betas_linear(num_steps: int) -> np.ndarray:
-  """Return Ho et al.'s linear betas, scaled so that any `num_steps` ends at the noise of 1000 steps."""
+  """Return Ho et al.'s linear betas, scaled so that many steps end at about the noise of 1000.
+
+  Raises:
+    ValueError: the steps are so few that a beta would reach 1.
+  """
   scale = 1000 / num_steps
+  if scale * 0.02 >= 1.0:
+    raise ValueError(
+      f"schedule: expected more than 20 steps of linear betas, which would reach 1, got {num_steps}; take 'cosine'"
+    )
   return np.linspace(scale * 1e-4, scale * 0.02, num_steps, dtype=np.float64)
 
 
@@ -89,6 +97,7 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     spacing: "N": N steps at a rounded fractional stride, first and last included; "ddimN": N steps at an integer
       stride from 0 (without T-1 in general); "logsnrN": N steps nearest to equal distances in log(alpha / sigma), first
       and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "a,b,c": N per equal section of [0, T).
+      A single step is the last of the schedule, from whose noise chains start.
 
   Returns:
     Ascending original indices, `[N]`.
@@ -105,6 +114,8 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     ) from None
   if min(counts) < 1:
     raise ValueError(f"steps: expected at least 1, got {spacing!r}")
+  if counts == [1]:
+    return np.array([num_steps - 1])
   if spacing.startswith("ddim"):
     return _ddim_stride(num_steps, counts, spacing)
   if sum(counts) > num_steps:
@@ -168,14 +179,19 @@ def ve_grid(sigmas: np.ndarray) -> Level:
   )
 
 
+def log_sbar(schedule: Schedule) -> np.ndarray:
+  """Return ln(sigma / alpha) at every step, `[num_steps]`, ascending in time, float64."""
+  alpha_bar = schedule.alpha_bar()
+  return 0.5 * np.log((1.0 - alpha_bar) / alpha_bar)
+
+
 def level_at(schedule: Schedule, sbar: jax.Array) -> Level:
   """Return the variance-preserving level of noise `sbar` = sigma / alpha, its t interpolated between whole indices.
 
-  t is piecewise linear in log sbar and stays within [0, T - 1]; alpha and sigma are exact.
+  t is piecewise linear in log sbar and stays within [0, T - 1]; alpha and sigma are exact. `sbar` of any shape.
   """
-  alpha_bar = schedule.alpha_bar()
-  table = jnp.asarray(0.5 * np.log((1.0 - alpha_bar) / alpha_bar), sbar.dtype)
-  t = jnp.interp(jnp.log(sbar), table, jnp.arange(len(alpha_bar), dtype=sbar.dtype))
+  table = jnp.asarray(log_sbar(schedule), sbar.dtype)
+  t = jnp.interp(jnp.log(sbar), table, jnp.arange(len(table), dtype=sbar.dtype))
   alpha = 1.0 / jnp.sqrt(1.0 + sbar**2)
   return Level(t, alpha, sbar * alpha)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.fft import dctn, idctn
 
-from diffinv.priors import Denoised, eps_from_x0
+from diffinv.priors import Denoised, einsum, eps_from_x0
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 
@@ -51,8 +51,8 @@ class SpectralGaussian:
   def filter(self, gain: jax.Array, x: jax.Array) -> jax.Array:
     """Return the image with its coordinates in the eigenbasis of C multiplied by `gain`, both `[h, w, c]`."""
     forward, back = TRANSFORMS[self.boundary]
-    coords = jnp.einsum("hwij,hwi->hwj", jnp.conj(self.eigvecs), forward(x))
-    return back(jnp.einsum("hwij,hwj->hwi", self.eigvecs, gain.astype(coords.dtype) * coords))
+    coords = einsum("hwij,hwi->hwj", jnp.conj(self.eigvecs), forward(x))
+    return back(einsum("hwij,hwj->hwi", self.eigvecs, gain.astype(coords.dtype) * coords))
 
   def covariance(self, x: jax.Array) -> jax.Array:
     """Return C x, `[h, w, c]`."""

@@ -21,7 +21,7 @@ import optax
 
 from diffinv import priors
 from diffinv.pytree import pytree
-from diffinv.schedules import Level, Schedule, tables, vp_grid
+from diffinv.schedules import Level, Schedule, level_at, log_sbar, tables, vp_grid
 
 OBJECTIVES = ("edm", "eps", "v")
 LEVELS = ("lognormal", "uniform")
@@ -81,12 +81,6 @@ class Drawn(NamedTuple):
   eps: jax.Array  # [b, h, w, c], standard normal
 
 
-def schedule_tables(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-  """Return alpha and ln(sbar) at the steps of a schedule, ascending in time, float64, `[T]` each."""
-  alpha_bar = schedule.alpha_bar()
-  return np.sqrt(alpha_bar), 0.5 * np.log((1 - alpha_bar) / alpha_bar)
-
-
 def draw_levels(key: jax.Array, count: int, objective: Objective) -> Level:
   """Draw noise levels, `[count]`, stratified: one in each of `count` equally likely ranges, in random order."""
   shift_key, order_key, wide_key = jax.random.split(key, 3)
@@ -94,10 +88,11 @@ def draw_levels(key: jax.Array, count: int, objective: Objective) -> Level:
   u = (ranks + jax.random.uniform(shift_key)) / count
   if objective.levels == "uniform":
     return uniform_levels(u, objective.schedule)
-  log_sbar = objective.p_mean + objective.p_std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
-  low, high = schedule_tables(objective.schedule)[1][[0, -1]].astype(np.float32)
+  normal = objective.p_mean + objective.p_std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+  low, high = log_sbar(objective.schedule)[[0, -1]].astype(np.float32)
   wide = jax.random.uniform(wide_key, (count,)) < objective.wide
-  return levels_at(jnp.where(wide, low + (high - low) * u, log_sbar), objective.schedule)
+  chosen = jnp.where(wide, low + (high - low) * u, jnp.clip(normal, low, high))
+  return level_at(objective.schedule, jnp.exp(chosen))
 
 
 def uniform_levels(u: jax.Array, schedule: Schedule) -> Level:
@@ -106,16 +101,6 @@ def uniform_levels(u: jax.Array, schedule: Schedule) -> Level:
   alpha_bar = schedule.alpha_bar()
   alpha, sigma = (jnp.asarray(a.astype(np.float32))[step] for a in (np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)))
   return Level(step.astype(jnp.float32), alpha, sigma)
-
-
-def levels_at(log_sbar: jax.Array, schedule: Schedule) -> Level:
-  """Return the variance-preserving levels at ln(sbar), `[b]`, within the range of the schedule; t is interpolated."""
-  table = schedule_tables(schedule)[1].astype(np.float32)
-  log_sbar = jnp.clip(log_sbar, table[0], table[-1])
-  t = jnp.interp(log_sbar, jnp.asarray(table), jnp.arange(len(table), dtype=jnp.float32))
-  sbar = jnp.exp(log_sbar)
-  alpha = jax.lax.rsqrt(1 + sbar**2)
-  return Level(t, alpha, sbar * alpha)
 
 
 def draw(key: jax.Array, shape: tuple[int, ...], objective: Objective) -> Drawn:
@@ -145,10 +130,8 @@ def target(x0: jax.Array, eps: jax.Array, level: Level, prediction: str) -> jax.
 
 def network_output(network: Network, params: Any, x_t: jax.Array, level: Level, prediction: str) -> jax.Array:
   """Return the raw output at levels `[b]`, as `Prior.denoise` calls the network."""
-  if prediction != "edm":
-    return network(params, x_t, level.t)
-  _, _, c_in, c_noise = priors.edm_scales(level)
-  return network(params, per_pixel(c_in / level.alpha) * x_t, c_noise)
+  scale, t = priors.network_input(level, prediction)
+  return network(params, per_pixel(scale) * x_t, t)
 
 
 def weight(level: Level, objective: Objective) -> jax.Array:
@@ -197,21 +180,13 @@ def variational_term(output: jax.Array, x0: jax.Array, x_t: jax.Array, level: Le
     )
   )
   pixel_level = Level(*(per_pixel(v) for v in level))
-  x0_hat = jax.lax.stop_gradient(x0_from_output(output[..., :channels], x_t, pixel_level, objective.prediction))
+  x0_hat = jax.lax.stop_gradient(priors.X0_FROM[objective.prediction](x_t, output[..., :channels], pixel_level))
   fraction = (output[..., channels:] + 1) / 2
   log_variance = fraction * log_large + (1 - fraction) * log_small
   true_mean, mean = mean_x0 * x0 + mean_xt * x_t, mean_x0 * jnp.clip(x0_hat, -1, 1) + mean_xt * x_t
   kl = 0.5 * (log_variance - log_small + jnp.exp(log_small - log_variance) - 1)
   kl = kl + 0.5 * (true_mean - mean) ** 2 * jnp.exp(-log_variance)
   return schedule.num_steps * jnp.mean(kl, axis=(1, 2, 3)) / math.log(2.0)
-
-
-def x0_from_output(output: jax.Array, x_t: jax.Array, level: Level, prediction: str) -> jax.Array:
-  """Return the denoised image, not clipped; fields of `level` broadcast against the images."""
-  if prediction == "edm":
-    c_skip, c_out, _, _ = priors.edm_scales(level)
-    return c_skip * (x_t / level.alpha) + c_out * output
-  return priors.X0_FROM[prediction](x_t, output, level)
 
 
 def loss(
@@ -361,11 +336,11 @@ def validate(
   value = loss(params, loss_key, x0, network=network, objective=objective)
 
   def at(sbar):
-    level = levels_at(jnp.broadcast_to(jnp.log(sbar), x0.shape[:1]), objective.schedule)
+    level = level_at(objective.schedule, jnp.broadcast_to(sbar, x0.shape[:1]))
     pixel_level = Level(*(per_pixel(v) for v in level))
     x_t = pixel_level.alpha * x0 + pixel_level.sigma * draw(noise_key, x0.shape, objective).eps
     output = network_output(network, params, x_t, level, objective.prediction)[..., : x0.shape[-1]]
-    x0_hat = jnp.clip(x0_from_output(output, x_t, pixel_level, objective.prediction), -1, 1)
+    x0_hat = jnp.clip(priors.X0_FROM[objective.prediction](x_t, output, pixel_level), -1, 1)
     return jnp.mean((x0_hat - x0) ** 2)
 
   return Validation(value, jax.lax.map(at, sbars))

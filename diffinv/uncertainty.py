@@ -200,7 +200,8 @@ def gaussian_crps(mean: jax.Array, std: jax.Array, truth: jax.Array) -> jax.Arra
 
 def _order_statistic(ordered, position):
   """Return the draw of rank `position` in 1 .. K, interpolated linearly, from the ascending draws."""
-  position = round(position, 6)  # (1 - 0.6) / 2 * 5 is not quite 1 in floating point
+  # (1 - 0.6) / 2 * 5 is not quite 1 in floating point, and the widest level may lie a rounding error beyond the draws.
+  position = min(max(round(position, 6), 1.0), float(ordered.shape[0]))
   index = min(int(position), ordered.shape[0] - 1)
   part = position - index
   return (1.0 - part) * ordered[index - 1] + part * ordered[index]

@@ -232,6 +232,22 @@ def test_solve_inverts_the_regularised_gram(name, shape, x64, tolerance):
 
 
 @linear
+@pytest.mark.slow
+def test_ridge_is_the_adjoint_of_the_solve(name):
+  with jax.enable_x64(True):
+    operator = build(name, OBLONG, True)
+    y = normal(1, operator.out_shape)
+    close(apply(operator, "ridge", y, 0.1), apply(operator, "adjoint", apply(operator, "solve", y, 0.1)), 1e-9)
+
+
+def test_ridge_of_frequencies_becomes_the_inverse_where_little_is_regularised():
+  """As DiffPIR's last steps ask for: (A A^T + gamma)^-1 itself has 1 / gamma in it, 1e11 times what float32 tells."""
+  operator = operators.masked_fourier(np.random.default_rng(0).random((6, 10)) < 0.4)
+  y = normal(1, operator.out_shape)
+  close(apply(operator, "ridge", y, 1e-11), apply(operator, "pinv", y), 1e-5)
+
+
+@linear
 @pytest.mark.parametrize("method", ["__call__", "adjoint", "pinv", "solve"])
 @pytest.mark.slow
 def test_jit_equals_eager(name, method):

@@ -178,7 +178,19 @@ def test_tables_satisfy_their_identities(name, steps):
   np.testing.assert_allclose(t.alpha_bar, schedule.alpha_bar()[respace(1000, steps)], rtol=1e-12)
   assert np.all(t.posterior_variance <= t.betas)
   mean = t.posterior_mean_coef1 * np.sqrt(t.alpha_bar) + t.posterior_mean_coef2
-  np.testing.assert_allclose(mean, np.sqrt(1 - t.betas), rtol=1e-10)
+  np.testing.assert_allclose(mean, np.sqrt(1 - t.betas), rtol=1e-10, atol=1e-12)  # beta of one step is nearly 1
+
+
+@pytest.mark.parametrize("steps", ["1", "ddim1", "logsnr1"])
+def test_a_single_step_is_from_the_noise_that_chains_begin_with(steps):
+  grid = Schedule("linear").grid(steps)
+  assert list(grid.t) == [999.0, 0.0] and grid.sigma[0] > 0.9999
+
+
+def test_linear_steps_are_too_few_where_a_beta_would_reach_one():
+  assert np.all(np.diff(Schedule("linear", 21).alpha_bar()) < 0) and Schedule("linear", 21).alpha_bar()[-1] > 0
+  with pytest.raises(ValueError, match="expected more than 20 steps of linear betas, .*, got 20; take 'cosine'"):
+    Schedule("linear", 20).alpha_bar()
 
 
 @pytest.mark.parametrize(

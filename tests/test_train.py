@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import priors, train
+from diffinv import priors, schedules, train
 from diffinv.checkpoint import load_prior, load_provenance
 from diffinv.nets import convolution, small
 from diffinv.schedules import Level, Schedule
@@ -91,7 +91,7 @@ def test_bfloat16_network_stays_close_and_returns_float32():
 
 
 def level_at(sbar, count=8):
-  return train.levels_at(jnp.full((count,), np.log(sbar), jnp.float32), Schedule("linear"))
+  return schedules.level_at(Schedule("linear"), jnp.full((count,), sbar, jnp.float32))
 
 
 @pytest.mark.parametrize("prediction", train.OBJECTIVES)
@@ -101,7 +101,7 @@ def test_target_is_what_the_prior_turns_into_the_clean_image(prediction):
     level = Level(*(train.per_pixel(v) for v in level_at(sbar)))
     x_t = level.alpha * x0 + level.sigma * eps
     output = train.target(x0, eps, level, prediction)
-    x0_hat = train.x0_from_output(output, x_t, level, prediction)
+    x0_hat = priors.X0_FROM[prediction](x_t, output, level)
     np.testing.assert_allclose(x0_hat, x0, rtol=0, atol=2e-6 * max(1, sbar**2))  # eps is divided by alpha
 
 
@@ -111,7 +111,7 @@ def test_prior_and_trainer_agree_on_the_denoised_image():
   x_t = jax.random.normal(jax.random.key(3), (8, 16, 16, 3))
   params = random_params()
   output = train.network_output(NETWORK, params, x_t, level, "edm")
-  expected = train.x0_from_output(output, x_t, Level(*(train.per_pixel(v) for v in level)), "edm")
+  expected = priors.x0_from_edm(x_t, output, Level(*(train.per_pixel(v) for v in level)))
   prior = priors.Prior(params, small.apply_function(TINY), Schedule("linear"), prediction="edm", clip=False)
   got = prior.denoise(x_t[2], Level(*(v[2] for v in level))).x0
   np.testing.assert_allclose(got, expected[2], rtol=0, atol=1e-5)
@@ -134,7 +134,7 @@ def test_objectives_agree_for_the_same_denoised_image(weighting):
         "eps": -pixel_level.sigma / pixel_level.alpha,
       }[prediction]
       wrong = train.target(x0, drawn.eps, pixel_level, prediction) + error / off
-      np.testing.assert_allclose(train.x0_from_output(wrong, x_t, pixel_level, prediction), x0 + error, atol=1e-5)
+      np.testing.assert_allclose(priors.X0_FROM[prediction](x_t, wrong, pixel_level), x0 + error, atol=1e-5)
       goal = train.Objective(prediction=prediction, weighting=weighting)
       cost = train.losses(lambda params, x, t: wrong, None, x0, drawn, goal)
       natural = {"edm": (1 + 4 * sbar**2) / sbar**2, "v": 1 + sbar**-2, "eps": sbar**-2}[prediction]
@@ -177,10 +177,9 @@ def test_uniform_levels_are_the_schedule_once_each():
 
 def test_levels_know_their_time():
   schedule = Schedule("linear")
-  alpha, log_sbar = train.schedule_tables(schedule)
-  level = train.levels_at(jnp.asarray(log_sbar[::100], jnp.float32), schedule)
+  level = schedules.level_at(schedule, jnp.exp(jnp.asarray(schedules.log_sbar(schedule)[::100], jnp.float32)))
   np.testing.assert_allclose(level.t, np.arange(0, 1000, 100), atol=0.02)
-  np.testing.assert_allclose(level.alpha, alpha[::100], rtol=1e-5)
+  np.testing.assert_allclose(level.alpha, np.sqrt(schedule.alpha_bar())[::100], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -405,7 +404,7 @@ def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
     state.ema, key, held_out, jnp.array([sbar]), network=small.SmallNet(config).apply, objective=goal
   )
   gaussian = spectral_prior.fit([pool])
-  level = train.levels_at(jnp.log(jnp.full(len(held_out), sbar)), goal.schedule)
+  level = schedules.level_at(goal.schedule, jnp.full(len(held_out), sbar))
   x_t = train.per_pixel(level.alpha) * held_out + train.per_pixel(level.sigma) * jax.random.normal(key, held_out.shape)
   linear = jnp.mean((jnp.clip(jax.vmap(gaussian.denoise)(x_t, level).x0, -1, 1) - held_out) ** 2)
   assert float(measured.squared_error[0]) < 0.95 * float(linear)

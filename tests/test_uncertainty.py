@@ -88,6 +88,12 @@ def test_exact_sampler_has_its_nominal_coverage_for_any_number_of_draws(count):
     np.testing.assert_allclose(coverage_of_every_rank(count, level), level, rtol=2e-6)
 
 
+def test_the_widest_interval_ends_at_the_outermost_draws():
+  samples = jnp.append(jnp.arange(998.0), 1e6)[:, None]
+  low, high = uncertainty.credible_interval(samples, float(np.float32(998 / 1000)))
+  assert (float(low[0]), float(high[0])) == (0.0, 1e6)
+
+
 @pytest.mark.parametrize("count", [4, 16])
 def test_coverage_of_an_exact_sampler_of_any_law_is_nominal_within_its_error(count):
   # Of a skewed law: the answer depends on ranks alone.

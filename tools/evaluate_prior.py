@@ -45,7 +45,7 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import batch, checkpoint, classical, distances, exact, metrics, output, priors, sampler, sheet, train
+from diffinv import batch, checkpoint, classical, distances, exact, metrics, output, priors, sampler, sheet
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
 from diffinv.apps import train as train_app
@@ -56,7 +56,7 @@ from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import SAMPLERS
 from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate, stack
-from diffinv.schedules import as_arrays
+from diffinv.schedules import as_arrays, level_at
 from diffinv.tasks import TASKS
 
 MEASURES = ("denoising", "sampling", "tune", "restoration", "speed")
@@ -209,7 +209,7 @@ def squared_errors(prior: Any, subject: Subject, x0: np.ndarray, sbar: float) ->
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def _squared_errors(prior, schedule, x0, sbar, batch_size):
-  level = train.levels_at(jnp.log(sbar), schedule)
+  level = level_at(schedule, sbar)
 
   def one(args):
     key, x0 = args

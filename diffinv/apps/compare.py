@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet
+from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet, uncertainty
 from diffinv.apps import common, convert
 from diffinv.apps.main import run_module
 from diffinv.data import held_out, images
@@ -289,7 +289,7 @@ def write_restored(folder: pathlib.Path, entrant: Entrant, case: common.Case, re
     images.write(folder / file_name(*name, f"{k:02d}"), sample)
   if len(samples) > 1:
     images.write(folder / file_name(*name, "mean"), np.mean(samples, axis=0))
-    output.write_array(folder / ("-".join(name) + "-std.npy"), np.std(samples, axis=0, ddof=1).astype(np.float32))
+    output.write_array(folder / ("-".join(name) + "-std.npy"), np.asarray(uncertainty.posterior_std(samples)))
   if restored.frames:
     images.write(folder / file_name(*name, "chain"), np.concatenate(restored.frames[place], axis=1))
 

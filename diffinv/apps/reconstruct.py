@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, progress, sheet
+from diffinv import bench, errors, methods, output, progress, sheet, uncertainty
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
@@ -231,7 +231,7 @@ def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, tru
     cells.append((title, sheet.Cell(picture, common.caption(marks))))
   if len(pictures) > 1:
     cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), common.caption(entry["mean"]))))
-    spread = np.mean(np.std(pictures, axis=0), axis=-1, keepdims=True)
+    spread = np.mean(uncertainty.posterior_std(pictures), axis=-1, keepdims=True)
     cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
   row = (TASKS[FLAGS.task].title, [cell for _, cell in cells])
   images.write_pillow(folder / f"{name}-sheet.png", sheet.sheet([title for title, _ in cells], [row]))

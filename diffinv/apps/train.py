@@ -166,6 +166,8 @@ def settings_from_flags() -> dict[str, Any]:
     raise errors.UsageError(f"size: expected a multiple of {multiple} for this network, got {settings['size']}")
   if settings["learned_variance"] and settings["levels"] != "uniform":
     raise errors.UsageError("learned_variance: expected --levels=uniform with it, got log-normal ones")
+  with errors.usage():
+    Schedule(settings["schedule"], settings["schedule_steps"]).alpha_bar()  # tells too few steps
   common.split_cpu(settings["devices"])
   parts = settings["accumulate"] * common.batch_mesh(settings["devices"]).size
   if settings["batch_size"] % parts:

@@ -34,9 +34,13 @@ def solve(
     iterations: of conjugate gradients, at most, where there is no closed form.
   """
   gamma = variance / scale
-  if jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve:
+  if _has_closed_form(operator, variance):
     return operator.solve(v, gamma) / scale
   return conjugate_gradients(lambda u: operator.gram(u) + gamma * u, v, iterations) / scale
+
+
+def _has_closed_form(operator, variance):
+  return jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve
 
 
 def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
@@ -44,8 +48,10 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
 
   In closed form, or by at most `iterations` of conjugate gradients, from x.
   """
-  operator, variance = problem.operator, noise_variance(problem)
-  return x + operator.adjoint(solve(operator, problem.residual(x), 1.0 / rho, variance, iterations=iterations)) / rho
+  operator, variance, residual = problem.operator, noise_variance(problem), problem.residual(x)
+  if _has_closed_form(operator, variance):
+    return x + operator.ridge(residual, rho * variance)
+  return x + operator.adjoint(solve(operator, residual, 1.0 / rho, variance, iterations=iterations)) / rho
 
 
 # sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient it then follows.

@@ -57,9 +57,6 @@ class ScoreALD(base.Chain):
 
     return Level(*map(repeat, grid))
 
-  def cost(self, num_levels):
-    return base.Cost(num_levels - 1, 0)
-
   def init(self, key, prior, problem, start):
     z = jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype)
     return base.XState(z if self.sampler == "ddpm" else start.sigma / start.alpha * z)

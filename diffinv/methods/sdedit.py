@@ -25,7 +25,7 @@ def pinv_guide(method, problem):
 
 def ridge_guide(method, problem):
   """Return A^T (A A^T + ridge I)^-1 y, which does not amplify the noise of what A nearly removes (deblurring)."""
-  return problem.operator.adjoint(problem.operator.solve(problem.y, method.ridge))
+  return problem.operator.ridge(problem.y, method.ridge)
 
 
 GUIDES = {"pinv": pinv_guide, "ridge": ridge_guide}

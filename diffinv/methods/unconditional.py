@@ -20,7 +20,7 @@ from diffinv.pytree import pytree, static
 
 @pytree
 class DDPM(base.Chain):
-  """Ancestral sampling of the prior (Ho et al., Alg. 2). `problem` only gives the shape and may be None."""
+  """Ancestral sampling of the prior (Ho et al., Alg. 2). `problem` is not read and may be None."""
 
   shape: tuple[int, ...] = static()
 

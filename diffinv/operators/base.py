@@ -81,16 +81,27 @@ class LinearOperator(Operator):
     """Return (A A^T + gamma I)^-1 v, `out_shape`, for gamma > 0."""
     return conjugate_gradients(lambda u: self.gram(u) + gamma * u, v, CG_STEPS)
 
+  def ridge(self, y: jax.Array, gamma: jax.Array | float) -> jax.Array:
+    """Return A^T (A A^T + gamma I)^-1 y, the minimum of ||y - A x||^2 + gamma ||x||^2, `in_shape`, for gamma > 0."""
+    return self.adjoint(self.solve(y, gamma))
+
   def pinv(self, y: jax.Array) -> jax.Array:
     """Return A^+ y, the least-squares image of least norm, `in_shape`.
 
-    Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are damped here; closed forms leave them out.
+    Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are left out, or damped where there is no
+    decomposition.
     """
-    return self.adjoint(self.solve(y, PINV_RIDGE))
+    b = self.spectral()
+    return self.ridge(y, PINV_RIDGE) if b is None else b.synthesise(over(b.values, b.measure(y)))
 
   def spectral(self) -> Spectral | None:
     """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
     return None
+
+
+def over(values: jax.Array, coords: jax.Array) -> jax.Array:
+  """Return coordinates over singular values, 0 where these are 0."""
+  return jnp.where(values > 0, coords / jnp.where(values > 0, values, 1.0), 0.0)
 
 
 def as_picture(x: jax.Array) -> jax.Array:
@@ -110,6 +121,7 @@ def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.
   return jax.scipy.sparse.linalg.cg(matvec, b, tol=tolerance, atol=0.0, maxiter=iterations)[0]
 
 
+@jax.jit
 def norm_squared(operator: LinearOperator) -> jax.Array:
   """Estimate ||A||^2, [], from below by power iteration."""
   dtype = jnp.result_type(float)

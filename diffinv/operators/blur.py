@@ -73,14 +73,6 @@ class CircularBlur(LinearOperator):
   def solve(self, v, gamma):
     return self._filter(1.0 / (_abs_squared(self._transfer()) + gamma), v)
 
-  def pinv(self, y):
-    """Return A^+ y, without the frequencies that A damps below `PINV_CUTOFF` times the strongest."""
-    transfer = self._transfer()
-    power = _abs_squared(transfer)
-    kept = power > PINV_CUTOFF**2 * jnp.max(power)
-    inverse_power = jnp.where(kept, 1.0 / jnp.where(kept, power, 1.0), 0.0)
-    return self._filter(jnp.conj(transfer) * inverse_power.astype(transfer.dtype), y)
-
   def spectral(self):
     """Return the SVD: V^T is the Fourier transform (half of it, real and imaginary parts), s = |K|, U^T takes the
     phase of K off.
@@ -135,7 +127,7 @@ class ReflectBlur(LinearOperator):
 
   def pinv(self, y):
     """Return A^T (A A^T + ridge I)^-1 y: singular values below 0.01 are damped. Hundreds of CG steps."""
-    return self.adjoint(self.solve(y, REFLECT_PINV_RIDGE))
+    return self.ridge(y, REFLECT_PINV_RIDGE)
 
 
 BLURS = {"reflect": ReflectBlur, "circular": CircularBlur}

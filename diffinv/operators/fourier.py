@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.operators.base import LinearOperator, Operator, Spectral, as_picture, image_shape
+from diffinv.operators.base import LinearOperator, Operator, Spectral, as_picture, image_shape, over
 from diffinv.pytree import pytree, static
 
 CENTER_FRACTIONS = {4: 0.08, 8: 0.04}  # of the lines, by acceleration (Zbontar et al., fastMRI, arXiv 1811.08839)
@@ -154,8 +154,10 @@ class RealFourier(LinearOperator):
   def adjoint(self, y):
     return centred_ifft2(join(self.mask * y)).real
 
-  def pinv(self, y):
-    return hartley2(self._over_values(self._measure(y)))
+  def ridge(self, y, gamma):
+    """Return A^T (A A^T + gamma I)^-1 y: `solve` would lose it in 1 / gamma, which A^T takes away again."""
+    s = self._values()
+    return hartley2(s / (s**2 + gamma) * self._measure(y))
 
   def solve(self, v, gamma):
     """Return (A A^T + gamma I)^-1 v: 1 / (s^2 + gamma) on the range of A, 1 / gamma off it."""
@@ -181,14 +183,9 @@ class RealFourier(LinearOperator):
     rows, cols = (np.mod(2 * (n // 2) - np.arange(n), n) for n in (height, width))
     return jnp.sqrt((self.mask + self.mask[rows][:, cols]) / 2.0)
 
-  def _over_values(self, coords):
-    """Return the coordinates over s, 0 where that is."""
-    s = self._values()
-    return jnp.where(s > 0, coords / jnp.where(s > 0, s, 1.0), 0.0)
-
   def _measure(self, y):
     """Return U^T y = V^T A^T y / s, `[h, w, c]`."""
-    return self._over_values(hartley2(self.adjoint(y)))
+    return over(self._values(), hartley2(self.adjoint(y)))
 
 
 @pytree

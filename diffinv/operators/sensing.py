@@ -98,12 +98,6 @@ class GaussianMatrix(LinearOperator):
       return solved
     return solved + (v - _times(self.u, coords)) / gamma  # more measurements than values: what A never says
 
-  def pinv(self, y):
-    """Return A^+ y, without the singular values below `PINV_CUTOFF` times the largest."""
-    s = self._kept_values()
-    coords = _times(self.u.T, y) * jnp.where(s > 0, 1.0 / jnp.where(s > 0, s, 1.0), 0.0)
-    return _times(self.v, coords).reshape(self.in_shape)
-
   def spectral(self):
     """Return the SVD; singular values below `PINV_CUTOFF` times the largest count as zero."""
     return Spectral(

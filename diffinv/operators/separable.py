@@ -36,12 +36,6 @@ class Separable(LinearOperator):
     coords = _along(self.rows.u.T, self.cols.u.T, v) / (self._singular_values() ** 2 + gamma)
     return _along(self.rows.u, self.cols.u, coords)
 
-  def pinv(self, y):
-    """Return A^+ y, without the singular values below `PINV_CUTOFF` times the largest."""
-    s = self._kept_values()
-    coords = _along(self.rows.u.T, self.cols.u.T, y) * jnp.where(s > 0, 1.0 / jnp.where(s > 0, s, 1.0), 0.0)
-    return _along(self.rows.v, self.cols.v, coords)
-
   def spectral(self):
     """Return the SVD; singular values below `PINV_CUTOFF` times the largest count as zero."""
     rows, cols = self.rows, self.cols
@@ -56,7 +50,7 @@ class Separable(LinearOperator):
     return self.rows.s[:, None, None] * self.cols.s[None, :, None]
 
   def _kept_values(self):
-    """Return the singular values, those that `pinv` and `spectral` leave out as 0."""
+    """Return the singular values, those that `spectral` leaves out as 0."""
     s = self._singular_values()
     return jnp.where(s > PINV_CUTOFF * self.rows.s[0] * self.cols.s[0], s, 0.0)
 
