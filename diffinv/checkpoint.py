@@ -216,12 +216,14 @@ def known_names() -> list[str]:
 
 def _find(name: str) -> Path:
   folder = Path(os.path.abspath(os.path.expanduser(name)))
-  if folder.is_dir():
+  if (folder / DESCRIPTION).is_file():
     return folder
   if os.sep not in name:
     for root in _roots():
       if (root / name / DESCRIPTION).is_file():
         return root / name
+  if folder.is_dir():
+    return folder  # whose reader says what is missing
   known = ", ".join(known_names())
   raise FileNotFoundError(f"{name}: no such prior; give a folder made by `diffinv convert`, or one of {known}")
 

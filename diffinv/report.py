@@ -24,6 +24,7 @@ from diffinv.data import images
 
 PAGE = "report.html"
 NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
+CALIBRATED = 2.0  # points: coverage this near to nominal, at every level, is good
 
 
 class Column(NamedTuple):
@@ -326,8 +327,18 @@ def coverage_figures(entry: dict, entries: Sequence[dict], plan: dict, series: d
   svg = figures.coverage(curve["levels"], curve["empirical"], tasks, series[name], f"coverage {name}")
   said = [f"{100 * a:.0f} % nominal, {100 * b:.0f} % found" for a, b in zip(curve["levels"], curve["empirical"])]
   title = next(method["title"] for method in plan["methods"] if method["name"] == name)
-  gap = round(100 * float(np.mean(np.subtract(curve["empirical"], curve["levels"]))))
-  return [{"title": title, "series": series[name], "said": said, "gap": gap, "svg": markupsafe.Markup(svg)}]
+  told = verdict(np.subtract(curve["empirical"], curve["levels"]))
+  return [{"title": title, "series": series[name], "said": said, "verdict": told, "svg": markupsafe.Markup(svg)}]
+
+
+def verdict(gaps: np.ndarray) -> str:
+  """Say how empirical coverage less nominal, an entry a level, looks: gaps of different signs do not cancel."""
+  points = 100 * gaps
+  if np.all(np.abs(points) < CALIBRATED):
+    return "well calibrated"
+  if np.any(points >= CALIBRATED) and np.any(points <= -CALIBRATED):
+    return "too sure at some levels, too unsure at others"
+  return f"{abs(np.mean(points)):.0f} % too {'sure' if np.mean(points) < 0 else 'unsure'}"
 
 
 def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:

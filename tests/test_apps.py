@@ -32,7 +32,8 @@ MODULES = {
   "convert": convert,
   "train": train,
 }
-QUICK = ("--steps=4", "--compilation_cache=")
+OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothing to keep
+QUICK = ("--steps=4", *OFFHAND)
 INPAINT = ("--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--set=rule=code")
 ENDS = (".png", "-mask.png", "-measurement.png", "-measurement.npy", "-sheet.png")  # files about an inpainted picture
 CHOSEN = {"rule": "code", "misfit": "likelihood"}  # algorithms of DPS in these tests
@@ -320,7 +321,13 @@ def test_settings_of_the_prior_are_the_defaults(photos, tmp_path):
 def test_settings_file_gives_steps_and_fields(photos, tmp_path):
   table = {"dps": {"steps": "3", "default": {"scale": 0.25, "rule": "code"}, "inpaint_random": {"scale": 0.125}}}
   (tmp_path / "mine.json").write_text(json.dumps(table))
-  args = [f"--input={photos / 'a.png'}", *INPAINT[:2], f"--settings={tmp_path / 'mine.json'}", "--compilation_cache="]
+  args = [
+    f"--input={photos / 'a.png'}",
+    *INPAINT[:2],
+    f"--settings={tmp_path / 'mine.json'}",
+    "--prior=natural",
+    "--compilation_cache=",
+  ]
   assert main.execute(["reconstruct", f"--output={tmp_path / 'out'}", *args]) == 0
   got = results(tmp_path / "out")
   assert got["method"]["fields"] == CHOSEN | {"scale": 0.125}
@@ -393,7 +400,7 @@ def test_cores_are_devices_where_they_are_asked_for(inpainted, tmp_path):
     pytest.skip("has one core")
   environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
   real = (f"--measurement={inpainted / 'a-measurement.npy'}", f"--mask={inpainted / 'a-mask.png'}")
-  words = [*real, f"--output={tmp_path / 'out'}", *INPAINT, "--devices=2", "--compilation_cache="]
+  words = [*real, f"--output={tmp_path / 'out'}", *INPAINT, "--devices=2", *OFFHAND]
   command = [sys.executable, "-m", "diffinv.apps.reconstruct", *words]
   done = subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

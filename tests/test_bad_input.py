@@ -21,7 +21,7 @@ from diffinv.apps import common, main
 from diffinv.data import images
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-QUICK = "--steps=4 --compilation_cache="
+QUICK = "--steps=4 --prior=natural --compilation_cache="
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,7 +231,11 @@ CASES = {
     USAGE,
     "steps: expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'.* got 'many'",
   ),
-  "unknown field": (f"{SR} {GOOD} --set=step=1", USAGE, "dps: expected a field among scale, rule, misfit, got 'step'"),
+  "unknown field": (
+    f"{SR} {GOOD} --set=step=1",
+    USAGE,
+    "dps: expected a field among scale, rule, misfit, got 'step'",
+  ),
   "no assignment": (f"{SR} {GOOD} --set=scale", USAGE, "--set: expected name=value, got 'scale'"),
   "word for a field": (f"{SR} {GOOD} --set=scale=big", USAGE, "dps: expected scale to be of type float, got 'big'"),
   "NaN for a field": (f"{SR} {GOOD} --set=scale=nan", USAGE, "dps: expected scale to be finite, got 'nan'"),
@@ -269,7 +273,11 @@ CASES = {
   ),
   "list of settings": (f"{SR} {GOOD} --settings={{in}}/settings-list.json", FAILURE, "got another structure"),
   "flat settings": (f"{SR} {GOOD} --settings={{in}}/settings-flat.json", FAILURE, "got another structure"),
-  "unknown setting": (f"{SR} {GOOD} --settings={{in}}/settings-field.json", USAGE, "dps: expected a field among scale"),
+  "unknown setting": (
+    f"{SR} {GOOD} --settings={{in}}/settings-field.json",
+    FAILURE,
+    "settings: expected a field of dps in .*settings-field.json, one of scale, rule, misfit, got 'step'",
+  ),
   "word in settings": (
     f"{SR} {GOOD} --settings={{in}}/settings-type.json",
     USAGE,
@@ -281,7 +289,7 @@ CASES = {
     "scale to be of type float, got None",
   ),
   "steps in settings": (
-    f"reconstruct --output={{out}} --compilation_cache= {GOOD} --settings={{in}}/settings-steps.json",
+    f"reconstruct --output={{out}} --prior=natural --compilation_cache= {GOOD} --settings={{in}}/settings-steps.json",
     USAGE,
     "got 5000",
   ),

@@ -148,6 +148,13 @@ def test_name_is_looked_up_in_checkpoints(saved, monkeypatch):
   assert checkpoint.load_prior("tiny").schedule == Schedule("cosine", 500)
 
 
+def test_a_folder_of_something_else_does_not_hide_a_prior_of_its_name(saved, monkeypatch, tmp_path):
+  monkeypatch.setattr(checkpoint, "_roots", lambda: [saved.parent])
+  (tmp_path / "tiny").mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert checkpoint.load_prior("tiny").schedule == Schedule("cosine", 500)
+
+
 def test_unknown_name_lists_the_known_ones(saved, monkeypatch):
   monkeypatch.setattr(checkpoint, "_roots", lambda: [saved.parent])
   with pytest.raises(FileNotFoundError, match="nowhere: no such prior; .* one of natural, tiny"):

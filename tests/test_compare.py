@@ -21,7 +21,8 @@ from diffinv.apps import compare, main
 from diffinv.data import images
 from diffinv.tasks import TASKS
 
-QUICK = ("--steps=4", "--compilation_cache=", "--report=false")
+OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothing to keep
+QUICK = ("--steps=4", *OFFHAND, "--report=false")
 TIMES = ("seconds", "compile_seconds")
 
 
@@ -115,7 +116,15 @@ def test_rows_are_in_the_folder_as_they_were_streamed(compared):
 
 
 def test_compare_restores_what_reconstruct_does(compared, photos, tmp_path):
-  flags = ["--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--seed=3", "--steps=4", "--compilation_cache="]
+  flags = [
+    "--task=inpaint_random",
+    "--method=dps",
+    "--set=scale=0.5",
+    "--seed=3",
+    "--steps=4",
+    "--prior=natural",
+    "--compilation_cache=",
+  ]
   assert main.execute(["reconstruct", f"--output={tmp_path / 'r'}", f"--input={photos / 'a.png'}", *flags]) == 0
   for mine, theirs in (("a-inpaint_random-dps-00", "a"), ("a-inpaint_random-measurement", "a-measurement")):
     one, other = load(compared[0] / "pictures" / f"{mine}.png"), load(tmp_path / "r" / f"{theirs}.png")
@@ -221,7 +230,7 @@ def test_no_method_sees_the_truth(sampled, photos, tmp_path, monkeypatch):
 def test_a_killed_comparison_goes_on_to_the_same_result(photos, tmp_path):
   """SIGKILL after some rows: the same command ends with the rows and pictures of a run that nobody stopped."""
   flags = ["--tasks=inpaint_random,denoising", "--methods=diffpir,dps,ddrm", "--batch_size=2", "--steps=40"]
-  flags += [f"--data={photos}", "--compilation_cache=", "--report=false"]
+  flags += [f"--data={photos}", *OFFHAND, "--report=false"]
   command = lambda name: [sys.executable, "-m", "diffinv.apps.compare", f"--output={tmp_path / name}", *flags]
   rows = tmp_path / "killed.running" / "rows.jsonl"
   process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -298,7 +307,7 @@ def test_lpips_is_measured_where_weights_are_given(tmp_path, capsys):
 
 def tune(output, photos, *args):
   said = io.StringIO()
-  flags = ["--steps=4", "--compilation_cache=", f"--data={photos}", "--tasks=inpaint_random"]
+  flags = ["--steps=4", *OFFHAND, f"--data={photos}", "--tasks=inpaint_random"]
   with contextlib.redirect_stdout(said):
     assert main.execute(["tune", f"--output={output}", *flags, *args]) == 0
   return json.loads(pathlib.Path(output).read_text()), said.getvalue()
@@ -394,13 +403,20 @@ def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
 def test_a_mistake_is_one_line(photos, tmp_path, capsys, args, message):
   flags = [arg.format(photos=photos) for arg in args]
   base = [] if any(arg.startswith("--output") for arg in flags) else [f"--output={tmp_path / 's.json'}"]
-  assert main.execute(["tune", *base, *flags, "--steps=4", "--tasks=denoising", "--compilation_cache="]) != 0
+  assert main.execute(["tune", *base, *flags, "--steps=4", "--tasks=denoising", *OFFHAND]) != 0
   said = capsys.readouterr().err.strip()
   assert message in said and "\n" not in said
   assert not (tmp_path / "s.json").exists()
 
 
 def test_settings_are_not_replaced_unasked(tuned, photos, capsys):
-  flags = [f"--output={tuned[0]}", f"--data={photos}", "--tasks=denoising", "--methods=dps", "--compilation_cache="]
+  flags = [
+    f"--output={tuned[0]}",
+    f"--data={photos}",
+    "--tasks=denoising",
+    "--methods=dps",
+    "--prior=natural",
+    "--compilation_cache=",
+  ]
   assert main.execute(["tune", *flags]) != 0
   assert "mine.json exists; choose another --output, or replace it with --overwrite" in capsys.readouterr().err

@@ -185,6 +185,19 @@ def row(image, task="t", **marks):
   return {"task": task, "method": "m", "image": image, **marks}
 
 
+@pytest.mark.parametrize(
+  "gaps, said",
+  [
+    ((0.01, -0.01), "well calibrated"),
+    ((-0.2, -0.1), "15 % too sure"),
+    ((0.01, 0.11), "6 % too unsure"),
+    ((0.2, -0.2), "too sure at some levels, too unsure at others"),
+  ],
+)
+def test_gaps_of_different_signs_do_not_make_a_sampler_calibrated(gaps, said):
+  assert report.verdict(np.array(gaps)) == said
+
+
 def test_summary_is_mean_over_pictures_with_student_interval():
   """Means over samples 20, 22, 27: mean 23, variance 13."""
   found = [row("a", psnr=[19.0, 21.0]), row("b", psnr=[22.0, 22.0]), row("c", psnr=[30.0, 24.0])]
@@ -470,7 +483,7 @@ def test_method_that_failed_is_told_and_wins_nothing(own):
   assert report.card(read, album.Album(read), TASKS[0], entries)["best"] == "DDRM"
   page = report.html(read)
   assert "DPS on Inpainting, box, 1 of 2 pictures: NaN or infinity in 1 of 4 chains" in Words(page).text
-  assert "DPS failed on 1 of 2" in Words(page).text and "Incomplete" not in page
+  assert "DPS failed on 1 picture" in Words(page).text and "Incomplete" not in page
   cell = data_of(page)["cells"][0][0]
   assert cell["methods"][0] is None and cell["failed"] == ["NaN or infinity in 1 of 4 chains", None, None]
 

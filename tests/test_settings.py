@@ -169,6 +169,24 @@ def test_a_task_that_is_no_table_is_an_error_when_the_file_is_read(tmp_path, val
     settings.read_settings(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+  "value, message",
+  [
+    ({"dpss": {}}, "expected a method in .*a.json, one of sdedit, .*, got 'dpss'"),
+    ({"dps@100": {}, "dpss@100": {}}, "expected a method in .*, got 'dpss'"),
+    (
+      {"dps": {"inpaint_boxx": {}}},
+      "expected a task of dps in .*, one of default, .*, got 'inpaint_boxx'",
+    ),
+    ({"dps": {"denoising": {"scael": 1.0}}}, "expected a field of dps in .*scale.*, got 'scael'"),
+  ],
+)
+def test_a_slip_in_a_name_is_an_error_when_the_file_is_read(tmp_path, value, message):
+  (tmp_path / "a.json").write_text(json.dumps(value))
+  with pytest.raises(ValueError, match=f"settings: {message}"):
+    settings.read_settings(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("bad", [b"\xff\xfe{", b"\x80"])
 def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path, bad):
   (tmp_path / "a.json").write_bytes(bad)

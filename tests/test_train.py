@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 
 from diffinv import priors, schedules, train
 from diffinv.checkpoint import load_prior, load_provenance
@@ -345,6 +346,37 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
   assert run.returncode == 2
   assert "learning_rate" in text
   assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+  folder = tmp_path / "images"
+  folder.mkdir()
+  for name in "abcd":
+    Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (20, 20, 3), np.uint8)).save(
+      folder / f"{name}.png"
+    )
+  flags = (f"--data={folder}", "--steps=2", "--validate_every=2", "--held_out=1")
+  finish_run(tmp_path / "p", *flags)
+  (folder / "d.png").rename(folder / "e.png")
+  run = start_run(tmp_path / "p", "--overwrite", *flags)
+  text = run.communicate()[0]
+  assert run.returncode == 2 and "are not those with which the run in" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_short_is_validated_at_its_end(tmp_path):
+  pytest.importorskip("skimage")
+  late = ("--validate_every=1000", "--save_seconds=0")
+  run = start_run(tmp_path / "p", *late, "--steps=1000")
+  for line in run.stdout:
+    if line.startswith("step 6/"):
+      run.send_signal(signal.SIGINT)
+      break
+  rest = run.communicate()[0]
+  assert "the same command goes on from there" in rest and "nothing was written" not in rest
+  finish_run(tmp_path / "p", *late, "--steps=3")
+  assert load_provenance(tmp_path / "p")["steps"] >= 6
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ DERIVED = re.compile(rf"-(\d\d+|mean|measurement|mask|kernel|truth|sheet|({'|'.j
 def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> None:
   """Define the flags of every command that runs a prior."""
   flags.DEFINE_string(
-    "prior", "natural", "Prior: a name, or a folder that `diffinv convert` wrote.", flag_values=values
+    "prior", "photo", "Prior: a name, or a folder that `diffinv convert` or `diffinv train` wrote.", flag_values=values
   )
   flags.DEFINE_string(
     "steps",
@@ -463,10 +463,17 @@ def read_pictures(
 def _read_held_out(values, prior, purpose, count):
   if len(values.data) > 1:
     raise errors.UsageError(f"--data: expected one held-out set alone, got {' and '.join(values.data)}")
+  note_set(values.data[0])
   with errors.usage():
     names, truths = held_out.held_out(values.data[0], purpose, count, held_out_size(values, prior))
   paths = [pathlib.Path(values.data[0], name) for name in names]
   return name_cases(paths, [truth.shape for truth in truths], values.seed), list(truths)
+
+
+def note_set(name: str) -> None:
+  """Say that --data names a set that comes with the package where there is a folder of that name as well."""
+  if pathlib.Path(name).exists():
+    print(f"note: --data={name} is the set of that name; the folder is --data=./{name}", file=sys.stderr)
 
 
 def held_out_size(values: flags.FlagValues, prior: AnyPrior) -> int:

@@ -24,11 +24,10 @@ from absl import flags
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import errors, output, progress, sampler, sheet, train
+from diffinv import checkpoint, errors, output, progress, sampler, sheet, train
 from diffinv.apps import common
 from diffinv.apps import main as main_module
 from diffinv.batch import AXIS
-from diffinv.checkpoint import load_prior
 from diffinv.data import folder as folder_data
 from diffinv.data import images
 from diffinv.methods.unconditional import DPMSolver
@@ -136,6 +135,7 @@ FREE = (
 MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
 UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
 OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints
+SETS = ("photos", "faces")  # what --data names besides folders
 VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
 SAMPLES, SAMPLE_STEPS = 16, 20  # steps even in log-SNR
 STATE, BEST = "last", "best"
@@ -155,6 +155,7 @@ def settings_from_flags() -> dict[str, Any]:
       raise errors.UsageError(f"{name}: expected a value, got none; pass --{name}=...")
   if (settings["steps"] is None) == (settings["minutes"] is None):
     raise errors.UsageError("steps: expected one of --steps and --minutes, got both or none")
+  common.finite(FLAGS, "minutes")
   if settings["minutes"] is not None and settings["minutes"] <= 0:
     raise errors.UsageError(f"minutes: expected a positive time, got {settings['minutes']:g}")
   try:
@@ -316,7 +317,7 @@ def first_weights(s: dict[str, Any], key: jax.Array) -> Any:
   config = network_config(s)
   if s["init"] is None:
     return small.initialise(key, config)
-  params = load_prior(s["init"]).params
+  params = checkpoint.load_prior(s["init"]).params
   wanted = jax.eval_shape(lambda: small.initialise(key, config))
   if jax.tree.map(lambda leaf: leaf.shape, params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
     raise ValueError(f"init: expected a prior with the network that the flags describe, {s['init']} has another")
@@ -357,6 +358,10 @@ class Run:
     (self.path / "samples").mkdir(parents=True, exist_ok=True)
     self._file = self.path / "run.json"
     fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
+    if s["data"] in SETS:
+      common.note_set(s["data"])
+    else:
+      fixed["files"] = folder_data.fingerprint(s["data"])
     devices = common.batch_mesh(s["devices"]).devices
     fixed["devices"] = f"{devices.size} {devices[0].device_kind}"
     self.plan = {"settings": fixed, "total_steps": s["steps"], "validate_every": None}
@@ -372,7 +377,12 @@ class Run:
   def _check(self, fixed: dict[str, Any], steps: int | None) -> None:
     old = self.plan["settings"]
     for name in sorted({*old, *fixed}):
-      if old.get(name) != fixed.get(name) and name != "devices":
+      if name == "files" and old.get(name) not in (None, fixed[name]):
+        raise errors.UsageError(
+          f"data: the images in {fixed['data']} are not those with which the run in {self.path} began; give it these "
+          "again, or start again with --restart"
+        )
+      if old.get(name) != fixed.get(name) and name not in ("devices", "files"):
         raise errors.UsageError(
           f"{name}: expected {old.get(name)!r}, with which the run in {self.path} began, got {fixed.get(name)!r}; "
           "choose another --output or start again with --restart"
@@ -474,9 +484,7 @@ def main(argv) -> None:
   """Train, or go on training, and write the prior."""
   del argv
   s = settings_from_flags()
-  final = pathlib.Path(s["output"])
-  if final.exists() and not s["overwrite"]:
-    raise FileExistsError(f"output: {final} exists; choose another --output, or replace it with --overwrite")
+  checkpoint.check_free(s["output"], overwrite=s["overwrite"])
   training_folder(s).mkdir(parents=True, exist_ok=True)
   with output.locked(training_folder(s)), contextlib.closing(Run(s)) as run:
     data = open_data(s, report=lambda line: print(line, file=sys.stderr, flush=True))
@@ -487,6 +495,8 @@ def main(argv) -> None:
     if int(state.step):
       print(f"going on from step {int(state.step)}")
     state = loop(s, run, data, functions, state)
+    if run.best_info() is None:  # gone on with for fewer steps than it had
+      _validate(run, functions, state, int(state.step))
     write(s, run, data, state)
 
 
@@ -577,10 +587,14 @@ def _validate(run: Run, functions: Functions, state: train.TrainState, step: int
 
 
 def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> None:
-  """Write the best weights as a prior folder."""
-  from diffinv import checkpoint
+  """Write the best weights as a prior folder.
 
+  Raises:
+    ValueError: there are none.
+  """
   info = run.best_info()
+  if info is None:
+    raise ValueError("train: expected a finite validation loss, got none; start again with a lower --learning_rate")
   params = run.restore_best(state.ema)
   before = {} if s["init"] is None else checkpoint.load_provenance(s["init"])
   provenance = {

@@ -51,6 +51,11 @@ def list_images(folder: str | pathlib.Path) -> list[str]:
   return sorted(found)
 
 
+def fingerprint(folder: str | pathlib.Path) -> str:
+  """Return a hash of the names of the images below `folder`: others are another training set."""
+  return hashlib.sha256("\n".join(list_images(folder)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def split(names: Sequence[str], validation: int) -> tuple[list[str], list[str]]:
   """Return the names to train on and those held out: at most `validation`, chosen by the hash of their name.
 

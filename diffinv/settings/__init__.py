@@ -6,11 +6,14 @@ what is best depends on their number. `literature.json` holds the papers' settin
 every prior that has no file of its own.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from diffinv import output
+from diffinv.methods import METHODS
+from diffinv.tasks import TASKS
 
 LITERATURE = "literature"
 FOLDER = pathlib.Path(__file__).parent
@@ -40,7 +43,25 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
     settings.pop(ABOUT, None)
   if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
     raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
+  for name, entry in settings.items():
+    _check_names(path, name, entry)
   return settings
+
+
+def _check_names(path, name, entry):
+  """Check that a method's entry speaks of what there is: a slip would leave settings out unseen."""
+  _check_known(path, "method", name.partition(AT)[0], METHODS)
+  fields = [field.name for field in dataclasses.fields(METHODS[name.partition(AT)[0]])]
+  for task, values in entry.items():
+    if task != STEPS:
+      _check_known(path, f"task of {name}", task, (DEFAULT, *TASKS))
+      for field in values:
+        _check_known(path, f"field of {name}", field, fields)
+
+
+def _check_known(path, what, got, known):
+  if got not in known:
+    raise ValueError(f"settings: expected a {what} in {path}, one of {', '.join(known)}, got {got!r}")
 
 
 def write_settings(path: str | pathlib.Path, settings: dict[str, Any]) -> None:
