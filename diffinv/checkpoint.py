@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from diffinv import output, priors
+from diffinv import errors, output, priors
 from diffinv.nets import small, unet
 from diffinv.priors import Prior
 from diffinv.schedules import BETAS, Schedule
@@ -286,7 +286,7 @@ def _parse_network(network: dict, where: str) -> Any:
     config = NETWORKS[name].make_config(**fields)
     param_shapes(config)
   except Exception as e:  # an architecture that cannot be: any error of any layer
-    raise ValueError(f"{where}: network: no such network can be built: {_one_line(e)}") from None
+    raise ValueError(f"{where}: network: no such network can be built: {errors.brief(e)}") from None
   return config
 
 
@@ -355,14 +355,9 @@ def _read_arrays(folder: Path, config: Any) -> Any:
       stored = checkpointer.metadata(folder).item_metadata
       found = {k: v.shape for k, v in _flat(getattr(stored, "tree", stored)).items()}
     except Exception as e:  # whatever a damaged file makes of it
-      raise ValueError(f"{folder}: no Orbax checkpoint: {_one_line(e)}; convert the weights again") from None
+      raise ValueError(f"{folder}: no Orbax checkpoint: {errors.brief(e)}; convert the weights again") from None
     _check_tree(found, shapes, str(folder))
     try:
       return checkpointer.restore(folder, target)
     except Exception as e:
-      raise ValueError(f"{folder}: the arrays cannot be read: {_one_line(e)}; convert the weights again") from None
-
-
-def _one_line(error: Exception) -> str:
-  message = " ".join(str(error).split())[:160]
-  return message if type(error) is ValueError else f"{type(error).__name__}: {message}"
+      raise ValueError(f"{folder}: the arrays cannot be read: {errors.brief(e)}; convert the weights again") from None

@@ -70,8 +70,9 @@ def one_line(error: BaseException) -> str:
 
 
 def brief(error: BaseException) -> str:
-  """Return the beginning of a library's message on one line, to be put into one of ours."""
-  return " ".join(str(error).split())[:120] or type(error).__name__
+  """Return the beginning of a library's message on one line, with its type, to be put into one of ours."""
+  message = " ".join(str(error).split())[:160]
+  return message if type(error) is ValueError and message else f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -40,6 +40,7 @@ CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CPU_DEVICES = "xla_force_host_platform_device_count"  # in XLA_FLAGS: how many the user wants
 CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
+FILE_FLAGS = ("mask", "kernel", "settings", "lpips")  # that name a file to read
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
 MAX_SEED = 2**32 - 1
 HELD_OUT_SIZE = 64  # pixels: an edge of held-out pictures, where nothing says more
@@ -177,10 +178,11 @@ def check_apart(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> None
   """Check that --overwrite will not remove what is read.
 
   Raises:
-    UsageError: a picture lies in the output folder.
+    UsageError: a picture, or a file that a flag names, lies in the output folder.
   """
   folder = pathlib.Path(values.output).resolve()
-  for path in paths:
+  files = [getattr(values, flag) for flag in FILE_FLAGS if flag in values]
+  for path in [*paths, *(pathlib.Path(file) for file in files if file)]:
     if folder in path.resolve().parents:
       raise errors.UsageError(f"--output: {path} lies in {values.output}, which would be replaced; choose another")
 

@@ -80,7 +80,7 @@ def _read_safetensors(path):
   try:
     return load_file(path)
   except safetensors.SafetensorError as error:
-    raise ValueError(f"{path}: expected a .safetensors file, got a damaged one ({_one_line(error)})") from None
+    raise ValueError(f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)})") from None
 
 
 def _read_torch(path):
@@ -99,9 +99,9 @@ def _read_torch(path):
         f"{path}: refused: it holds Python objects besides tensors, and loading them could run code; save its "
         "state_dict alone"
       ) from None
-    raise ValueError(f"{path}: expected a PyTorch checkpoint, got a damaged file ({_one_line(error)})") from None
+    raise ValueError(f"{path}: expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)})") from None
   except Exception as error:  # whatever PyTorch makes of a damaged file
-    raise ValueError(f"{path}: expected a PyTorch checkpoint, got a damaged file ({_one_line(error)})") from None
+    raise ValueError(f"{path}: expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)})") from None
   if not isinstance(table, dict):
     raise ValueError(f"{path}: expected a state_dict, a table of tensors, got {type(table).__name__}")
   for name, value in table.items():
@@ -111,10 +111,6 @@ def _read_torch(path):
         f"{type(value).__name__}; save the network's state_dict alone"
       )
   return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
-
-
-def _one_line(error):
-  return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".removesuffix(": ")
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -31,6 +31,8 @@ DEFAULT_IMAGES = 4
 
 FLAGS = flags.FlagValues()
 common.define_run_flags(FLAGS)
+FLAGS["output"].help = "Settings file to write, NAME.json; required."
+FLAGS["overwrite"].help = "Replace an existing file, at the end."
 common.define_problem_flags(FLAGS, set_help="Fixed hyper-parameter of a method, METHOD.name=value, or METHOD.steps=N.")
 common.define_study_flags(
   FLAGS,

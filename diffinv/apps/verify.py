@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
   for table, title in TITLES.items():
     chosen = [row for row in rows if row.table == table]
     if chosen:
-      print(f"{title}\n\n{text(chosen, COLUMNS[table])}\n")
+      columns = COLUMNS[table]
+      lines = [[entry(row) for _, entry in columns] for row in chosen]
+      print(f"{title}\n\n{common.table([heading for heading, _ in columns], lines)}\n")
   failed = [row for row in rows if row.failed]
   if FLAGS.output:
     settings = {"quick": FLAGS.quick, "seed": FLAGS.seed, "methods": FLAGS.methods}
@@ -122,13 +124,6 @@ COLUMNS = {
     ("verdict", verdict),
   ),
 }
-
-
-def text(rows, columns):
-  """Return rows as lines of aligned columns, with a heading."""
-  lines = [[title for title, _ in columns], *([entry(row) for _, entry in columns] for row in rows)]
-  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-  return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 if __name__ == "__main__":

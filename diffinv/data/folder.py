@@ -23,7 +23,6 @@ from diffinv.data import images
 CROPS = ("random", "resize")
 VALIDATION_SHARE = 0.1  # at most this part of the files is held out
 MAX_TRIES = 64  # files in a row that may fail before the folder is given up
-HUGE = 64_000_000  # pixels; a larger file is more likely a decompression bomb than a photograph
 
 
 def item_rng(seed: int, index: int) -> np.random.Generator:
@@ -73,8 +72,10 @@ def decode(path: pathlib.Path, shortest: int) -> Image.Image:
     ValueError, OSError: it is damaged, of a kind that is no picture, or too large.
   """
   with Image.open(path) as image:
-    if math.prod(image.size) > HUGE and image.format != "JPEG":
-      raise ValueError(f"{path}: expected at most {HUGE} pixels, got {image.width}x{image.height}; scale it down")
+    if math.prod(image.size) > images.MAX_PIXELS and image.format != "JPEG":
+      raise ValueError(
+        f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
+      )
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
       image.draft("RGB", (shortest, shortest))
       image.load()
