@@ -180,9 +180,7 @@ def _decode(path: pathlib.Path) -> Image.Image:
       image.load()
       return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-      raise ValueError(
-        f"{path}: expected at most {MAX_PIXELS} pixels, got more ({error}); scale it down"
-      ) from None
+      raise ValueError(f"{path}: expected at most {MAX_PIXELS} pixels, got more ({error}); scale it down") from None
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
     except PermissionError:
