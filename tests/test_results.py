@@ -60,7 +60,7 @@ def test_the_mean_of_samples_takes_part_at_the_cost_of_all_of_them(tool, results
   got = tool.averaged(results, {**several, "summary": entries})
   lines = tool.table(got, "psnr").splitlines()
   assert lines[3].startswith("| DiffPIR | 100, 0 | 2.0 | 26.00")
-  assert lines[4] == "| DiffPIR, mean of 2 | 200, 0 | 2.0 | 27.50 ± 0.5 / 0.900 | - |"
+  assert lines[4] == "| DiffPIR (mean of 2) | 200, 0 | 2.0 | 27.50 ± 0.5 / 0.900 | - |"
   assert tool.claim(got, "psnr").endswith("- A: DiffPIR, DDRM\n- B: DiffPIR")  # 200 evaluations are not cheap
 
 

@@ -105,7 +105,7 @@ def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]
 
   place = 1 + [m["name"] for m in results["methods"]].index(method["name"])
   methods = list(results["methods"])
-  methods.insert(place, {**method, "name": name, "title": f"{method['title']}, mean of {count}"})
+  methods.insert(place, {**method, "name": name, "title": f"{method['title']} (mean of {count})"})
   return {**results, "methods": methods, "summary": [*results["summary"], *map(mean, several["summary"])]}
 
 
