@@ -43,15 +43,22 @@ def _has_closed_form(operator, variance):
   return jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve
 
 
+def ridge(operator: LinearOperator, v: jax.Array, variance: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
+  """Return A^T (A A^T + diag(variance))^-1 v, an image; arguments as those of `solve`.
+
+  Closed forms go by the operator's own `ridge`, which may keep digits that A^T of its `solve` has lost.
+  """
+  if _has_closed_form(operator, variance):
+    return operator.ridge(v, variance)
+  return operator.adjoint(solve(operator, v, 1.0, variance, iterations=iterations))
+
+
 def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
   """Return argmin_u ||(y - A u) / sigma_y||^2 + rho ||u - x||^2 = x + A^T (A A^T + rho R)^-1 (y - A x), linear A.
 
   In closed form, or by at most `iterations` of conjugate gradients, from x.
   """
-  operator, variance, residual = problem.operator, noise_variance(problem), problem.residual(x)
-  if _has_closed_form(operator, variance):
-    return x + operator.ridge(residual, rho * variance)
-  return x + operator.adjoint(solve(operator, residual, 1.0 / rho, variance, iterations=iterations)) / rho
+  return x + ridge(problem.operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
 
 
 # sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient it then follows.

@@ -54,7 +54,7 @@ class REDDiff(base.Chain):
     """Start at A^T (A A^T + sigma_y^2 I)^-1 y, or at noise where A is not linear."""
     operator, variance = problem.operator, proximal.noise_variance(problem)
     if isinstance(operator, LinearOperator):
-      x = operator.adjoint(proximal.solve(operator, problem.y, 1.0, variance))
+      x = proximal.ridge(operator, problem.y, variance)
     else:
       x = jax.random.normal(key, operator.in_shape, start.alpha.dtype)
     return State(x, ADAM.init(x))
