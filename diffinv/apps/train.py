@@ -29,6 +29,7 @@ from diffinv.apps import common
 from diffinv.apps import main as main_module
 from diffinv.batch import AXIS
 from diffinv.data import folder as folder_data
+from diffinv.data import held_out as held_out_data
 from diffinv.data import images
 from diffinv.methods.unconditional import DPMSolver
 from diffinv.nets import convolution, small
@@ -135,7 +136,6 @@ FREE = (
 MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
 UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
 OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints
-SETS = ("photos", "faces")  # what --data names besides folders
 VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
 SAMPLES, SAMPLE_STEPS = 16, 20  # steps even in log-SNR
 STATE, BEST = "last", "best"
@@ -299,12 +299,14 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   start = jax.jit(lambda params: train.init_state(params, how), out_shardings=replicated)
   # A host array may alias the state's memory while a checkpoint of it is being written: no donation on CPUs.
   jit_step = jax.jit(step, donate_argnums=() if on_cpu else 0, out_shardings=replicated)
+  # The devices of a CPU share one pool of threads: work of two steps at once there can wait for itself for ever.
+  in_turn = jax.block_until_ready if on_cpu and mesh.size > 1 else lambda x: x
   return Functions(
     init=lambda: start(jax.device_put(first_weights(s, weights_key), replicated)),
-    step=lambda state, x0, total: jit_step(state, x0, np.float32(total)),
+    step=lambda state, x0, total: in_turn(jit_step(state, x0, np.float32(total))),
     validate=functools.partial(jax.jit(validate), held_out=jax.device_put(held_out, replicated)),
     sample=sample,
-    place=lambda batch: jax.device_put(batch, sharded),
+    place=lambda batch: in_turn(jax.device_put(batch, sharded)),
   )
 
 
@@ -358,7 +360,7 @@ class Run:
     (self.path / "samples").mkdir(parents=True, exist_ok=True)
     self._file = self.path / "run.json"
     fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
-    if s["data"] in SETS:
+    if s["data"] in held_out_data.SETS:
       common.note_set(s["data"])
     else:
       fixed["files"] = folder_data.fingerprint(s["data"])
@@ -375,18 +377,19 @@ class Run:
       self.fix(self.plan["total_steps"], s["validate_every"])
 
   def _check(self, fixed: dict[str, Any], steps: int | None) -> None:
-    old = self.plan["settings"]
+    old = {"files": fixed.get("files"), **self.plan["settings"]}  # where older runs do not say
     for name in sorted({*old, *fixed}):
-      if name == "files" and old.get(name) not in (None, fixed[name]):
+      if name == "devices" or old.get(name) == fixed.get(name):
+        continue
+      if name == "files":
         raise errors.UsageError(
           f"data: the images in {fixed['data']} are not those with which the run in {self.path} began; give it these "
           "again, or start again with --restart"
         )
-      if old.get(name) != fixed.get(name) and name not in ("devices", "files"):
-        raise errors.UsageError(
-          f"{name}: expected {old.get(name)!r}, with which the run in {self.path} began, got {fixed.get(name)!r}; "
-          "choose another --output or start again with --restart"
-        )
+      raise errors.UsageError(
+        f"{name}: expected {old.get(name)!r}, with which the run in {self.path} began, got {fixed.get(name)!r}; "
+        "choose another --output or start again with --restart"
+      )
     if old["devices"] != fixed["devices"]:
       print(f"note: the run began on {old['devices']}, goes on on {fixed['devices']}: the last digits may differ")
     if steps is not None and self.plan["total_steps"] not in (None, steps):
@@ -527,13 +530,9 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
   step, losses = int(state.step), []
   last = run.total_steps or UNKNOWN_STEPS
   measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
-  # The devices of a CPU share one pool of threads: work of two steps at once there can wait for itself for ever.
-  several = common.batch_mesh(s["devices"]).size > 1
-  in_turn = jax.block_until_ready if several and jax.default_backend() == "cpu" else lambda x: x
   with contextlib.closing(data.stream(step, last)) as stream, run.saving(lambda: state):
     for batch in stream:
-      batch = in_turn(functions.place(batch))
-      state, metrics = in_turn(functions.step(state, batch, run.total_steps or UNKNOWN_STEPS))
+      state, metrics = functions.step(state, functions.place(batch), run.total_steps or UNKNOWN_STEPS)
       step += 1
       losses.append(metrics["loss"])
       if meter._first is None or step == measured:
