@@ -212,8 +212,7 @@ def main(argv: list[str]) -> None:
   settings.write_settings(FLAGS.output, output.plain(written))
   print_report(outcomes)
   print(f"pass --settings={FLAGS.output} to the other commands")
-  for name in sorted({outcome.job.name for outcome in outcomes}):
-    steps = next(outcome.job.steps for outcome in outcomes if outcome.job.name == name)
+  for name, steps in {o.job.name: o.job.steps for o in outcomes if o.best is not None}.items():
     if steps != settings.steps_for(written, name):
       print(f"and --steps={steps}, or --set={name}.steps={steps} to compare: what was found for {name} is for these")
 

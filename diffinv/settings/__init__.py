@@ -50,8 +50,9 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
 
 def _check_names(path, name, entry):
   """Check that a method's entry speaks of what there is: a slip would leave settings out unseen."""
-  _check_known(path, "method", name.partition(AT)[0], METHODS)
-  fields = [field.name for field in dataclasses.fields(METHODS[name.partition(AT)[0]])]
+  method = name.partition(AT)[0]
+  _check_known(path, "method", method, METHODS)
+  fields = [field.name for field in dataclasses.fields(METHODS[method])]
   for task, values in entry.items():
     if task != STEPS:
       _check_known(path, f"task of {name}", task, (DEFAULT, *TASKS))
