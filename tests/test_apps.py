@@ -325,8 +325,7 @@ def test_settings_file_gives_steps_and_fields(photos, tmp_path):
     f"--input={photos / 'a.png'}",
     *INPAINT[:2],
     f"--settings={tmp_path / 'mine.json'}",
-    "--prior=natural",
-    "--compilation_cache=",
+    *OFFHAND,
   ]
   assert main.execute(["reconstruct", f"--output={tmp_path / 'out'}", *args]) == 0
   got = results(tmp_path / "out")

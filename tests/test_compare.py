@@ -122,8 +122,7 @@ def test_compare_restores_what_reconstruct_does(compared, photos, tmp_path):
     "--set=scale=0.5",
     "--seed=3",
     "--steps=4",
-    "--prior=natural",
-    "--compilation_cache=",
+    *OFFHAND,
   ]
   assert main.execute(["reconstruct", f"--output={tmp_path / 'r'}", f"--input={photos / 'a.png'}", *flags]) == 0
   for mine, theirs in (("a-inpaint_random-dps-00", "a"), ("a-inpaint_random-measurement", "a-measurement")):
@@ -415,8 +414,7 @@ def test_settings_are_not_replaced_unasked(tuned, photos, capsys):
     f"--data={photos}",
     "--tasks=denoising",
     "--methods=dps",
-    "--prior=natural",
-    "--compilation_cache=",
+    *OFFHAND,
   ]
   assert main.execute(["tune", *flags]) != 0
   assert "mine.json exists; choose another --output, or replace it with --overwrite" in capsys.readouterr().err

@@ -114,10 +114,9 @@ def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   study = STUDIES[name]
   folder, results = compared(name, study.flags)
   if study.averages:
-    others = [option for option in study.flags if not option.startswith("--set=")]
-    results = averaged(
-      results, compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}"])[1]
-    )
+    others = [option for option in study.flags if not option.startswith(f"--set={REFERENCE}.")]  # it takes no part
+    several = compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}"])[1]
+    results = averaged(results, several)
   draw(results, study.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
   picture = Image.open(sheet).convert("RGB")
