@@ -4,7 +4,8 @@ The network's output may stand for the noise (Ho et al., NeurIPS 2020, arXiv 200
 Ho, ICLR 2022, arXiv 2202.00512) or for the preconditioned image (Karras et al., NeurIPS 2022, arXiv 2206.00364,
 Table 1); levels are uniform on a schedule or log-normal (ibid.); weights are those of the objective or min-SNR (Hang
 et al., ICCV 2023, arXiv 2303.09556); the reverse variance may be learned (Nichol and Dhariwal, ICML 2021, arXiv
-2102.09672, Sec. 3.1).
+2102.09672, Sec. 3.1). The weights follow AdamW, or Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) with
+steps as long as AdamW's (Liu et al., 2025, arXiv 2502.16982, Eq. 4).
 
 Everything here takes batches: images `[b, h, w, c]` in [-1, 1], a level an image. The noise of image i of step n is a
 function of (key, n, i) alone, so that neither accumulation nor the number of devices changes what is computed.
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from diffinv import priors
 from diffinv.pytree import pytree
@@ -27,6 +29,9 @@ OBJECTIVES = ("edm", "eps", "v")
 LEVELS = ("lognormal", "uniform")
 WEIGHTINGS = ("none", "min_snr")
 DECAYS = ("cosine", "linear", "constant")
+RULES = ("adamw", "muon")
+MUON_CHANNELS = 32  # least number of a kernel's channels, in and out, for Muon: not of the pixels' own layers
+MUON_RMS = 0.2  # root mean square of an entry of Muon's step, as AdamW's has it (Liu et al., Eq. 4)
 
 # Network over a batch: (params, x [b, h, w, c], t [b]) -> [b, h, w, c or 2c], float32.
 Network = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -50,14 +55,16 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-  """AdamW with warm-up, decay, clipping and an average of the weights; hashable."""
+  """How weights follow gradients: a rule, warm-up, decay, clipping and an average of the weights; hashable."""
 
+  rule: str = "adamw"  # of RULES
   learning_rate: float = 1e-3  # at the end of the warm-up
   warmup_steps: int = 200
   decay: str = "cosine"  # of DECAYS, from the end of the warm-up to the last step
   final_fraction: float = 0.01  # of the learning rate, at the last step
-  beta1: float = 0.9
-  beta2: float = 0.99
+  beta1: float = 0.9  # of AdamW
+  beta2: float = 0.99  # of AdamW
+  momentum: float = 0.95  # of Muon
   weight_decay: float = 1e-4  # decoupled, of matrices and kernels only
   clip_norm: float = 1.0  # largest global norm of a gradient
   ema_decay: float = 0.999  # a step; less at the start, see `ema_rate`
@@ -226,14 +233,31 @@ def ema_rate(step: jax.Array, decay: float) -> jax.Array:
 
 
 def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
-  """Return AdamW with clipping, without its learning rate, which `train_step` applies."""
+  """Return AdamW or Muon with clipping, without the learning rate and its sign, which `train_step` applies."""
+  adam = dict(b1=optimiser.beta1, b2=optimiser.beta2)
+  if optimiser.rule == "muon":
+    rule = optax.contrib.muon(
+      learning_rate=-1.0,
+      beta=optimiser.momentum,
+      consistent_rms=MUON_RMS,
+      muon_weight_dimension_numbers=lambda params: jax.tree.map(_muon_axes, params),
+      **{f"adam_{name}": value for name, value in adam.items()},
+    )
+  else:
+    rule = optax.scale_by_adam(**adam)
   return optax.chain(
     optax.clip_by_global_norm(optimiser.clip_norm),
-    optax.scale_by_adam(b1=optimiser.beta1, b2=optimiser.beta2),
+    rule,
     optax.add_decayed_weights(
       optimiser.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     ),
   )
+
+
+def _muon_axes(leaf):
+  """Return which axes of a kernel `[k, k, c, d]` are the rows and columns of Muon's matrix; None: Adam has it."""
+  wide = leaf.ndim == 4 and min(leaf.shape[2:]) >= MUON_CHANNELS
+  return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3) if wide else None
 
 
 def init_state(params: Any, optimiser: Optimiser) -> TrainState:

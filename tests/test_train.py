@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffinv import priors, schedules, train
 from diffinv.checkpoint import load_prior, load_provenance
-from diffinv.nets import convolution, small
+from diffinv.nets import small
 from diffinv.schedules import Level, Schedule
 
 TINY = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
@@ -64,15 +64,6 @@ def test_network_does_not_see_how_large_the_image_is():
   apply = small.apply_function(config)
   whole, part = (apply(params, x, jnp.zeros(()))[:16, :16] for x in (large, large[:32, :32]))
   np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)  # 4 convolutions reach 8 pixels: the cut is out of sight
-
-
-@pytest.mark.slow
-def test_fast_convolution_has_the_same_gradients():
-  def gradient(convolve):
-    net = small.SmallNet(TINY, convolve)
-    return jax.grad(lambda p: jnp.mean(net.apply(p, images(), jnp.zeros(8)) ** 2))(random_params())
-
-  assert relative(flat(gradient(small.convolve_for_training)), flat(gradient(convolution.convolve))) < 1e-5
 
 
 def test_depth_to_space_inverts_space_to_depth():
@@ -421,7 +412,7 @@ def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
   drawn = render(jax.random.split(jax.random.key(0), 1024 + 128))
   pool, held_out = drawn[:1024], drawn[1024:]
   config = small.SmallConfig(channels=32, multipliers=(1, 2), blocks=1, middle_blocks=2, embedding=64)
-  network = small.SmallNet(config, small.convolve_for_training).apply
+  network = small.SmallNet(config).apply
   goal = train.Objective(p_mean=-1.2, p_std=0.5, wide=0.0)
   how = train.Optimiser(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98)
   step = compiled_step(network, goal, how)

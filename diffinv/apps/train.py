@@ -32,7 +32,7 @@ from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data import images
 from diffinv.methods.unconditional import DPMSolver
-from diffinv.nets import convolution, small
+from diffinv.nets import small
 from diffinv.priors import Prior
 from diffinv.schedules import BETAS, Schedule
 
@@ -76,6 +76,7 @@ HELD_OUT = _integer("held_out", 80, "Held-out images for the validation, at most
 
 BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
 ACCUMULATE = _integer("accumulate", 1, "Parts that a batch is worked through in, to save memory.", lower_bound=1)
+OPTIMISER = _enum("optimiser", "adamw", list(train.RULES), "Rule of the steps: AdamW, or Muon for the kernels.")
 LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.")
 WARMUP = _integer("warmup_steps", 200, "Steps of linear warm-up.", lower_bound=0)
 DECAY = _enum("decay", "cosine", list(train.DECAYS), "Decay of the learning rate, to the last step.")
@@ -84,6 +85,7 @@ WEIGHT_DECAY = _float("weight_decay", 1e-4, "Decoupled weight decay of kernels."
 BETA1 = _float("beta1", 0.9, "Adam's decay of the mean gradient.")
 BETA2 = _float("beta2", 0.99, "Adam's decay of the squared gradient.")
 CLIP_NORM = _float("clip_norm", 1.0, "Largest norm of the gradient.")
+MOMENTUM = _float("momentum", 0.95, "Muon's decay of the mean gradient.")
 EMA_DECAY = _float("ema_decay", 0.999, "Decay a step of the averaged weights, which are the ones that are kept.")
 
 PREDICTION = _enum("prediction", "edm", list(train.OBJECTIVES), "What the network predicts.")
@@ -117,7 +119,6 @@ DEVICES = _integer(
   "devices", None, "Local devices to train on; on a CPU, cores. Not set: all there are.", lower_bound=1
 )
 SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.")
-FAST_CONVOLUTION = _boolean("fast_convolution", True, "On one CPU device: the faster gradient of convolutions.")
 
 # Flags that say where, how long and how often, and not what is computed: they may change when a run goes on.
 FREE = (
@@ -193,7 +194,7 @@ def objective(s: dict[str, Any]) -> train.Objective:
 
 def optimiser(s: dict[str, Any]) -> train.Optimiser:
   """Return how it learns."""
-  return train.Optimiser(**_shared(train.Optimiser, s))
+  return train.Optimiser(rule=s["optimiser"], **_shared(train.Optimiser, s))
 
 
 def _shared(cls: type, s: dict[str, Any]) -> dict[str, Any]:
@@ -270,13 +271,12 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   sharded, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
   config, goal, how = network_config(s), objective(s), optimiser(s)
   on_cpu = jax.default_backend() == "cpu"
-  fast = s["fast_convolution"] and on_cpu and mesh.size == 1
-  training_net = small.SmallNet(config, small.convolve_for_training if fast else convolution.convolve)
+  network = small.SmallNet(config).apply
   weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
 
   def step(state, x0, total):
     x0 = images.from_uint8(x0) if x0.dtype == jnp.uint8 else x0
-    return train.train_step(state, run_key, x0, total, network=training_net.apply, objective=goal, optimiser=how)
+    return train.train_step(state, run_key, x0, total, network=network, objective=goal, optimiser=how)
 
   def validate(params, held_out):
     return train.validate(
@@ -284,7 +284,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
       validation_key,
       held_out,
       jnp.asarray(VALIDATION_SBARS, jnp.float32),
-      network=small.SmallNet(config).apply,
+      network=network,
       objective=goal,
     )
 

@@ -19,20 +19,14 @@ def _correlate(x, kernel):
   return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def save(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """Return `convolve(x, kernel)` and what its gradients need."""
+def _save(x, kernel):
   return convolve(x, kernel), (x, kernel)
 
 
 def _gradients(saved, cotangent):
   x, kernel = saved
   (kernel_bar,) = jax.linear_transpose(lambda k: _correlate(x, k), kernel)(cotangent)
-  return input_gradient(kernel, cotangent), kernel_bar
+  return convolve(cotangent, jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)), kernel_bar
 
 
-def input_gradient(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-  """Return the gradient of `convolve`'s x, `[b, h, w, c]`, from that of its result."""
-  return convolve(cotangent, jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3))
-
-
-convolve.defvjp(save, _gradients)
+convolve.defvjp(_save, _gradients)

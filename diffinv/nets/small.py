@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.nets import convolution
 from diffinv.nets.convolution import convolve
 
 NORM_EPS = 1e-6  # of the mean square of a pixel's channels
@@ -47,42 +46,6 @@ class SmallConfig:
     return self.patch * 2 ** (len(self.multipliers) - 1)
 
 
-@jax.custom_vjp
-def convolve_for_training(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Return `convolve(x, kernel)`, with a gradient of the kernel that is fast on CPUs.
-
-  XLA's own is a convolution by a kernel the size of the image, at 5 to 50 % of the speed of the forward one. Here it
-  is k matrix products an image, small enough for a core's cache. Reverse mode only, and only over an explicit batch.
-  """
-  return convolve(x, kernel)
-
-
-def _gradients(saved, cotangent):
-  x, kernel = saved
-  return convolution.input_gradient(kernel, cotangent), kernel_gradient(x, cotangent, kernel.shape[0])
-
-
-convolve_for_training.defvjp(convolution.save, _gradients)
-
-
-def kernel_gradient(x: jax.Array, cotangent: jax.Array, size: int) -> jax.Array:
-  """Return sum_n x[n + offset] cotangent[n]^T for the size^2 offsets, `[size, size, c, d]`, one image at a time."""
-  _, height, width, channels = x.shape
-  features = cotangent.shape[-1]
-  reach = size // 2
-  padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-
-  def add_image(total, image):
-    padded, cotangent = image
-    rows = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
-    flat = jnp.reshape(cotangent, (height * width, features))
-    taps = [jnp.reshape(rows[i : i + height], (height * width, size * channels)).T @ flat for i in range(size)]
-    return total + jnp.reshape(jnp.stack(taps), (size, size, channels, features)), None
-
-  total, _ = jax.lax.scan(add_image, jnp.zeros((size, size, channels, features), x.dtype), (padded, cotangent))
-  return total
-
-
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
   """Return `[b, h/f, w/f, f f c]` from `[b, h, w, c]`."""
   b, h, w, c = x.shape
@@ -110,14 +73,13 @@ class Conv(nn.Module):
   size: int = 3  # pixels along an edge
   gain: float = 1.0  # of the initial weights' standard deviation
   dtype: Any = jnp.float32
-  convolve: Callable = convolve
 
   @nn.compact
   def __call__(self, x):
     scale = nn.initializers.variance_scaling(max(self.gain, 1e-10) ** 2, "fan_in", "truncated_normal")
     kernel = self.param("kernel", scale, (self.size, self.size, x.shape[-1], self.features)).astype(self.dtype)
     if self.size > 1:
-      return self.convolve(x.astype(self.dtype), kernel)
+      return convolve(x.astype(self.dtype), kernel)
     b, h, w, c = x.shape
     flat = jnp.reshape(x.astype(self.dtype), (b * h * w, c)) @ kernel[0, 0]
     return jnp.reshape(flat, (b, h, w, self.features))
@@ -128,18 +90,17 @@ class Block(nn.Module):
 
   features: int
   dtype: Any
-  convolve: Callable
 
   @nn.compact
   def __call__(self, x, embedding):
     weight = self.param("weight", nn.initializers.ones, (x.shape[-1],)).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)
     h = nn.silu(pixel_norm(x) * _per_channel(weight) + _per_channel(bias))
-    h = Conv(self.features, dtype=self.dtype, convolve=self.convolve, name="conv1")(h)
+    h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
     film = nn.Dense(2 * self.features, kernel_init=nn.initializers.normal(0.01), name="film")(embedding)
     scale, shift = jnp.split(film.astype(self.dtype)[:, None, None, :], 2, axis=-1)
     h = nn.silu(pixel_norm(h) * (1 + scale) + shift)
-    return x + Conv(self.features, gain=0.0, dtype=self.dtype, convolve=self.convolve, name="conv2")(h)
+    return x + Conv(self.features, gain=0.0, dtype=self.dtype, name="conv2")(h)
 
 
 def _per_channel(vector):
@@ -170,14 +131,13 @@ class SmallNet(nn.Module):
   """Map a noisy image and its level to the network's output, `[..., h, w, c]` and `[...]` to `[..., h, w, out]`."""
 
   config: SmallConfig
-  convolve: Callable = convolve  # `convolve_for_training` where the gradient of the parameters is wanted on a CPU
 
   @nn.compact
   def __call__(self, x, t):
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     widths = [config.channels * m for m in config.multipliers]
-    conv = functools.partial(Conv, dtype=dtype, convolve=self.convolve)
-    block = functools.partial(Block, dtype=dtype, convolve=self.convolve)
+    conv = functools.partial(Conv, dtype=dtype)
+    block = functools.partial(Block, dtype=dtype)
     lead = x.shape[:-3]
     x, t = jnp.reshape(x, (-1, *x.shape[-3:])), jnp.reshape(t, (-1,))
     embedding = TimeEmbedding(config.embedding, config.time_scale, name="time")(t)
