@@ -233,7 +233,10 @@ def ema_rate(step: jax.Array, decay: float) -> jax.Array:
 
 
 def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
-  """Return AdamW or Muon with clipping, without the learning rate and its sign, which `train_step` applies."""
+  """Return AdamW or Muon with clipping, without the learning rate and its sign, which `train_step` applies.
+
+  Muon steps wide kernels; what is left Adam does, with Nesterov's momentum as Optax's Muon has it.
+  """
   adam = dict(b1=optimiser.beta1, b2=optimiser.beta2)
   if optimiser.rule == "muon":
     rule = optax.contrib.muon(

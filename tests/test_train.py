@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -252,6 +253,28 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
   assert int(states[1].step) == 1
 
 
+def test_muon_turns_wide_kernels_alone_and_downhill():
+  shapes = {"wide": (3, 3, 32, 48), "point": (1, 1, 64, 32), "pixels": (3, 3, 13, 32), "dense": (32, 64), "bias": (32,)}
+  grads = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(shapes.items())}
+  params = jax.tree.map(jnp.zeros_like, grads)
+
+  def direction(transformation):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # for Optax's own arithmetic
+      return transformation.update(grads, transformation.init(params), params)[0]
+
+  muon = direction(train.transformation(train.Optimiser(rule="muon", clip_norm=1e9)))
+  adam = direction(optax.scale_by_adam(b1=0.9, b2=0.99, nesterov=True))
+  for name, step in muon.items():
+    if name not in ("wide", "point"):
+      np.testing.assert_array_equal(step, adam[name])
+      continue
+    rows = np.reshape(step, (-1, step.shape[-1]))
+    singular = np.linalg.svd(rows, compute_uv=False) / (0.2 * np.sqrt(max(rows.shape)))
+    # Five steps of Newton and Schulz as Jordan et al. have them take every singular value to [0.68, 1.13].
+    assert 0.65 < singular.min() and singular.max() < 1.2
+    assert float(jnp.vdot(step, grads[name])) > 0  # `train_step` subtracts it
+
+
 @pytest.mark.parametrize("accumulate", (1, 2))
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does(accumulate):
@@ -306,16 +329,17 @@ def last_state(output):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
   pytest.importorskip("skimage")
-  finish_run(tmp_path / "whole")
+  rule = ("--optimiser=muon", "--channels=32")  # what Muon carries, Adam does too, and it has a momentum of its own
+  finish_run(tmp_path / "whole", *rule)
   # --save_seconds=0 saves after every step: at any moment a checkpoint is being written.
-  run = start_run(tmp_path / "killed", "--save_seconds=0")
+  run = start_run(tmp_path / "killed", "--save_seconds=0", *rule)
   for line in run.stdout:
     if line.startswith("step 17/"):
       run.send_signal(signal.SIGKILL)
       break
   run.communicate()
   assert not (tmp_path / "killed").exists()
-  text = finish_run(tmp_path / "killed", "--save_seconds=0")
+  text = finish_run(tmp_path / "killed", "--save_seconds=0", *rule)
   assert "going on from step" in text
   whole, killed = last_state(tmp_path / "whole"), last_state(tmp_path / "killed")
   assert whole.keys() == killed.keys()

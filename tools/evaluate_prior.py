@@ -9,7 +9,8 @@ Each measure writes NAME.md and NAME.json into the folder, with the command that
   tune         step sizes of DPS and the weight of total variation, on held-out images that no other measure uses
   restoration  four tasks: DPS with the network and with `natural`, Wiener filters, total variation, interpolation;
                a sample of DPS pays for its sharpness in PSNR, up to 3 dB, so that the mean of several stands beside it;
-               takes its settings from the folder's tuning.json, and runs `tune` first where there is none
+               takes its settings from the folder's tuning.json, and runs `tune` first where there is none;
+               other methods with the network as they ship, tuned by `diffinv tune`
   speed        milliseconds of a DPS step
 
 Which images are held out depends on what the prior was trained on, which its prior.json says:
@@ -46,12 +47,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffinv import batch, checkpoint, classical, distances, exact, metrics, output, priors, sampler, sheet
+from diffinv import settings as shipped
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
 from diffinv.apps import train as train_app
 from diffinv.data import faces, photos
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
+from diffinv.methods import METHODS, make_method
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import SAMPLERS
 from diffinv.noise import Gaussian
@@ -88,7 +91,8 @@ STEPS = flags.DEFINE_string("steps", "250", "Steps of DPS.")
 TASK_NAMES = flags.DEFINE_list("tasks", list(RESTORATION_TASKS), "Tasks of restoration and tuning.")
 TEST_IMAGES = flags.DEFINE_integer("test_images", 8, "Images to restore.", lower_bound=1)
 TUNING_IMAGES = flags.DEFINE_integer("tuning_images", 4, "Images to tune on.", lower_bound=1)
-CHAINS = flags.DEFINE_integer("chains", 4, "Samples of DPS an image; more than one are averaged too.", lower_bound=1)
+CHAINS = flags.DEFINE_integer("chains", 4, "Samples an image; more than one are averaged too.", lower_bound=1)
+BESIDE = flags.DEFINE_list("beside", ["diffpir"], "Methods beside DPS, with the settings that ship for the prior.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Chains to time, after one that is not.", lower_bound=1)
 DEVICES = flags.DEFINE_integer(
   "devices", None, "Devices to spread the eight images over; on a CPU, cores. Not set: one.", lower_bound=1
@@ -302,11 +306,23 @@ def measure_images(images: np.ndarray, task: str, number: int) -> list[Problem]:
 
 
 def restore_dps(prior: Any, problems: Sequence[Problem], scale: float, steps: str, chains: int = 1) -> np.ndarray:
-  """Restore with DPS, `[n, chains, h, w, c]`; the first chain is the same however many there are."""
+  """Restore with DPS, `[n, chains, h, w, c]`."""
+  return restore(DPS(scale=jnp.float32(scale)), prior, problems, steps, chains)
+
+
+def restore_beside(subject: Subject, name: str, task: str, problems: Sequence[Problem], chains: int) -> np.ndarray:
+  """Restore with another method, with its settings for the task, `[n, chains, h, w, c]`."""
+  table = shipped.load_settings(subject.name)
+  method = make_method(name, common.typed_fields(name, shipped.fields_for(table, name, task)))
+  return restore(method, subject.prior, problems, shipped.steps_for(table, name), chains)
+
+
+def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
+  """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are."""
   root = jax.random.fold_in(jax.random.key(SEED.value), 5)
   fold = lambda i, j: jax.random.fold_in(jax.random.fold_in(root, i), j)
   keys = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(chains)))(jnp.arange(len(problems)))
-  method, grid = DPS(scale=jnp.float32(scale)), prior.schedule.grid(steps)
+  grid = prior.schedule.grid(steps)
   found, _ = batch.sample_batch(keys, method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
   return found
 
@@ -362,12 +378,14 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
   for task in TASK_NAMES.value:
     problems = measure_images(truths, task, 6)
     chains = {
-      who: restore_dps(prior, problems, tuning[who][task], tuning["steps"], CHAINS.value)
+      f"DPS, {who}": restore_dps(prior, problems, tuning[who][task], tuning["steps"], CHAINS.value)
       for who, prior in (("network", subject.prior), ("natural", natural))
     }
-    averages = {f"DPS, {who}, mean of {CHAINS.value}": v.mean(axis=1) for who, v in chains.items() if CHAINS.value > 1}
+    for name in BESIDE.value:
+      chains[f"{METHODS[name].title}{NETWORK}"] = restore_beside(subject, name, task, problems, CHAINS.value)
+    averages = {f"{who}, mean of {CHAINS.value}": v.mean(axis=1) for who, v in chains.items() if CHAINS.value > 1}
     pictures = {
-      **{f"DPS, {who}": v[:, 0] for who, v in chains.items()},
+      **{who: v[:, 0] for who, v in chains.items()},
       **averages,
       "Wiener, natural": restore_wiener(natural, problems),
       "Wiener, fitted Gaussian": restore_wiener(fitted, problems),
@@ -384,6 +402,7 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
 
 
 INTERPOLATION = "interpolation"  # biharmonic, bicubic, or none
+NETWORK = ", network"  # part of the name of what restores with the network
 
 
 def sheet_rows(task, truths, problems, pictures, found) -> list:
@@ -403,7 +422,7 @@ def restoration_table(means: dict, count: int, steps: str) -> Table:
   tasks = list(means)
   names = list(means[tasks[0]])
   rows = [[name, *(v for task in tasks for v in means[task][name])] for name in names]
-  ours = [name for name in names if name.startswith("DPS, network")]
+  ours = [name for name in names if NETWORK in name]
   best = [np.max([means[task][name] for name in names if name not in ours], axis=0) for task in tasks]
   for name in ours:
     lead = [v for task, other in zip(tasks, best) for v in means[task][name] - other]
