@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 COSINE_OFFSET = 0.008  # s of Nichol and Dhariwal's Eq. 17
+KARRAS_RHO = 7.0  # of Karras et al.'s spacing
 MAX_BETA = 0.999  # the cosine schedule's singularity at t = T is cut here (ibid., Sec. 3.2)
 
 
@@ -54,7 +55,7 @@ class Schedule:
     """Return the levels of a reverse chain: `steps` noisy ones, descending, then the clean image.
 
     Args:
-      steps: "N", "ddimN", "logsnrN" or per-section counts "a,b,c" (see `respace`); None for every step.
+      steps: "N", "ddimN", "logsnrN", "karrasN" or per-section counts "a,b,c" (see `respace`); None for every step.
 
     Returns:
       Level of float64 NumPy arrays, `[steps + 1]`; the last one is alpha = 1, sigma = 0.
@@ -96,8 +97,9 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     alpha_bar: of the training schedule, `[T]`.
     spacing: "N": N steps at a rounded fractional stride, first and last included; "ddimN": N steps at an integer
       stride from 0 (without T-1 in general); "logsnrN": N steps nearest to equal distances in log(alpha / sigma), first
-      and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "a,b,c": N per equal section of [0, T).
-      A single step is the last of the schedule, from whose noise chains start.
+      and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "karrasN": the same in
+      (sigma / alpha)^(1/7), more of them at high noise (Karras et al., arXiv 2206.00364, Eq. 5); "a,b,c": N per equal
+      section of [0, T). A single step is the last of the schedule, from whose noise chains start.
 
   Returns:
     Ascending original indices, `[N]`.
@@ -106,22 +108,25 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     ValueError: the spacing is malformed, or asks for more steps than there are.
   """
   num_steps = len(alpha_bar)
+  name = next((name for name in ("ddim", *EVEN_IN) if spacing.startswith(name)), "")
   try:
-    counts = [int(part) for part in spacing.removeprefix("ddim").removeprefix("logsnr").split(",")]
+    counts = [int(part) for part in spacing.removeprefix(name).split(",")]
   except ValueError:
     raise ValueError(
-      f"steps: expected 'N', 'ddimN', 'logsnrN' or 'a,b,c' with whole numbers, got {spacing!r}"
+      f"steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c' with whole numbers, got {spacing!r}"
     ) from None
+  if name and len(counts) != 1:
+    raise ValueError(f"steps: expected '{name}N' with one number, got {spacing!r}")
   if min(counts) < 1:
     raise ValueError(f"steps: expected at least 1, got {spacing!r}")
   if counts == [1]:
     return np.array([num_steps - 1])
-  if spacing.startswith("ddim"):
-    return _ddim_stride(num_steps, counts, spacing)
+  if name == "ddim":
+    return _ddim_stride(num_steps, counts[0], spacing)
   if sum(counts) > num_steps:
     raise ValueError(f"steps: the schedule has {num_steps} steps, got {spacing}; ask for at most {num_steps}")
-  if spacing.startswith("logsnr"):
-    return _even_in_log_snr(alpha_bar, counts, spacing)
+  if name:
+    return _even(EVEN_IN[name](alpha_bar), counts[0])
   chosen, start = [], 0
   for section, count in enumerate(counts):
     size = num_steps // len(counts) + (section < num_steps % len(counts))
@@ -137,26 +142,32 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   return np.array(chosen)
 
 
-def _even_in_log_snr(alpha_bar: np.ndarray, counts: list[int], spacing: str) -> np.ndarray:
-  if len(counts) != 1:
-    raise ValueError(f"steps: expected 'logsnrN' with one number, got {spacing!r}")
-  (count,) = counts
-  log_snr = 0.5 * np.log(alpha_bar / (1.0 - alpha_bar))
-  wanted = np.linspace(log_snr[0], log_snr[-1], count)
-  nearest = np.array([np.argmin(np.abs(log_snr - value)) for value in wanted])
+def _log_snr(alpha_bar: np.ndarray) -> np.ndarray:
+  return 0.5 * np.log(alpha_bar / (1.0 - alpha_bar))
+
+
+def _karras(alpha_bar: np.ndarray) -> np.ndarray:
+  return ((1.0 - alpha_bar) / alpha_bar) ** (0.5 / KARRAS_RHO)
+
+
+EVEN_IN = {"logsnr": _log_snr, "karras": _karras}  # what N steps lie at equal distances in, by the name of the spacing
+
+
+def _even(values: np.ndarray, count: int) -> np.ndarray:
+  """Return the `count` indices of the monotonic `values` nearest to equal distances, first and last included."""
+  wanted = np.linspace(values[0], values[-1], count)
+  nearest = np.array([np.argmin(np.abs(values - value)) for value in wanted])
   # Small steps are few: where several want the same one, the others take the next, and leave room for those after them.
   rank = np.arange(count)
-  return np.minimum(np.maximum.accumulate(nearest - rank) + rank, len(alpha_bar) - count + rank)
+  return np.minimum(np.maximum.accumulate(nearest - rank) + rank, len(values) - count + rank)
 
 
-def _ddim_stride(num_steps: int, counts: list[int], spacing: str) -> np.ndarray:
-  if len(counts) != 1:
-    raise ValueError(f"steps: expected 'ddimN' with one number, got {spacing!r}")
+def _ddim_stride(num_steps: int, count: int, spacing: str) -> np.ndarray:
   for stride in range(1, num_steps + 1):
     steps = np.arange(0, num_steps, stride)
-    if len(steps) == counts[0]:
+    if len(steps) == count:
       return steps
-  raise ValueError(f"steps: no integer stride through {num_steps} steps gives {counts[0]}, got {spacing!r}; use 'N'")
+  raise ValueError(f"steps: no integer stride through {num_steps} steps gives {count}, got {spacing!r}; use 'N'")
 
 
 def vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> Level:

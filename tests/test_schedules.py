@@ -117,13 +117,14 @@ def test_sections_match_reference():
     ("ddim150", "no integer stride through 1000 steps gives 150"),
     ("ddim10,20", "expected 'ddimN' with one number"),
     ("logsnr10,20", "expected 'logsnrN' with one number"),
+    ("karras10,20", "expected 'karrasN' with one number"),
     ("logsnr1001", "has 1000 steps, got logsnr1001"),
     ("1001", "has 1000 steps, got 1001"),
     ("600,10", "section 0 of '600,10' holds 500 steps, got 600"),
     ("0", "at least 1"),
     ("10,-1", "at least 1"),
-    ("fast", "expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'"),
-    ("", "expected 'N', 'ddimN', 'logsnrN' or 'a,b,c'"),
+    ("fast", "expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c'"),
+    ("", "expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c'"),
   ],
 )
 def test_impossible_respacing_is_an_error_that_says_why(steps, message):
@@ -181,7 +182,7 @@ def test_tables_satisfy_their_identities(name, steps):
   np.testing.assert_allclose(mean, np.sqrt(1 - t.betas), rtol=1e-10, atol=1e-12)  # beta of one step is nearly 1
 
 
-@pytest.mark.parametrize("steps", ["1", "ddim1", "logsnr1"])
+@pytest.mark.parametrize("steps", ["1", "ddim1", "logsnr1", "karras1"])
 def test_a_single_step_is_from_the_noise_that_chains_begin_with(steps):
   grid = Schedule("linear").grid(steps)
   assert list(grid.t) == [999.0, 0.0] and grid.sigma[0] > 0.9999
@@ -193,20 +194,25 @@ def test_linear_steps_are_too_few_where_a_beta_would_reach_one():
     Schedule("linear", 20).alpha_bar()
 
 
+LOG_SNR = lambda alpha_bar: 0.5 * np.log(alpha_bar / (1 - alpha_bar))
+KARRAS = lambda alpha_bar: np.sqrt((1 - alpha_bar) / alpha_bar) ** (1 / 7)
+
+
+@pytest.mark.parametrize("spacing, scale", [("logsnr", LOG_SNR), ("karras", KARRAS)])
 @pytest.mark.parametrize(
   "name, count", [("linear", 2), ("linear", 30), ("linear", 400), ("cosine", 30), ("linear", 1000)]
 )
-def test_steps_even_in_log_snr_are_as_many_as_asked_for_and_apart(name, count):
+def test_even_steps_are_as_many_as_asked_for_and_apart(name, count, spacing, scale):
   alpha_bar = Schedule(name, 1000).alpha_bar()
-  chosen = schedules.respace(alpha_bar, f"logsnr{count}")
+  chosen = schedules.respace(alpha_bar, f"{spacing}{count}")
   assert len(chosen) == count and np.all(np.diff(chosen) > 0)
   assert (chosen[0], chosen[-1]) == (0, 999)
   if count == 30:
-    log_snr = 0.5 * np.log(alpha_bar / (1 - alpha_bar))
-    wanted = np.linspace(log_snr[0], log_snr[-1], count)
-    spacing, reach = np.abs(np.diff(log_snr)), np.abs(log_snr[chosen] - wanted)
+    values = scale(alpha_bar)
+    wanted = np.linspace(values[0], values[-1], count)
+    lengths, reach = np.abs(np.diff(values)), np.abs(values[chosen] - wanted)
     early = chosen < 30  # where steps of the schedule are longer than those asked for
-    np.testing.assert_array_less(reach[~early], spacing[np.minimum(chosen[~early], 998)].max())
+    np.testing.assert_array_less(reach[~early], lengths[np.minimum(chosen[~early], 998)].max())
 
 
 def test_grid_descends_to_the_clean_image_and_keeps_original_indices():

@@ -76,7 +76,7 @@ HELD_OUT = _integer("held_out", 80, "Held-out images for the validation, at most
 
 BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
 ACCUMULATE = _integer("accumulate", 1, "Parts that a batch is worked through in, to save memory.", lower_bound=1)
-OPTIMISER = _enum("optimiser", "adamw", list(train.RULES), "Rule of the steps: AdamW, or Muon for the kernels.")
+OPTIMISER = _enum("optimiser", "muon", list(train.RULES), "Rule of the steps: Muon for wide kernels, or AdamW for all.")
 LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.")
 WARMUP = _integer("warmup_steps", 200, "Steps of linear warm-up.", lower_bound=0)
 DECAY = _enum("decay", "cosine", list(train.DECAYS), "Decay of the learning rate, to the last step.")
