@@ -126,7 +126,7 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   if sum(counts) > num_steps:
     raise ValueError(f"steps: the schedule has {num_steps} steps, got {spacing}; ask for at most {num_steps}")
   if name:
-    return _even(EVEN_IN[name](alpha_bar), counts[0])
+    return _even(EVEN_IN[name](_log_sbar(alpha_bar)), counts[0])
   chosen, start = [], 0
   for section, count in enumerate(counts):
     size = num_steps // len(counts) + (section < num_steps % len(counts))
@@ -142,19 +142,12 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   return np.array(chosen)
 
 
-def _log_snr(alpha_bar: np.ndarray) -> np.ndarray:
-  return 0.5 * np.log(alpha_bar / (1.0 - alpha_bar))
-
-
-def _karras(alpha_bar: np.ndarray) -> np.ndarray:
-  return ((1.0 - alpha_bar) / alpha_bar) ** (0.5 / KARRAS_RHO)
-
-
-EVEN_IN = {"logsnr": _log_snr, "karras": _karras}  # what N steps lie at equal distances in, by the name of the spacing
+# What N steps lie at equal distances in, a function of ln(sbar), by the name of the spacing.
+EVEN_IN = {"logsnr": lambda log_sbar: log_sbar, "karras": lambda log_sbar: np.exp(log_sbar / KARRAS_RHO)}
 
 
 def _even(values: np.ndarray, count: int) -> np.ndarray:
-  """Return the `count` indices of the monotonic `values` nearest to equal distances, first and last included."""
+  """Return the `count` indices of the ascending `values` nearest to equal distances, first and last included."""
   wanted = np.linspace(values[0], values[-1], count)
   nearest = np.array([np.argmin(np.abs(values - value)) for value in wanted])
   # Small steps are few: where several want the same one, the others take the next, and leave room for those after them.
@@ -192,7 +185,10 @@ def ve_grid(sigmas: np.ndarray) -> Level:
 
 def log_sbar(schedule: Schedule) -> np.ndarray:
   """Return ln(sigma / alpha) at every step, `[num_steps]`, ascending in time, float64."""
-  alpha_bar = schedule.alpha_bar()
+  return _log_sbar(schedule.alpha_bar())
+
+
+def _log_sbar(alpha_bar: np.ndarray) -> np.ndarray:
   return 0.5 * np.log((1.0 - alpha_bar) / alpha_bar)
 
 

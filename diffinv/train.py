@@ -29,7 +29,6 @@ OBJECTIVES = ("edm", "eps", "v")
 LEVELS = ("lognormal", "uniform")
 WEIGHTINGS = ("none", "min_snr")
 DECAYS = ("cosine", "linear", "constant")
-RULES = ("muon", "adamw")
 MUON_CHANNELS = 32  # least number of a kernel's channels, in and out, for Muon: not of the pixels' own layers
 MUON_RMS = 0.2  # root mean square of an entry of Muon's step, as AdamW's has it (Liu et al., Eq. 4)
 
@@ -232,35 +231,42 @@ def ema_rate(step: jax.Array, decay: float) -> jax.Array:
   return jnp.minimum(decay, (1 + n) / (10 + n))
 
 
+def _muon_axes(leaf):
+  """Return which axes of a kernel `[k, k, c, d]` are the rows and columns of Muon's matrix; None: Adam has it."""
+  wide = leaf.ndim == 4 and min(leaf.shape[2:]) >= MUON_CHANNELS
+  return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3) if wide else None
+
+
+def _muon(optimiser):
+  return optax.contrib.muon(
+    learning_rate=-1.0,  # Optax would turn the sign
+    beta=optimiser.momentum,
+    adam_b1=optimiser.beta1,
+    adam_b2=optimiser.beta2,
+    consistent_rms=MUON_RMS,
+    muon_weight_dimension_numbers=lambda params: jax.tree.map(_muon_axes, params),
+  )
+
+
+def _adam(optimiser):
+  return optax.scale_by_adam(b1=optimiser.beta1, b2=optimiser.beta2)
+
+
+RULES = {"muon": _muon, "adamw": _adam}
+
+
 def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
   """Return AdamW or Muon with clipping, without the learning rate and its sign, which `train_step` applies.
 
   Muon steps wide kernels; what is left Adam does, with Nesterov's momentum as Optax's Muon has it.
   """
-  adam = dict(b1=optimiser.beta1, b2=optimiser.beta2)
-  if optimiser.rule == "muon":
-    rule = optax.contrib.muon(
-      learning_rate=-1.0,
-      beta=optimiser.momentum,
-      consistent_rms=MUON_RMS,
-      muon_weight_dimension_numbers=lambda params: jax.tree.map(_muon_axes, params),
-      **{f"adam_{name}": value for name, value in adam.items()},
-    )
-  else:
-    rule = optax.scale_by_adam(**adam)
   return optax.chain(
     optax.clip_by_global_norm(optimiser.clip_norm),
-    rule,
+    RULES[optimiser.rule](optimiser),
     optax.add_decayed_weights(
       optimiser.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     ),
   )
-
-
-def _muon_axes(leaf):
-  """Return which axes of a kernel `[k, k, c, d]` are the rows and columns of Muon's matrix; None: Adam has it."""
-  wide = leaf.ndim == 4 and min(leaf.shape[2:]) >= MUON_CHANNELS
-  return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3) if wide else None
 
 
 def init_state(params: Any, optimiser: Optimiser) -> TrainState:

@@ -54,7 +54,7 @@ from diffinv.apps import train as train_app
 from diffinv.data import faces, photos
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
-from diffinv.methods import METHODS, make_method
+from diffinv.methods import METHODS
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import SAMPLERS
 from diffinv.noise import Gaussian
@@ -313,8 +313,8 @@ def restore_dps(prior: Any, problems: Sequence[Problem], scale: float, steps: st
 def restore_beside(subject: Subject, name: str, task: str, problems: Sequence[Problem], chains: int) -> np.ndarray:
   """Restore with another method, with its settings for the task, `[n, chains, h, w, c]`."""
   table = shipped.load_settings(subject.name)
-  method = make_method(name, common.typed_fields(name, shipped.fields_for(table, name, task)))
-  return restore(method, subject.prior, problems, shipped.steps_for(table, name), chains)
+  steps = shipped.steps_for(table, name)
+  return restore(common.build_method(name, task, steps, table, {}), subject.prior, problems, steps, chains)
 
 
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
