@@ -605,6 +605,8 @@ def main(argv: list[str]) -> None:
   for flag, known in ((MEASURE, MEASURES), (TASK_NAMES, RESTORATION_TASKS)):
     if not flag.value or not set(flag.value) <= set(known):
       raise app.UsageError(f"--{flag.name}: expected some of {', '.join(known)}, got {','.join(flag.value)}")
+  if not set(BESIDE.value) <= set(METHODS):
+    raise app.UsageError(f"--beside: expected some of {', '.join(METHODS)}, or none, got {','.join(BESIDE.value)}")
   if MANY % (DEVICES.value or 1):
     raise app.UsageError(f"--devices: expected a divisor of {MANY}, the images that are timed, got {DEVICES.value}")
   pathlib.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
