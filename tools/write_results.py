@@ -127,6 +127,7 @@ def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
     f"{name}-figures": (
       f"![Quality against network evaluations](results-{name}.png)\n\n"
       f"![Every method on one picture](results-{name}-sheet.png)"
+      + ("\n\nThe first sample of each is shown, not the one that counts." if study.mark == BEST else "")
     ),
   }
 
