@@ -1,24 +1,25 @@
-"""The folder of a comparison: written as it goes, gone on with after a stop, there in full at the end.
+"""The folder of a comparison or a search: written as it goes, gone on with after a stop.
 
 While it runs, the folder OUTPUT.running holds
 
-  run.json     the plan: what is compared, how, and everything that identifies it
-  rows.jsonl   a line per finished (task, method, image), appended as they finish
-  pictures/    what the rows speak of, there before their line is
+  run.json     the plan: what is done, how, and everything that identifies it
+  rows.jsonl   a line per finished (task, method, image) or (task, method, candidate), appended as they finish
+  pictures/    of a comparison: what the rows speak of, there before their line is
 
-and a comparison with the same plan goes on in it. At the end it gets results.json and takes the name OUTPUT. A line is
-appended by one write, so a stop leaves at most one torn line at the end, which is dropped.
+and a run with the same plan goes on in it. At the end a comparison gets results.json and takes the name OUTPUT; of a
+search the settings file is left. A line is appended by one write, so a stop leaves at most one torn line at the end,
+which is dropped.
 """
 
 import contextlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 from diffinv import output, summary
 
-FORMAT = "diffinv-compare-1"
 PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
@@ -28,30 +29,42 @@ FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices
 FREE = ("device",)
 
 Row = dict[str, Any]
-Key = tuple[str, str, str]  # task, method, image
+Key = tuple[str, str, str | int]  # task, method, and the image or the candidate
 
 
-def key(row: Row) -> Key:
-  """Return what a row is about."""
-  return row["task"], row["method"], row["image"]
+class Kind(NamedTuple):
+  """What a folder is of."""
+
+  noun: str
+  format: str  # what its plan calls itself
+  unit: str  # that a row is about, beside its task and method
+  folders: tuple[str, ...] = ()
+
+  def key(self, row: Row) -> Key:
+    """Return what a row is about."""
+    return row["task"], row["method"], row[self.unit]
 
 
-def read_plan(folder: str | pathlib.Path) -> dict[str, Any]:
+COMPARISON = Kind("comparison", "diffinv-compare-1", "image", (PICTURES,))
+SEARCH = Kind("search", "diffinv-tune-1", "candidate")
+
+
+def read_plan(folder: str | pathlib.Path, kind: Kind = COMPARISON) -> dict[str, Any]:
   """Read run.json.
 
   Raises:
-    ValueError: the folder holds no comparison, or one of another format.
+    ValueError: the folder is none of the kind, or of another format.
   """
   path = pathlib.Path(folder) / PLAN
   try:
     plan = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
-    raise ValueError(f"{folder}: expected the folder of a comparison, got one without {PLAN}; name another") from None
+    raise ValueError(f"{folder}: expected the folder of a {kind.noun}, got one without {PLAN}; name another") from None
   except (NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ValueError(f"{path}: expected JSON, got {error}; run the comparison again") from None
-  if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+    raise ValueError(f"{path}: expected JSON, got {error}; run the {kind.noun} again") from None
+  if not isinstance(plan, dict) or plan.get("format") != kind.format:
     came = plan.get("format") if isinstance(plan, dict) else type(plan).__name__
-    raise ValueError(f"{path}: expected the format {FORMAT}, got {came}; run the comparison again")
+    raise ValueError(f"{path}: expected the format {kind.format}, got {came}; run the {kind.noun} again")
   return plan
 
 
@@ -105,7 +118,7 @@ def read(folder: str | pathlib.Path) -> Run:
   rows = {}
   for number, row in enumerate(read_rows(folder), 1):
     _check_row(row, plan, f"{folder / ROWS}, line {number}")
-    rows[key(row)] = row
+    rows[COMPARISON.key(row)] = row
   return Run(folder, plan, rows, (folder / output.RESULTS).is_file())
 
 
@@ -188,33 +201,36 @@ def is_number(value: Any) -> bool:
 
 
 class RunFolder:
-  """A comparison under way."""
+  """A comparison or a search under way."""
 
-  def __init__(self, path: str | pathlib.Path, plan: dict[str, Any], *, restart: bool = False):
+  def __init__(self, path: str | pathlib.Path, plan: dict[str, Any], *, restart: bool = False, kind: Kind = COMPARISON):
     """Begin in OUTPUT.running, or go on there.
 
     Args:
       path: OUTPUT.
       plan: the contents of run.json.
       restart: throw away what OUTPUT.running holds.
+      kind: what the folder is of.
 
     Raises:
-      FileExistsError: OUTPUT.running holds a comparison with another plan, one that another process writes into and
-        that would be thrown away, or something else.
+      FileExistsError: OUTPUT.running holds one with another plan, one that another process writes into and that would
+        be thrown away, or something else.
     """
+    self._kind = kind
     self.path = pathlib.Path(os.path.abspath(path))
     self.partial = self.path.with_name(self.path.name + RUNNING)
-    plan = json.loads(output.json_text({"format": FORMAT, **plan}))
+    plan = json.loads(output.json_text({"format": kind.format, **plan}))
     if self.partial.exists():
       self._check(plan, restart)
     if restart and self.partial.exists():
       with output.locked(self.partial):
         output.clear(self.partial)
-    (self.partial / PICTURES).mkdir(parents=True, exist_ok=True)
+    for folder in (self.partial, *(self.partial / name for name in kind.folders)):
+      folder.mkdir(parents=True, exist_ok=True)
     if not (self.partial / PLAN).exists():
       output.write_json(self.partial / PLAN, plan)
     self.plan = plan
-    self.rows = {key(row): row for row in read_rows(self.partial)}
+    self.rows = {kind.key(row): row for row in read_rows(self.partial)}
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
@@ -224,7 +240,7 @@ class RunFolder:
       FileExistsError: another process does.
     """
     with output.locked(self.partial):
-      self.rows = {key(row): row for row in read_rows(self.partial)}
+      self.rows = {self._kind.key(row): row for row in read_rows(self.partial)}
       self._drop_torn_line()
       yield
 
@@ -233,13 +249,13 @@ class RunFolder:
     """Where pictures are written."""
     return self.partial / PICTURES
 
-  def missing(self, task: str, method: str, images: Sequence[str]) -> bool:
-    """Return whether a row of these is not there yet."""
-    return any((task, method, image) not in self.rows for image in images)
+  def missing(self, task: str, method: str, units: Sequence[str | int]) -> bool:
+    """Return whether a row of these images or candidates is not there yet."""
+    return any((task, method, unit) not in self.rows for unit in units)
 
   def append(self, rows: Iterable[Row]) -> None:
     """Put rows on the disk that are not there yet, in one write."""
-    rows = [json.loads(output.json_text(row)) for row in rows if key(row) not in self.rows]
+    rows = [json.loads(output.json_text(row)) for row in rows if self._kind.key(row) not in self.rows]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     descriptor = os.open(self.partial / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -249,25 +265,32 @@ class RunFolder:
       os.fsync(descriptor)
     finally:
       os.close(descriptor)
-    self.rows.update({key(row): row for row in rows})
+    self.rows.update({self._kind.key(row): row for row in rows})
 
   def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
     """Write results.json and give the folder its name."""
     output.write_json(self.partial / output.RESULTS, results)
     output.publish(self.partial, self.path, overwrite=overwrite)
 
+  def discard(self) -> None:
+    """Remove OUTPUT.running, whose results are somewhere else."""
+    shutil.rmtree(self.partial)
+
   def _check(self, plan, restart):
     if not (self.partial / PLAN).is_file():
       # A stop may have come before the plan was written.
-      if not self.partial.is_dir() or {path.name for path in self.partial.iterdir()} - {PICTURES, output.LOCK}:
-        raise FileExistsError(f"output: {self.partial} is there and is no comparison; choose another --output")
+      if not self.partial.is_dir() or {path.name for path in self.partial.iterdir()} - {
+        *self._kind.folders,
+        output.LOCK,
+      }:
+        raise FileExistsError(f"output: {self.partial} is there and is no {self._kind.noun}; choose another --output")
       return
     if restart:
       return
-    changed = differences(read_plan(self.partial), plan)
+    changed = differences(read_plan(self.partial, self._kind), plan)
     if changed:
       raise FileExistsError(
-        f"output: {self.partial} holds an unfinished comparison with another {changed[0]}; "
+        f"output: {self.partial} holds an unfinished {self._kind.noun} with another {changed[0]}; "
         "give its own flags to go on, or --restart to throw it away"
       )
 

@@ -84,6 +84,19 @@ def sweeps(found: Sequence[Candidate]) -> list[list[int]]:
   return list(groups.values())
 
 
+def parts(found: Sequence[Candidate], size: int) -> list[tuple[list[int], int]]:
+  """Cut every sweep into runs of at most `size` candidates.
+
+  Returns:
+    the numbers of each, and how many to fill them up to, so that one compilation serves all of a sweep.
+  """
+  cut = []
+  for numbers in sweeps(found):
+    full = min(size, len(numbers))
+    cut += [(numbers[first : first + full], full) for first in range(0, len(numbers), full)]
+  return cut
+
+
 def stacked(found: Sequence[Candidate], repeats: int) -> Method:
   """Join methods of one structure into one with a leading axis on every leaf, each `repeats` times in a row."""
   join = lambda *leaves: jnp.repeat(jnp.asarray(np.array(leaves, np.float32)), repeats, axis=0)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffinv import metrics, perceptual, runs, settings, summary
 from diffinv.apps import compare, main
+from diffinv.apps import tune as tune_app
 from diffinv.data import images
 from diffinv.tasks import TASKS
 
@@ -62,7 +63,8 @@ def pixels(folder):
 def timeless(folder):
   """Return the rows without what differs from run to run, by what they are about."""
   return {
-    runs.key(row): {name: value for name, value in row.items() if name not in TIMES} for row in runs.read_rows(folder)
+    runs.COMPARISON.key(row): {name: value for name, value in row.items() if name not in TIMES}
+    for row in runs.read_rows(folder)
   }
 
 
@@ -371,6 +373,59 @@ def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
   assert got["summary"][0]["psnr"]["mean"] == pytest.approx(tried["psnr"], abs=0.01)
 
 
+def test_the_sample_that_fits_best_decides_as_in_a_comparison(photos, tmp_path):
+  flags = ["--methods=diffpir", "--num_samples=3", "--set=diffpir.zeta=1"]
+  args = [*flags, "--search=diffpir.weight=0.1,1", "--criterion=best_psnr"]
+  got, said = tune(tmp_path / "s.json", photos, *args, "--batch_size=12")
+  tried = got["about"]["found"][0]["tried"]
+  for weight in ("0.1", "1"):
+    mark = next(entry["best_psnr"] for entry in tried if entry["weight"] == float(weight))
+    restored = [f"--data={photos}", "--tasks=inpaint_random", *flags, f"--set=diffpir.weight={weight}"]
+    compared, _ = run(tmp_path / weight, *restored)
+    assert compared["summary"][0]["best_psnr"]["mean"] == pytest.approx(mark, abs=0.01)
+    assert abs(compared["summary"][0]["psnr"]["mean"] - mark) > 0.05
+  assert "best_psnr" in said
+
+
+def test_a_search_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
+  flags = ["--methods=dps", "--search=dps.scale=0.01,1,100,1000", "--num_images=1", "--batch_size=2"]
+  whole, _ = tune(tmp_path / "whole.json", photos, *flags)
+  restore, done = tune_app.run, []
+
+  def stopped(job, part, *args):
+    if len(done) == 1:
+      raise KeyboardInterrupt
+    done.append(part)
+    return restore(job, part, *args)
+
+  base = ["tune", f"--output={tmp_path / 'cut.json'}", "--steps=4", *OFFHAND, f"--data={photos}"]
+  with monkeypatch.context() as patch:
+    patch.setattr(tune_app, "run", stopped)
+    assert main.execute([*base, "--tasks=inpaint_random", *flags]) != 0
+  assert not (tmp_path / "cut.json").exists() and done == [[0, 1]]
+  assert len(runs.read_rows(tmp_path / "cut.json.running")) == 2
+  monkeypatch.setattr(tune_app, "run", lambda job, part, *args: done.append(part) or restore(job, part, *args))
+  cut, said = tune(tmp_path / "cut.json", photos, *flags)
+  assert "2 candidates are there" in said and done == [[0, 1], [2, 3]]
+  assert cut["about"]["found"] == whole["about"]["found"]
+  assert not (tmp_path / "cut.json.running").exists()
+
+
+def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch, capsys):
+  def stop(*args):
+    raise KeyboardInterrupt
+
+  base = ["tune", f"--output={tmp_path / 's.json'}", "--steps=4", *OFFHAND, f"--data={photos}", "--methods=dps"]
+  with monkeypatch.context() as patch:
+    patch.setattr(tune_app, "run", stop)
+    assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,2"]) != 0
+  assert f"give the same command again to go on with {tmp_path / 's.json.running'}" in capsys.readouterr().err
+  assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3"]) != 0
+  said = capsys.readouterr().err
+  assert "holds an unfinished search with another --search; give its own flags to go on, or --restart" in said
+  assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3", "--restart"]) == 0
+
+
 @pytest.mark.parametrize(
   "args, message",
   [
@@ -390,6 +445,10 @@ def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
     (
       ["--data=photos", "--data=faces", "--methods=dps"],
       "--data: expected one held-out set alone, got photos and faces",
+    ),
+    (
+      ["--data={photos}", "--methods=dps", "--criterion=best_psnr"],
+      "--num_samples: expected 2 or more for --criterion=best_psnr, got 1",
     ),
     (["--data=photos", "--methods=dps", "--num_images=999"], "num_images: expected at most"),
     (["--data={photos}", "--methods=dps", "--output=nowhere/s.json"], "output: expected a folder, "),

@@ -86,7 +86,7 @@ def test_a_damaged_plan_is_thrown_away_when_asked(tmp_path):
   with pytest.raises(ValueError, match="run.json: expected JSON"):
     runs.RunFolder(tmp_path / "out", PLAN)
   assert not runs.RunFolder(tmp_path / "out", PLAN, restart=True).rows
-  assert runs.read_plan(folder.partial) == {"format": runs.FORMAT, **PLAN}
+  assert runs.read_plan(folder.partial) == {"format": runs.COMPARISON.format, **PLAN}
 
 
 def test_a_line_without_its_end_is_not_a_row(tmp_path):
@@ -147,7 +147,7 @@ def test_the_folder_gets_its_name_at_the_end(tmp_path):
   folder.finish({"rows": 1}, overwrite=False)
   assert not folder.partial.exists()
   assert json.loads((tmp_path / "out" / output.RESULTS).read_text()) == {"rows": 1}
-  assert runs.read_plan(tmp_path / "out") == {"format": runs.FORMAT, **PLAN}
+  assert runs.read_plan(tmp_path / "out") == {"format": runs.COMPARISON.format, **PLAN}
 
 
 def test_a_result_that_is_there_is_replaced_only_if_asked(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -590,6 +591,30 @@ def provenance(values: flags.FlagValues, command: str) -> dict[str, Any]:
     "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
     "device": {"platform": device.platform, "kind": device.device_kind, "used": values.devices or 1},
   }
+
+
+def identity(values: flags.FlagValues, prior: AnyPrior, cases: Sequence[Case], truths) -> dict[str, Any]:
+  """Return what a run that is gone on with has to share beside its flags: the prior's numbers and the pictures."""
+  about = [
+    {
+      "name": case.name,
+      "source": case.path,
+      "shape": case.shape,
+      "sha256": hashlib.sha256(np.ascontiguousarray(truth)).hexdigest(),
+    }
+    for case, truth in zip(cases, truths)
+  ]
+  prior_entry = {"name": values.prior, "sha256": fingerprint(prior)}
+  return {"prior": prior_entry, "data": ", ".join(values.data), "images": about}
+
+
+def fingerprint(prior: AnyPrior) -> str:
+  """Return a digest of a prior's numbers."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(prior):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf))
+  return digest.hexdigest()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,12 +9,10 @@ every restored picture, their mean and standard deviation where there are severa
 """
 
 import functools
-import hashlib
 import importlib.resources
 import pathlib
 from typing import Any, Callable, NamedTuple, Sequence
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -165,25 +163,14 @@ def main(argv: list[str]) -> None:
 def plan(prior: AnyPrior, cases, truths, entrants: Sequence[Entrant]) -> dict[str, Any]:
   """Return the contents of run.json: what is compared, and how."""
   noises = {task: common.describe_noise(common.noise_model(FLAGS, TASKS[task])) for task in FLAGS.tasks}
-  about = [
-    {
-      "name": case.name,
-      "source": case.path,
-      "shape": case.shape,
-      "sha256": hashlib.sha256(np.ascontiguousarray(truth)).hexdigest(),
-    }
-    for case, truth in zip(cases, truths)
-  ]
   made = common.provenance(FLAGS, "compare")
   del made["settings"]["input"]  # another name of --data
   return {
     **made,
-    "prior": {"name": FLAGS.prior, "sha256": fingerprint(prior)},
-    "data": ", ".join(FLAGS.data),
+    **common.identity(FLAGS, prior, cases, truths),
     "num_samples": FLAGS.num_samples,
     "tasks": [{"name": task, "title": TASKS[task].title, "noise": noises[task]} for task in FLAGS.tasks],
     "methods": [{"name": n, "title": METHODS[n].title, "citation": METHODS[n].citation} for n in FLAGS.methods],
-    "images": about,
     "runs": [describe(entrant) for entrant in entrants],
   }
 
@@ -199,15 +186,6 @@ def describe(entrant: Entrant) -> dict[str, Any]:
     "gradients": entrant.spent.gradients,
     "skipped": entrant.excuse,
   }
-
-
-def fingerprint(prior: AnyPrior) -> str:
-  """Return a digest of a prior's numbers."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(prior):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf))
-  return digest.hexdigest()
 
 
 def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure, truths, lpips) -> None:

@@ -5,6 +5,10 @@ usage: diffinv tune --prior=PRIOR --data=FOLDER|photos|faces --tasks=TASK,... --
 Restores validation pictures with every combination of the searched values, one compiled sweep for all numbers, and
 writes those of the highest mean mark into a copy of the prior's settings: a file that --settings takes. The held-out
 sets give their validation pictures here and their test pictures to `diffinv compare`: they share none.
+
+With --num_samples=K the mark may be that of the mean picture of K samples, or of the sample whose residual is smallest,
+which needs no truth. A line per finished candidate goes to NAME.json.running/rows.jsonl; after a stop the same command
+goes on where it was.
 """
 
 import pathlib
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, output, progress, settings, tuning
+from diffinv import bench, errors, output, progress, runs, settings, summary, tuning
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.batch import sample_batch
@@ -26,7 +30,8 @@ from diffinv.problems import Problem, stack
 from diffinv.schedules import Level
 from diffinv.tasks import TASKS
 
-CRITERIA = ("psnr", "ssim")
+SINGLE = ("psnr", "ssim")  # of a sample, the mean over samples
+SEVERAL = ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim")  # of the mean picture, of the sample that fits y best
 DEFAULT_IMAGES = 4
 
 FLAGS = flags.FlagValues()
@@ -47,7 +52,16 @@ flags.DEFINE_multi_string(
   "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
   flag_values=FLAGS,
 )
-flags.DEFINE_enum("criterion", "psnr", list(CRITERIA), "Mark whose mean over the pictures decides.", flag_values=FLAGS)
+flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_enum(
+  "criterion",
+  "psnr",
+  [*SINGLE, *SEVERAL],
+  "Mark whose mean over the pictures decides: of a sample; of the mean of all samples; of the sample of the smallest "
+  "residual.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_boolean("restart", False, "Throw away an unfinished search in OUTPUT.running.", flag_values=FLAGS)
 
 
 class Job(NamedTuple):
@@ -64,6 +78,10 @@ class Job(NamedTuple):
   def weight(self, count: int) -> float:
     """Return the time on `count` pictures, in network evaluations."""
     return sum(common.weight(common.cost(candidate.method, self.grid)) for candidate in self.found) * count
+
+  def only(self, numbers: Sequence[int]) -> "Job":
+    """Return the job with these candidates alone."""
+    return self._replace(found=[self.found[n] for n in numbers])
 
 
 class Outcome(NamedTuple):
@@ -87,6 +105,8 @@ def check_flags() -> None:
     common.check_choice(FLAGS, flag, known)
   if pathlib.Path(FLAGS.output).suffix != ".json":
     raise errors.UsageError(f"--output: expected a file NAME.json to write, got {FLAGS.output}")
+  if FLAGS.criterion in SEVERAL and FLAGS.num_samples == 1:
+    raise errors.UsageError(f"--num_samples: expected 2 or more for --criterion={FLAGS.criterion}, got 1")
   output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
 
 
@@ -109,7 +129,7 @@ def read_search() -> dict[str, dict[str, tuple]]:
   return {name: fields or tuning.SEARCH[name] for name, fields in given.items()}
 
 
-def plan(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
+def plan_jobs(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
   """Build every candidate; tasks that a method cannot solve are left out, and said.
 
   Raises:
@@ -135,37 +155,77 @@ def plan(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Proble
   return jobs
 
 
-def run(job: Job, cases, prior: AnyPrior, problems: list[Problem], truths, bar: progress.Bar) -> Outcome:
-  """Restore every picture with every candidate; all candidates get the same measurements and keys."""
-  keys = jnp.stack([common.case_keys(case, 1)[2] for case in cases])
-  together, marks = stack(problems), [float("nan")] * len(job.found)
-  for numbers in tuning.sweeps(job.found):
-    some = [job.found[n] for n in numbers]
-    tile = lambda leaf: jnp.tile(leaf, (len(some), *[1] * (leaf.ndim - 1)))  # noqa: B023
-    part = job._replace(found=some).weight(len(cases))
-    got, _ = sample_batch(
-      jax.random.wrap_key_data(tile(jax.random.key_data(keys))),
-      tuning.stacked(some, len(cases)),
-      prior,
-      jax.tree.map(tile, together),
-      job.grid,
-      chunk=FLAGS.batch_size,
-      mesh=common.mesh(FLAGS),
-      progress=bar.part(part, f"{job.task} {job.name}"),
-      swept=True,
+def plan(prior: AnyPrior, cases, truths, jobs: Sequence[Job]) -> dict[str, Any]:
+  """Return the contents of run.json: what is tried, and how."""
+  tried = [
+    {
+      "task": job.task,
+      "method": job.name,
+      "steps": job.steps,
+      "candidates": [common.describe(candidate.method)["fields"] for candidate in job.found],
+    }
+    for job in jobs
+  ]
+  return {**common.provenance(FLAGS, "tune"), **common.identity(FLAGS, prior, cases, truths), "runs": tried}
+
+
+def run_all(folder: runs.RunFolder, jobs: Sequence[Job], cases, prior: AnyPrior, problems, truths) -> None:
+  """Restore every picture with every candidate that has no row yet."""
+  chains = len(cases) * FLAGS.num_samples
+  wanted = [
+    (job, part, size)
+    for job in jobs
+    for part, size in tuning.parts(job.found, max(1, FLAGS.batch_size // chains))
+    if folder.missing(job.task, job.name, part)
+  ]
+  weight = lambda job, part: job.only(part).weight(chains)
+  with progress.Bar(sum(weight(job, part) for job, part, _ in wanted) or 1.0) as bar:
+    for job, part, size in wanted:
+      report_progress = bar.part(weight(job, part), f"{job.task} {job.name}")
+      folder.append(run(job, part, size, cases, prior, problems[job.task], truths, report_progress))
+
+
+def run(job: Job, part, size: int, cases, prior, problems: list[Problem], truths, report_progress) -> list[runs.Row]:
+  """Restore every picture with some candidates, filled up to `size`; all get the same measurements and keys."""
+  chosen = [part[min(k, len(part) - 1)] for k in range(size)]
+  keys = jnp.stack([common.case_keys(case, FLAGS.num_samples)[2] for case in cases])
+  tile = lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1)))
+  got, _ = sample_batch(
+    jax.random.wrap_key_data(tile(jax.random.key_data(keys))),
+    tuning.stacked(job.only(chosen).found, len(cases)),
+    prior,
+    jax.tree.map(tile, stack(problems)),
+    job.grid,
+    chunk=FLAGS.batch_size,
+    mesh=common.mesh(FLAGS),
+    progress=report_progress,
+    swept=True,
+  )
+  rows = []
+  for place, number in enumerate(part):
+    pictures = got[place * len(cases) : (place + 1) * len(cases)]
+    about = {"task": job.task, "method": job.name, "candidate": number, "fields": job.found[number].fields}
+    rows.append({**about, "images": marks(problems, pictures, cases, truths)})
+  return rows
+
+
+def marks(problems: Sequence[Problem], pictures: np.ndarray, cases, truths) -> list[dict[str, Any]]:
+  """Return the marks of every restored picture, `[images, samples, h, w, c]`, or how it `failed`."""
+  entries = []
+  for problem, samples, case, truth in zip(problems, pictures, cases, truths):
+    reason = bench.failure(samples)
+    entries.append(
+      {"image": case.name, **({"failed": reason} if reason else bench.marks(problem, samples, np.asarray(truth)))}
     )
-    for place, n in enumerate(numbers):
-      pictures = got[place * len(cases) : (place + 1) * len(cases)]
-      marks[n] = mark(problems, pictures, truths)
-  return Outcome(job, marks, tuning.best(marks))
+  return entries
 
 
-def mark(problems: Sequence[Problem], pictures: np.ndarray, truths: Sequence[np.ndarray]) -> float:
-  """Return the mean mark of restored pictures, `[images, 1, h, w, c]`; NaN where one is not finite."""
-  if not np.all(np.isfinite(pictures)):
-    return float("nan")
-  values = [bench.scores(p, x, truth)[0] for p, x, truth in zip(problems, pictures, truths)]
-  return float(np.mean([value[FLAGS.criterion] for value in values]))
+def outcome(job: Job, folder: runs.RunFolder) -> Outcome:
+  """Return the marks of all candidates: the mean over pictures, NaN where one failed."""
+  rows = [folder.rows[job.task, job.name, number] for number in range(len(job.found))]
+  of_pictures = [[summary.picture_value(entry, FLAGS.criterion) for entry in row["images"]] for row in rows]
+  means = [float("nan") if None in values else float(np.mean(values)) for values in of_pictures]
+  return Outcome(job, means, tuning.best(means))
 
 
 def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
@@ -174,16 +234,16 @@ def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, A
   Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary.
   """
   table = {name: dict(entry) for name, entry in table.items()}
-  for outcome in outcomes:
-    job = outcome.job
-    if outcome.best is None:
+  for found in outcomes:
+    job = found.job
+    if found.best is None:
       continue
     table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
     usual = settings.steps_for(table, job.name) == job.steps
     name = job.name if usual else settings.at_steps(job.name, job.steps)
     copied = {task: fields for task, fields in table[job.name].items() if task != settings.STEPS}
     entry = table.setdefault(name, {settings.DEFAULT: {}, **copied})
-    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **job.found[outcome.best].fields}
+    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **job.found[found.best].fields}
   return {**table, settings.ABOUT: about}
 
 
@@ -198,18 +258,18 @@ def main(argv: list[str]) -> None:
     task: [common.measured(FLAGS, task, case, truth) for case, truth in zip(cases, truths)] for task in FLAGS.tasks
   }
   table = common.read_settings(FLAGS)
-  jobs = plan(prior, table, problems)
-  with progress.Bar(sum(job.weight(len(cases)) for job in jobs)) as bar:
-    outcomes = [run(job, cases, prior, problems[job.task], truths, bar) for job in jobs]
-  about = {
-    **common.provenance(FLAGS, "tune"),
-    "images": [case.path for case in cases],
-    "found": [describe(outcome) for outcome in outcomes],
-  }
-  if all(outcome.best is None for outcome in outcomes):
-    raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
-  written = tuned(table, outcomes, about)
-  settings.write_settings(FLAGS.output, output.plain(written))
+  jobs = plan_jobs(prior, table, problems)
+  folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, jobs), restart=FLAGS.restart, kind=runs.SEARCH)
+  with errors.interruption(f"give the same command again to go on with {folder.partial}"), folder.held():
+    if folder.rows:
+      print(f"going on with {folder.partial}: {len(folder.rows)} candidates are there")
+    run_all(folder, jobs, cases, prior, problems, truths)
+    outcomes = [outcome(job, folder) for job in jobs]
+    if all(found.best is None for found in outcomes):
+      folder.discard()
+      raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
+    written = write(outcomes, table, cases)
+    folder.discard()
   print_report(outcomes)
   print(f"pass --settings={FLAGS.output} to the other commands")
   for name, steps in {o.job.name: o.job.steps for o in outcomes if o.best is not None}.items():
@@ -217,27 +277,39 @@ def main(argv: list[str]) -> None:
       print(f"and --steps={steps}, or --set={name}.steps={steps} to compare: what was found for {name} is for these")
 
 
-def describe(outcome: Outcome) -> dict[str, Any]:
+def write(outcomes: Sequence[Outcome], table: dict[str, Any], cases: Sequence[common.Case]) -> dict[str, Any]:
+  """Write the settings file, and return its contents."""
+  about = {
+    **common.provenance(FLAGS, "tune"),
+    "images": [case.path for case in cases],
+    "found": [describe(found) for found in outcomes],
+  }
+  written = tuned(table, outcomes, about)
+  settings.write_settings(FLAGS.output, output.plain(written))
+  return written
+
+
+def describe(found: Outcome) -> dict[str, Any]:
   """Return everything that was tried, with its mark."""
-  tried = [{**c.fields, FLAGS.criterion: mark} for c, mark in zip(outcome.job.found, outcome.marks)]
-  return {"task": outcome.job.task, "method": outcome.job.name, "tried": tried}
+  tried = [{**c.fields, FLAGS.criterion: mark} for c, mark in zip(found.job.found, found.marks)]
+  return {"task": found.job.task, "method": found.job.name, "tried": tried}
 
 
 def print_report(outcomes: Sequence[Outcome]) -> None:
   """Print the best of each search, and where a wider one may be better."""
   rows, edges = [], []
-  for outcome in outcomes:
-    job = outcome.job
-    if outcome.best is None:
+  for found in outcomes:
+    job = found.job
+    if found.best is None:
       edges.append(f"{job.task}: {job.name} left the finite numbers with every candidate; search smaller steps")
       continue
-    fields = job.found[outcome.best].fields
+    fields = job.found[found.best].fields
     said = ", ".join(
       f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items()
     )
-    digits = 2 if FLAGS.criterion == "psnr" else 3
-    finite = [mark for mark in outcome.marks if np.isfinite(mark)]
-    marks = [common.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
+    digits = 2 if "psnr" in FLAGS.criterion else 3
+    finite = [mark for mark in found.marks if np.isfinite(mark)]
+    marks = [common.number(value, digits) for value in (found.marks[found.best], min(finite))]
     rows.append([job.task, job.name, said, *marks, str(len(job.found))])
     for name in tuning.at_the_edge(fields, job.search):
       edges.append(f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with --search")
