@@ -55,7 +55,7 @@ class Schedule:
     """Return the levels of a reverse chain: `steps` noisy ones, descending, then the clean image.
 
     Args:
-      steps: "N", "ddimN", "logsnrN", "karrasN" or per-section counts "a,b,c" (see `respace`); None for every step.
+      steps: "N", "ddimN", "logsnrN", "karrasN", "mixedN" or per-section counts "a,b,c" (see `respace`); None for every step.
 
     Returns:
       Level of float64 NumPy arrays, `[steps + 1]`; the last one is alpha = 1, sigma = 0.
@@ -98,8 +98,10 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     spacing: "N": N steps at a rounded fractional stride, first and last included; "ddimN": N steps at an integer
       stride from 0 (without T-1 in general); "logsnrN": N steps nearest to equal distances in log(alpha / sigma), first
       and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "karrasN": the same in
-      (sigma / alpha)^(1/7), more of them at high noise (Karras et al., arXiv 2206.00364, Eq. 5); "a,b,c": N per equal
-      section of [0, T). A single step is the last of the schedule, from whose noise chains start.
+      (sigma / alpha)^(1/7), more of them at high noise (Karras et al., arXiv 2206.00364, Eq. 5); "mixedN": the same in
+      the mean of time and log(sigma / alpha), each over its range: small steps where the content of a picture is
+      decided, as equal distances in time have them, and others that end as finely as those of logsnrN; "a,b,c": N per
+      equal section of [0, T). A single step is the last of the schedule, from whose noise chains start.
 
   Returns:
     Ascending original indices, `[N]`.
@@ -113,7 +115,7 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     counts = [int(part) for part in spacing.removeprefix(name).split(",")]
   except ValueError:
     raise ValueError(
-      f"steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c' with whole numbers, got {spacing!r}"
+      f"steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN', 'mixedN' or 'a,b,c' with whole numbers, got {spacing!r}"
     ) from None
   if name and len(counts) != 1:
     raise ValueError(f"steps: expected '{name}N' with one number, got {spacing!r}")
@@ -142,8 +144,16 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   return np.array(chosen)
 
 
-# What N steps lie at equal distances in, a function of ln(sbar), by the name of the spacing.
-EVEN_IN = {"logsnr": lambda log_sbar: log_sbar, "karras": lambda log_sbar: np.exp(log_sbar / KARRAS_RHO)}
+def _mean_of_both(log_sbar):
+  return np.linspace(0.0, 1.0, len(log_sbar)) + (log_sbar - log_sbar[0]) / (log_sbar[-1] - log_sbar[0])
+
+
+# What N steps lie at equal distances in, a function of ln(sbar) `[T]`, by the name of the spacing.
+EVEN_IN = {
+  "logsnr": lambda log_sbar: log_sbar,
+  "karras": lambda log_sbar: np.exp(log_sbar / KARRAS_RHO),
+  "mixed": _mean_of_both,
+}
 
 
 def _even(values: np.ndarray, count: int) -> np.ndarray:

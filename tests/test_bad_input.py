@@ -229,7 +229,7 @@ CASES = {
   "words for steps": (
     f"{SR} {GOOD} --steps=many",
     USAGE,
-    "steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c'.* got 'many'",
+    "steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN', 'mixedN' or 'a,b,c'.* got 'many'",
   ),
   "unknown field": (
     f"{SR} {GOOD} --set=step=1",

@@ -123,8 +123,8 @@ def test_sections_match_reference():
     ("600,10", "section 0 of '600,10' holds 500 steps, got 600"),
     ("0", "at least 1"),
     ("10,-1", "at least 1"),
-    ("fast", "expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c'"),
-    ("", "expected 'N', 'ddimN', 'logsnrN', 'karrasN' or 'a,b,c'"),
+    ("fast", "expected 'N', 'ddimN', 'logsnrN', 'karrasN', 'mixedN' or 'a,b,c'"),
+    ("", "expected 'N', 'ddimN', 'logsnrN', 'karrasN', 'mixedN' or 'a,b,c'"),
   ],
 )
 def test_impossible_respacing_is_an_error_that_says_why(steps, message):
@@ -182,7 +182,7 @@ def test_tables_satisfy_their_identities(name, steps):
   np.testing.assert_allclose(mean, np.sqrt(1 - t.betas), rtol=1e-10, atol=1e-12)  # beta of one step is nearly 1
 
 
-@pytest.mark.parametrize("steps", ["1", "ddim1", "logsnr1", "karras1"])
+@pytest.mark.parametrize("steps", ["1", "ddim1", "logsnr1", "karras1", "mixed1"])
 def test_a_single_step_is_from_the_noise_that_chains_begin_with(steps):
   grid = Schedule("linear").grid(steps)
   assert list(grid.t) == [999.0, 0.0] and grid.sigma[0] > 0.9999
@@ -195,10 +195,11 @@ def test_linear_steps_are_too_few_where_a_beta_would_reach_one():
 
 
 LOG_SNR = lambda alpha_bar: 0.5 * np.log(alpha_bar / (1 - alpha_bar))
+MIXED = lambda alpha_bar: np.arange(1000) / 999 - LOG_SNR(alpha_bar) / np.ptp(LOG_SNR(alpha_bar))
 KARRAS = lambda alpha_bar: np.sqrt((1 - alpha_bar) / alpha_bar) ** (1 / 7)
 
 
-@pytest.mark.parametrize("spacing, scale", [("logsnr", LOG_SNR), ("karras", KARRAS)])
+@pytest.mark.parametrize("spacing, scale", [("logsnr", LOG_SNR), ("karras", KARRAS), ("mixed", MIXED)])
 @pytest.mark.parametrize(
   "name, count", [("linear", 2), ("linear", 30), ("linear", 400), ("cosine", 30), ("linear", 1000)]
 )
@@ -216,6 +217,14 @@ def test_even_steps_are_as_many_as_asked_for_and_apart(name, count, spacing, sca
   if count == 30:
     early = chosen < 30  # where steps of the schedule are longer than those asked for
     np.testing.assert_array_less(reach[~early], lengths[np.minimum(chosen[~early], 998)].max())
+
+
+def test_mixed_steps_are_small_in_the_middle_and_small_at_the_end():
+  log_sbar = schedules.log_sbar(Schedule("linear", 1000))
+  around = lambda steps, low, high: np.sum((log_sbar[steps] > low) & (log_sbar[steps] < high))
+  even, snr, mixed = (schedules.respace(Schedule("linear").alpha_bar(), s) for s in ("50", "logsnr50", "mixed50"))
+  assert around(mixed, 0, 3) > 1.2 * around(snr, 0, 3)  # sbar in 1 .. 20
+  assert around(mixed, -5, -1) > 1.5 * around(even, -5, -1)  # sbar in 0.007 .. 0.37
 
 
 def test_grid_descends_to_the_clean_image_and_keeps_original_indices():

@@ -57,7 +57,7 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
   flags.DEFINE_string(
     "steps",
     steps,
-    "Noise levels of the chain: N, ddimN, logsnrN, karrasN or a,b,c (per section)."
+    "Noise levels of the chain: N, ddimN, logsnrN, karrasN, mixedN or a,b,c (per section)."
     + (" Not set: as the settings of the prior say." if steps is None else ""),
     flag_values=values,
   )
