@@ -55,7 +55,7 @@ class Schedule:
     """Return the levels of a reverse chain: `steps` noisy ones, descending, then the clean image.
 
     Args:
-      steps: "N", "ddimN", "logsnrN", "karrasN", "mixedN" or per-section counts "a,b,c" (see `respace`); None for every step.
+      steps: "N", "ddimN", "logsnrN", "karrasN", "mixedN" or per-section counts "a,b,c", see `respace`; None for all.
 
     Returns:
       Level of float64 NumPy arrays, `[steps + 1]`; the last one is alpha = 1, sigma = 0.

@@ -184,6 +184,11 @@ def test_search_finds_the_maximum_on_its_grid(tool):
   assert len(calls) == len(set(calls)) <= 9
 
 
+@pytest.mark.parametrize("chains, counts", [(1, []), (2, [2]), (4, [4]), (5, [4, 5]), (16, [4, 16]), (17, [4, 16, 17])])
+def test_means_are_of_four_and_more_samples_and_of_all(tool, chains, counts):
+  assert tool.averaged_counts(chains) == counts
+
+
 def test_test_and_tuning_crops_are_different(tool):
   chosen = {purpose: tool.held_out_photos(64, purpose, 8) for purpose in ("restoration", "tuning")}
   assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)

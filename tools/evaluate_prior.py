@@ -30,6 +30,7 @@ fits (its Gaussian of 3 pixels ends 12 pixels from its centre). Box and margin s
 """
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -91,7 +92,9 @@ STEPS = flags.DEFINE_string("steps", "250", "Steps of DPS.")
 TASK_NAMES = flags.DEFINE_list("tasks", list(RESTORATION_TASKS), "Tasks of restoration and tuning.")
 TEST_IMAGES = flags.DEFINE_integer("test_images", 8, "Images to restore.", lower_bound=1)
 TUNING_IMAGES = flags.DEFINE_integer("tuning_images", 4, "Images to tune on.", lower_bound=1)
-CHAINS = flags.DEFINE_integer("chains", 4, "Samples an image; more than one are averaged too.", lower_bound=1)
+CHAINS = flags.DEFINE_integer(
+  "chains", 4, "Samples an image; the mean of 4, 16, ... of them, and of all, stand beside the first.", lower_bound=1
+)
 BESIDE = flags.DEFINE_list("beside", ["diffpir"], "Methods beside DPS, with the settings that ship for the prior.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Chains to time, after one that is not.", lower_bound=1)
 DEVICES = flags.DEFINE_integer(
@@ -383,7 +386,11 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
     }
     for name in BESIDE.value:
       chains[f"{METHODS[name].title}{NETWORK}"] = restore_beside(subject, name, task, problems, CHAINS.value)
-    averages = {f"{who}, mean of {CHAINS.value}": v.mean(axis=1) for who, v in chains.items() if CHAINS.value > 1}
+    averages = {
+      f"{who}, mean of {count}": v[:, :count].mean(axis=1)
+      for who, v in chains.items()
+      for count in averaged_counts(CHAINS.value)
+    }
     pictures = {
       **{who: v[:, 0] for who, v in chains.items()},
       **averages,
@@ -399,6 +406,12 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
   write_pillow(pathlib.Path(OUTPUT.value) / "restoration.png", sheet.sheet(["truth", "measurement", *pictures], sheets))
   means = {task: {name: v.mean(axis=0) for name, v in by_name.items()} for task, by_name in found.items()}
   return {"tuning": tuning, "marks": found, "means": means}, [restoration_table(means, len(truths), tuning["steps"])]
+
+
+def averaged_counts(chains: int) -> list[int]:
+  """Return of how many samples the mean is marked: 4, 16, ... of `chains`, and all of them."""
+  powers = itertools.takewhile(lambda count: count < chains, (4**k for k in itertools.count(1)))
+  return [*powers, chains] if chains > 1 else []
 
 
 INTERPOLATION = "interpolation"  # biharmonic, bicubic, or none
