@@ -61,11 +61,16 @@ STUDIES = {
   ),
   "faces": Study(
     "Faces, linear tasks",
-    ("--prior=faces", "--data=faces", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
+    ("--prior=faces", "--data=faces", "--num_images=16", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
     "psnr",
     averages=True,
   ),
-  "phase": Study("Faces, phase retrieval, the best of four samples by residual", nonlinear("phase_retrieval"), BEST),
+  "phase": Study(
+    "Faces, phase retrieval on [-1, 1], the best of four samples by residual", nonlinear("phase_retrieval"), BEST
+  ),
+  "phase_01": Study(
+    "Faces, phase retrieval on [0, 1], the best of four samples by residual", nonlinear("phase_retrieval_01"), BEST
+  ),
   "blur": Study("Faces, nonlinear blur, the best of four samples by residual", nonlinear("nonlinear_blur"), BEST),
 }
 
