@@ -198,7 +198,8 @@ def test_test_and_tuning_crops_are_different(tool):
 
 @pytest.mark.slow
 def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
-  from absl import flags
+  from absl import app, flags
+  from absl.testing import flagsaver
 
   from diffinv import checkpoint
   from diffinv.apps import train as train_app
@@ -252,3 +253,8 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   # Clipping gains a little; the noise of 4 16x16x3 images has a relative error of sqrt(2/3072) = 3 %, 0.1 dB.
   np.testing.assert_allclose(found["psnr_pooled"]["network"][0], 10 * np.log10(4 / expected), atol=0.5)
   assert (tmp_path / "out" / "samples.png").is_file()
+  with flagsaver.flagsaver(tasks=["gaussian_blur"], beside=["diffpir", "ddnm_plus"]):
+    with pytest.raises(
+      app.UsageError, match="--beside: gaussian_blur: ddnm_plus: expected an operator whose pseudo-inv"
+    ):
+      tool.main([])

@@ -47,7 +47,7 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import batch, checkpoint, classical, distances, exact, metrics, output, priors, sampler, sheet
+from diffinv import batch, checkpoint, classical, distances, exact, methods, metrics, output, priors, sampler, sheet
 from diffinv import settings as shipped
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
@@ -56,6 +56,7 @@ from diffinv.data import faces, photos
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods import METHODS
+from diffinv.methods.base import Method
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import SAMPLERS
 from diffinv.noise import Gaussian
@@ -313,11 +314,26 @@ def restore_dps(prior: Any, problems: Sequence[Problem], scale: float, steps: st
   return restore(DPS(scale=jnp.float32(scale)), prior, problems, steps, chains)
 
 
-def restore_beside(subject: Subject, name: str, task: str, problems: Sequence[Problem], chains: int) -> np.ndarray:
-  """Restore with another method, with its settings for the task, `[n, chains, h, w, c]`."""
+def shipped_method(subject: Subject, name: str, task: str) -> tuple[Method, str]:
+  """Return another method with the settings that ship for the prior and the task, and its steps."""
   table = shipped.load_settings(subject.name)
   steps = shipped.steps_for(table, name)
-  return restore(common.build_method(name, task, steps, table, {}), subject.prior, problems, steps, chains)
+  return common.build_method(name, task, steps, table, {}), steps
+
+
+def check_beside(subject: Subject) -> None:
+  """Check that the other methods can solve the tasks, before the long work.
+
+  Raises:
+    UsageError: one cannot.
+  """
+  for task in TASK_NAMES.value:
+    (problem,) = measure_images(np.zeros((1, *subject.shape), np.float32), task, 6)
+    for name in BESIDE.value:
+      try:
+        methods.check(shipped_method(subject, name, task)[0], problem.operator)
+      except ValueError as error:
+        raise app.UsageError(f"--beside: {task}: {error}") from None
 
 
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
@@ -385,7 +401,8 @@ def restoration(subject: Subject) -> tuple[dict, list[Table]]:
       for who, prior in (("network", subject.prior), ("natural", natural))
     }
     for name in BESIDE.value:
-      chains[f"{METHODS[name].title}{NETWORK}"] = restore_beside(subject, name, task, problems, CHAINS.value)
+      method, steps = shipped_method(subject, name, task)
+      chains[f"{METHODS[name].title}{NETWORK}"] = restore(method, subject.prior, problems, steps, CHAINS.value)
     averages = {
       f"{who}, mean of {count}": v[:, :count].mean(axis=1)
       for who, v in chains.items()
@@ -625,6 +642,8 @@ def main(argv: list[str]) -> None:
   pathlib.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
   common.split_cpu(DEVICES.value)
   subject = load_subject()
+  if "restoration" in MEASURE.value:
+    check_beside(subject)
   run = {"denoising": denoising, "sampling": sampling, "tune": tune, "restoration": restoration, "speed": speed}
   for name in (name for name in MEASURES if name in MEASURE.value):
     write(subject, name, *run[name](subject))
