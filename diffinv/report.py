@@ -350,7 +350,7 @@ def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:
       if entry["method"] != method["name"] or entry.get("skipped") is not None:
         continue
       fields = [(name, _plain(value)) for name, value in (entry.get("fields") or {}).items()]
-      group = {"steps": entry["steps"], "fields": fields, "tasks": []}
+      group = {"steps": entry.get("spacing", entry["steps"]), "fields": fields, "tasks": []}
       groups.setdefault(repr(group), group)["tasks"].append(entry["task"])
     found.append({"title": method["title"], "citation": method.get("citation") or "", "groups": list(groups.values())})
   return found

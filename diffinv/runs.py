@@ -290,7 +290,7 @@ class RunFolder:
     changed = differences(read_plan(self.partial, self._kind), plan)
     if changed:
       raise FileExistsError(
-        f"output: {self.partial} holds an unfinished {self._kind.noun} with another {changed[0]}; "
+        f"output: {self.partial} holds an unfinished {self._kind.noun} that differs in {changed[0]}; "
         "give its own flags to go on, or --restart to throw it away"
       )
 

@@ -263,8 +263,25 @@ def test_another_comparison_is_not_mixed_in(photos, tmp_path, monkeypatch, capsy
   assert "interrupted; give the same command again to go on with" in capsys.readouterr().err
   assert main.execute([*flags, "--methods=dps", "--seed=1"]) != 0
   assert (
-    "unfinished comparison with another --seed; give its own flags to go on, or --restart" in capsys.readouterr().err
+    "unfinished comparison that differs in --seed; give its own flags to go on, or --restart" in capsys.readouterr().err
   )
+
+
+def test_other_noise_levels_of_the_same_settings_file_are_not_mixed_in(photos, tmp_path, monkeypatch, capsys):
+  """As many steps at other places, and no flag that differs: the plan knows how they are spaced."""
+  table, path = settings.load_settings("natural"), tmp_path / "s.json"
+  flags = ["compare", f"--output={tmp_path / 'out'}", f"--data={photos / 'a.png'}", "--tasks=denoising", *OFFHAND]
+  flags += ["--methods=ddrm", f"--settings={path}", "--report=false"]
+  path.write_text(json.dumps({**table, "ddrm": {**table["ddrm"], "steps": "5"}}))
+  with monkeypatch.context() as patch:
+    patch.setattr(compare, "write_sheets", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main.execute(flags) != 0
+  path.write_text(json.dumps({**table, "ddrm": {**table["ddrm"], "steps": "mixed5"}}))
+  capsys.readouterr()
+  assert main.execute(flags) != 0
+  assert "holds an unfinished comparison that differs in runs" in capsys.readouterr().err
+  assert main.execute([*flags, "--restart"]) == 0
+  assert json.loads((tmp_path / "out" / "results.json").read_text())["runs"][0]["spacing"] == "mixed5"
 
 
 @pytest.mark.slow
@@ -422,7 +439,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
   assert f"give the same command again to go on with {tmp_path / 's.json.running'}" in capsys.readouterr().err
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3"]) != 0
   said = capsys.readouterr().err
-  assert "holds an unfinished search with another --search; give its own flags to go on, or --restart" in said
+  assert "holds an unfinished search that differs in --search; give its own flags to go on, or --restart" in said
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3", "--restart"]) == 0
 
 

@@ -113,7 +113,7 @@ def test_a_damaged_line_is_named(tmp_path):
 def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
   folder = runs.RunFolder(tmp_path / "out", PLAN)
   folder.append([row("a")])
-  with pytest.raises(FileExistsError, match=f"unfinished comparison with another {name}; .*--restart"):
+  with pytest.raises(FileExistsError, match=f"unfinished comparison that differs in {name}; .*--restart"):
     runs.RunFolder(tmp_path / "out", plan)
   assert len(lines(folder.partial)) == 1
   again = runs.RunFolder(tmp_path / "out", plan, restart=True)

@@ -71,6 +71,7 @@ class Entrant(NamedTuple):
   task: str
   name: str  # of the method
   method: Method  # as the settings say
+  spacing: str  # of the grid, as --steps has it
   grid: Level
   spent: Cost
   excuse: str | None  # why it cannot solve the task; None where it can
@@ -103,7 +104,7 @@ def plan_entrants(prior: AnyPrior, measure: Measure) -> list[Entrant]:
         methods.check(method, measure(task, 0).operator)
       except ValueError as error:
         excuse = str(error)
-      entrants.append(Entrant(task, name, method, grid, common.cost(method, grid), excuse))
+      entrants.append(Entrant(task, name, method, steps, grid, common.cost(method, grid), excuse))
   if all(entrant.excuse for entrant in entrants):
     raise errors.UsageError(entrants[0].excuse)
   return entrants
@@ -181,6 +182,7 @@ def describe(entrant: Entrant) -> dict[str, Any]:
     "task": entrant.task,
     "method": entrant.name,
     "fields": common.describe(entrant.method)["fields"],
+    "spacing": entrant.spacing,
     "steps": len(entrant.grid.alpha) - 1,
     "evaluations": entrant.spent.evaluations,
     "gradients": entrant.spent.gradients,
