@@ -30,7 +30,7 @@ REFERENCE, REFERENCE_STEPS = "dps", 1000
 AVERAGED, SAMPLES = "diffpir", 2  # the mean of so many samples of this method is a method as well
 CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as cheap
 PAGE = "results.md"
-PANEL_INCHES, DPI = 2.6, 130
+PANEL_INCHES, LEAST_INCHES, DPI = 2.6, 3.4, 130  # one panel alone has to have room for the words under it
 MARKERS = "osD^v<>PX*hpd"
 COLOURS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
 
@@ -231,7 +231,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
       (weight(Cost(e["evaluations"], e["gradients"])), value(e, mark), names.index(e["method"])) for e in entries
     ]
     panels.append((task["title"], points))
-  figure = Figure((PANEL_INCHES * len(panels), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
+  figure = Figure((max(PANEL_INCHES * len(panels), LEAST_INCHES), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
   for axes, (heading, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
     axes.set_xscale("log")
     axes.set_title(heading, fontsize=9)
