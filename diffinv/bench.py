@@ -41,6 +41,11 @@ def chunks(count: int, samples: int, batch_size: int) -> list[range]:
   return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
+def filled(part: Sequence[int], size: int) -> list[int]:
+  """Return the numbers of a part with the last one repeated up to `size`: parts of one size compile once."""
+  return [*part, *[part[-1]] * (size - len(part))]
+
+
 def restore(
   keys: Sequence[jax.Array],
   method: Method,

@@ -114,9 +114,8 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
   try:
     counts = [int(part) for part in spacing.removeprefix(name).split(",")]
   except ValueError:
-    raise ValueError(
-      f"steps: expected 'N', 'ddimN', 'logsnrN', 'karrasN', 'mixedN' or 'a,b,c' with whole numbers, got {spacing!r}"
-    ) from None
+    *others, last = map(repr, SPACINGS)
+    raise ValueError(f"steps: expected {', '.join(others)} or {last} with whole numbers, got {spacing!r}") from None
   if name and len(counts) != 1:
     raise ValueError(f"steps: expected '{name}N' with one number, got {spacing!r}")
   if min(counts) < 1:
@@ -154,6 +153,7 @@ EVEN_IN = {
   "karras": lambda log_sbar: np.exp(log_sbar / KARRAS_RHO),
   "mixed": _mean_of_both,
 }
+SPACINGS = ("N", "ddimN", *(f"{name}N" for name in EVEN_IN), "a,b,c")  # what `respace` reads
 
 
 def _even(values: np.ndarray, count: int) -> np.ndarray:

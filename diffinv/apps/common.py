@@ -33,7 +33,7 @@ from diffinv.operators.pixels import Inpainting
 from diffinv.operators.separable import Separable
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, simulate
-from diffinv.schedules import Level, as_arrays
+from diffinv.schedules import SPACINGS, Level, as_arrays
 from diffinv.tasks import TASKS, Task
 
 NOISES = ("gaussian", "poisson", "none")
@@ -57,7 +57,7 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
   flags.DEFINE_string(
     "steps",
     steps,
-    "Noise levels of the chain: N, ddimN, logsnrN, karrasN, mixedN or a,b,c (per section)."
+    f"Noise levels of the chain: {', '.join(SPACINGS[:-1])} or {SPACINGS[-1]} (per section)."
     + (" Not set: as the settings of the prior say." if steps is None else ""),
     flag_values=values,
   )

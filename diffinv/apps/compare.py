@@ -217,7 +217,7 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure
 
 def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: range, first: range, report_progress):
   """Restore a chunk of pictures; a shorter last one is filled up with its last picture, for one compilation."""
-  chosen = [part[min(k, len(part) - 1)] for k in range(len(first))]
+  chosen = bench.filled(part, len(first))
   return bench.restore(
     [common.case_keys(cases[i], FLAGS.num_samples)[2] for i in chosen],
     entrant.method,

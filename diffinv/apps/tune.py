@@ -187,7 +187,7 @@ def run_all(folder: runs.RunFolder, jobs: Sequence[Job], cases, prior: AnyPrior,
 
 def run(job: Job, part, size: int, cases, prior, problems: list[Problem], truths, report_progress) -> list[runs.Row]:
   """Restore every picture with some candidates, filled up to `size`; all get the same measurements and keys."""
-  chosen = [part[min(k, len(part) - 1)] for k in range(size)]
+  chosen = bench.filled(part, size)
   keys = jnp.stack([common.case_keys(case, FLAGS.num_samples)[2] for case in cases])
   tile = lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1)))
   got, _ = sample_batch(
@@ -220,7 +220,7 @@ def marks(problems: Sequence[Problem], pictures: np.ndarray, cases, truths) -> l
   return entries
 
 
-def outcome(job: Job, folder: runs.RunFolder) -> Outcome:
+def judge(job: Job, folder: runs.RunFolder) -> Outcome:
   """Return the marks of all candidates: the mean over pictures, NaN where one failed."""
   rows = [folder.rows[job.task, job.name, number] for number in range(len(job.found))]
   of_pictures = [[summary.picture_value(entry, FLAGS.criterion) for entry in row["images"]] for row in rows]
@@ -234,16 +234,16 @@ def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, A
   Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary.
   """
   table = {name: dict(entry) for name, entry in table.items()}
-  for found in outcomes:
-    job = found.job
-    if found.best is None:
+  for outcome in outcomes:
+    job = outcome.job
+    if outcome.best is None:
       continue
     table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
     usual = settings.steps_for(table, job.name) == job.steps
     name = job.name if usual else settings.at_steps(job.name, job.steps)
     copied = {task: fields for task, fields in table[job.name].items() if task != settings.STEPS}
     entry = table.setdefault(name, {settings.DEFAULT: {}, **copied})
-    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **job.found[found.best].fields}
+    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **job.found[outcome.best].fields}
   return {**table, settings.ABOUT: about}
 
 
@@ -264,8 +264,8 @@ def main(argv: list[str]) -> None:
     if folder.rows:
       print(f"going on with {folder.partial}: {len(folder.rows)} candidates are there")
     run_all(folder, jobs, cases, prior, problems, truths)
-    outcomes = [outcome(job, folder) for job in jobs]
-    if all(found.best is None for found in outcomes):
+    outcomes = [judge(job, folder) for job in jobs]
+    if all(outcome.best is None for outcome in outcomes):
       folder.discard()
       raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
     written = write(outcomes, table, cases)
@@ -282,34 +282,34 @@ def write(outcomes: Sequence[Outcome], table: dict[str, Any], cases: Sequence[co
   about = {
     **common.provenance(FLAGS, "tune"),
     "images": [case.path for case in cases],
-    "found": [describe(found) for found in outcomes],
+    "found": [describe(outcome) for outcome in outcomes],
   }
   written = tuned(table, outcomes, about)
   settings.write_settings(FLAGS.output, output.plain(written))
   return written
 
 
-def describe(found: Outcome) -> dict[str, Any]:
+def describe(outcome: Outcome) -> dict[str, Any]:
   """Return everything that was tried, with its mark."""
-  tried = [{**c.fields, FLAGS.criterion: mark} for c, mark in zip(found.job.found, found.marks)]
-  return {"task": found.job.task, "method": found.job.name, "tried": tried}
+  tried = [{**c.fields, FLAGS.criterion: mark} for c, mark in zip(outcome.job.found, outcome.marks)]
+  return {"task": outcome.job.task, "method": outcome.job.name, "tried": tried}
 
 
 def print_report(outcomes: Sequence[Outcome]) -> None:
   """Print the best of each search, and where a wider one may be better."""
   rows, edges = [], []
-  for found in outcomes:
-    job = found.job
-    if found.best is None:
+  for outcome in outcomes:
+    job = outcome.job
+    if outcome.best is None:
       edges.append(f"{job.task}: {job.name} left the finite numbers with every candidate; search smaller steps")
       continue
-    fields = job.found[found.best].fields
+    fields = job.found[outcome.best].fields
     said = ", ".join(
       f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items()
     )
     digits = 2 if "psnr" in FLAGS.criterion else 3
-    finite = [mark for mark in found.marks if np.isfinite(mark)]
-    marks = [common.number(value, digits) for value in (found.marks[found.best], min(finite))]
+    finite = [mark for mark in outcome.marks if np.isfinite(mark)]
+    marks = [common.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
     rows.append([job.task, job.name, said, *marks, str(len(job.found))])
     for name in tuning.at_the_edge(fields, job.search):
       edges.append(f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with --search")
