@@ -65,11 +65,6 @@ class Dense(LinearOperator):
   def spectral(self):
     return Spectral(self.values, lambda x: self.v.T @ x, lambda coords: self.v @ coords, lambda y: self.u.T @ y)
 
-  @property
-  def support(self):
-    """The observed coordinates, for a diagonal matrix of zeros and ones."""
-    return jnp.diagonal(self.matrix)
-
 
 def dense(matrix: np.ndarray) -> Dense:
   """Build y = A x from a matrix `[m, d]`, in the default float type; decomposed here, in float64."""

@@ -1,8 +1,6 @@
 """Gaussian mixtures in closed form, in NumPy float64, and a benchmark of 25 modes whose posterior is one.
 
-For x0 ~ sum_k w_k N(m_k, C_k), x_t = alpha x0 + sigma eps with alpha^2 = abar, sigma^2 = 1 - abar, and S_k = abar C_k +
-(1 - abar) I, everything that samplers ask for is exact: the law of x_t, its score, the moments of x0 given x_t, and,
-for y = A x0 + sigma_y n, the posterior, a mixture again, and the score of the diffused posterior.
+For x0 ~ sum_k w_k N(m_k, C_k) and y = A x0 + sigma_y n the posterior is a mixture again, whose denoiser is known.
 
 The benchmark is that of Cardoso, Janati, Le Corff and Moulines, "Monte Carlo guided Denoising Diffusion models for
 Bayesian linear inverse problems", ICLR 2024, arXiv 2308.07983: 25 components of covariance I around (-8i, -8j, -8i,
@@ -38,16 +36,6 @@ class Mixture(NamedTuple):
     return priors.mixture(weights, self.means, self.covs, schedule)
 
 
-class Moments(NamedTuple):
-  """The law of x0 given x_t, a mixture."""
-
-  log_weights: np.ndarray  # [k], of the responsibilities r_k
-  means: np.ndarray  # [k, d], D_k
-  covs: np.ndarray  # [k, d, d], V_k
-  mean: np.ndarray  # [d], D = sum r_k D_k
-  cov: np.ndarray  # [d, d], sum r_k (V_k + (D_k - D)(D_k - D)^T)
-
-
 def mixture(weights, means, covs) -> Mixture:
   """Build a mixture from `weights` `[k]`, normalised here, `means` `[k, d]` and `covs` `[k, d, d]`."""
   weights, means, covs = (np.asarray(v, np.float64) for v in (weights, means, covs))
@@ -66,34 +54,6 @@ def log_sum(values):
   return np.logaddexp.reduce(values)
 
 
-def log_density(law: Mixture, x: np.ndarray) -> float:
-  """Return log p(x), `x` of `[d]`."""
-  return log_sum(law.log_weights + log_gaussians(x, law.means, law.covs))
-
-
-def score(law: Mixture, x: np.ndarray) -> np.ndarray:
-  """Return grad log p(x) = -sum_k r_k C_k^-1 (x - m_k), `[d]`."""
-  log_r = law.log_weights + log_gaussians(x, law.means, law.covs)
-  return -np.exp(log_r - log_sum(log_r)) @ np.linalg.solve(law.covs, (x - law.means)[..., None])[..., 0]
-
-
-def diffused(law: Mixture, abar: float) -> Mixture:
-  """Return the law of x_t."""
-  return Mixture(law.log_weights, np.sqrt(abar) * law.means, abar * law.covs + (1 - abar) * np.eye(law.means.shape[1]))
-
-
-def moments(law: Mixture, x: np.ndarray, abar: float) -> Moments:
-  """Return the law of x0 given x_t = `x`, `[d]`: D_k = m_k + sqrt(abar) C_k S_k^-1 (x - sqrt(abar) m_k), V_k."""
-  noisy = diffused(law, abar)
-  log_r = law.log_weights + log_gaussians(x, noisy.means, noisy.covs)
-  log_r = log_r - log_sum(log_r)
-  gains = law.covs @ np.linalg.inv(noisy.covs)
-  means = law.means + np.sqrt(abar) * np.einsum("kij,kj->ki", gains, x - noisy.means)
-  covs, r = (1 - abar) * gains, np.exp(log_r)
-  off = means - r @ means
-  return Moments(log_r, means, covs, r @ means, np.einsum("k,kij->ij", r, covs + off[:, :, None] * off[:, None]))
-
-
 def posterior(law: Mixture, A: np.ndarray, sigma: float, y: np.ndarray) -> Mixture:
   """Return the law of x0 given y = A x0 + sigma n, a mixture of the same number of components."""
   data_covs = A @ law.covs @ A.T + sigma**2 * np.eye(len(y))
@@ -102,12 +62,6 @@ def posterior(law: Mixture, A: np.ndarray, sigma: float, y: np.ndarray) -> Mixtu
   means = law.means + np.einsum("kij,kj->ki", gains, y - law.means @ A.T)
   covs = law.covs - gains @ A @ law.covs
   return Mixture(log_weights - log_sum(log_weights), means, (covs + np.swapaxes(covs, 1, 2)) / 2)
-
-
-def log_evidence(law: Mixture | Moments, A: np.ndarray, sigma: float, y: np.ndarray) -> float:
-  """Return log p(y), or log p(y | x_t) of the moments given x_t: log sum_k r_k N(y; A D_k, A V_k A^T + sigma^2 I)."""
-  data_covs = A @ law.covs @ A.T + sigma**2 * np.eye(len(y))
-  return log_sum(law.log_weights + log_gaussians(y, law.means @ A.T, data_covs))
 
 
 def sample(rng: np.random.RandomState, law: Mixture, count: int) -> np.ndarray:

@@ -18,9 +18,13 @@ MIN_PART = 0.25  # of the count: where less is predicted, the log-likelihood goe
 
 @pytree
 class Gaussian:
-  """n ~ N(0, sigma^2): sigma on [-1, 1]; a paper's 0.05 on [0, 1] is 0.1 here."""
+  """n ~ N(0, sigma^2): sigma on [-1, 1]; a paper's 0.05 on [0, 1] is 0.1 here.
 
-  sigma: jax.Array | float
+  Noise-free data are `NoNoise`; the noise-free part of a stack takes a small positive sigma, 1e-3 say: its likelihood
+  at 0 is none.
+  """
+
+  sigma: jax.Array | float  # positive, [], or one for each value of y
 
   def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
     """Return clean + n, the shape of `clean`."""

@@ -75,13 +75,15 @@ class Problem:
     return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.sum(observed)
 
   def stiffness(self, kind: str = "likelihood") -> jax.Array | float:
-    """Return the largest curvature of the misfit along a measured value, over that of Gaussian noise, [], at least 1.
+    """Return how many times steeper than of Gaussian noise the misfit rises at most from its minimum, [], at least 1.
 
-    Steps of a fixed length are to be divided by it: a dark pixel of a Poisson measurement weighs a hundred bright ones.
+    That is the slope along a measured value over the distance from its minimum. Steps of a fixed length are to be
+    divided by it: a dark pixel of a Poisson measurement weighs a hundred bright ones.
     """
     if kind == "squares" or jnp.ndim(self.noise.std(self.y)) == 0:
       return 1.0
-    least = self.noise.variance(self.y, jnp.full_like(self.y, -1.0))
+    black = jnp.full_like(self.y, -1.0)  # where the noise is least
+    least = self.noise.std(self.y) ** 2 if kind == "weighted" else self.noise.variance(self.y, black)
     return jnp.max(jnp.where(self.operator.observed(self.y) > 0, self.mean_variance() / least, 1.0))
 
   def chi2(self, x0: jax.Array) -> jax.Array:

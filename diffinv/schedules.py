@@ -48,7 +48,13 @@ class Schedule:
   num_steps: int = 1000
 
   def alpha_bar(self) -> np.ndarray:
-    """Return prod(1 - beta), `[num_steps]`, ascending in time, float64."""
+    """Return prod(1 - beta), `[num_steps]`, ascending in time, float64.
+
+    Raises:
+      ValueError: there is no schedule of that name.
+    """
+    if self.name not in BETAS:
+      raise ValueError(f"schedule: expected one of {', '.join(BETAS)}, got {self.name!r}")
     return np.cumprod(1.0 - BETAS[self.name](self.num_steps))
 
   def grid(self, steps: int | str | None = None) -> Level:

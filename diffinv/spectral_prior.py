@@ -86,7 +86,7 @@ def fit(
     schedule: the forward process.
 
   Raises:
-    ValueError: there are no images, or an argument is none of its choices.
+    ValueError: there are no images, they differ in size, or an argument is none of its choices.
   """
   for name, value, choices in (("boundary", boundary, tuple(TRANSFORMS)), ("mean", mean, MEANS)):
     if value not in choices:
@@ -117,7 +117,11 @@ def _moments(batches: Iterable[np.ndarray], forward: Callable) -> tuple[int, np.
   """Return the number of images and the sums of their coordinates z and of z z^H at every frequency, float64."""
   transform = jax.jit(jax.vmap(forward))
   count, first, second = 0, 0.0, 0.0
+  sizes = set()
   for batch in batches:
+    sizes.add(np.shape(batch)[1:])
+    if np.ndim(batch) != 4 or len(sizes) > 1:
+      raise ValueError(f"batches: expected [b, h, w, c] of one size, got {np.shape(batch)} after {count} images")
     z = np.asarray(transform(jnp.asarray(batch, float)))
     z = z.astype(np.complex128 if np.iscomplexobj(z) else np.float64)
     count, first = count + len(z), first + z.sum(axis=0)

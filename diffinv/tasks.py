@@ -15,7 +15,7 @@ from diffinv.operators.base import Operator
 
 Shape = tuple[int, int, int]
 
-SIGMA_Y = 0.05  # on [-1, 1]: DPS, Sec. 4; papers that mean [0, 1] use half of it
+SIGMA_Y = 0.05  # on [-1, 1]: DPS, Sec. 4; papers that mean 0.05 on [0, 1] use twice as much
 DPS = "Chung et al., ICLR 2023, arXiv 2209.14687"
 DAPS = "Zhang et al., CVPR 2025, arXiv 2407.01521"
 DDRM = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"

@@ -6,14 +6,14 @@ static field (a count, a choice of algorithm) compiles once more.
 
 import itertools
 import math
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffinv import methods
-from diffinv.methods.base import Method
+from diffinv.methods.base import Method, Range
 from diffinv.operators.base import Operator
 
 # What is searched where the caller does not say: around the papers' values, and further where priors differ in scale.
@@ -31,9 +31,6 @@ SEARCH: dict[str, dict[str, tuple]] = {
   "daps": {"tau": (0.01, 0.02, 0.05, 0.1), "step_size": (1e-5, 5e-5, 1e-4, 2e-4, 5e-4)},
   "red_diff": {"learning_rate": (0.03, 0.1, 0.3), "weight": (0.01, 0.03, 0.1, 0.25, 0.5, 1.0)},
 }
-
-
-PARTS = ("eta", "eta_b", "zeta")  # fields that end at 0 and 1: nothing lies beyond
 
 
 class Candidate(NamedTuple):
@@ -109,11 +106,17 @@ def best(marks: Sequence[float]) -> int | None:
   return max(finite, key=lambda number: marks[number], default=None)
 
 
-def at_the_edge(fields: dict[str, Any], search: dict[str, Sequence[Any]]) -> list[str]:
-  """Return the fields whose best value is the first or last that was tried: the best may lie beyond."""
+def at_the_edge(fields: dict[str, Any], search: dict[str, Sequence[Any]], ranges: Mapping[str, Range]) -> list[str]:
+  """Return the fields whose best value is the first or last that was tried: the best may lie beyond.
+
+  Args:
+    fields: the best values.
+    search: what was tried.
+    ranges: of the method: nothing lies beyond their ends.
+  """
   return [
     name
     for name, values in search.items()
     if len(values) > 2 and not isinstance(values[0], (str, bool)) and fields[name] in (min(values), max(values))
-    if not (name in PARTS and fields[name] in (0.0, 1.0))
+    if not (name in ranges and fields[name] in (ranges[name].low, ranges[name].high))
   ]

@@ -8,6 +8,7 @@ import pytest
 from diffinv import batch, bench, methods, metrics, noise, operators, priors, problems, tuning
 from diffinv.data import held_out
 from diffinv.methods import METHODS
+from diffinv.methods.base import PART
 
 SHAPE = (16, 16, 3)
 IMAGES, SAMPLES = 3, 2
@@ -172,7 +173,7 @@ def test_the_best_mark_is_the_highest_finite_one():
   [({"a": 1.0, "eta": 0.5}, ["a"]), ({"a": 2.0, "eta": 1.0}, []), ({"a": 4.0, "eta": 0.2}, ["a", "eta"])],
 )
 def test_the_edge_of_the_search_is_told_but_not_the_end_of_a_range(fields, edges):
-  assert tuning.at_the_edge(fields, {"a": (1.0, 2.0, 4.0), "eta": (0.2, 0.5, 1.0)}) == edges
+  assert tuning.at_the_edge(fields, {"a": (1.0, 2.0, 4.0), "eta": (0.2, 0.5, 1.0)}, {"eta": PART}) == edges
 
 
 @pytest.mark.parametrize("name", METHODS)

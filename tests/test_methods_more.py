@@ -3,7 +3,10 @@
 Every law below is of one form: x0 = D + G (y - A D), then a step from (x0, eps). Golden numbers are literals.
 """
 
+import contextlib
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ import pytest
 
 from diffinv import laws, methods, noise, operators, priors, sampler, schedules, verify
 from diffinv.laws import G3
-from diffinv.methods import base, proximal
+from diffinv.methods import DPS, ScoreALD, SDEdit, base, proximal
 from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
 from diffinv.methods.ddrm import DDRM
@@ -188,28 +191,6 @@ def test_samples_follow_the_exact_law(name):
   assert_law(run(method_of(name), G3.prior(), G3.problem(), LINEAR_100.grid()), law(name))
 
 
-# T4: a bimodal prior in one dimension, by quadrature to the digits given; both TMPD forms are exact moments there.
-
-
-@pytest.mark.parametrize(
-  "method, mean, variance, probability",
-  [
-    (PiGDM(weight="score"), 0.876535, 0.215352, 0.9650),
-    (MMPS(iterations=1), 0.630452, 0.544169, 0.8428),
-    pytest.param(TMPD(), 0.630452, 0.544169, 0.8428, marks=pytest.mark.slow),
-  ],
-)
-@pytest.mark.slow
-def test_samples_of_a_bimodal_prior_follow_their_exact_law(method, mean, variance, probability):
-  prior = priors.mixture([0.3, 0.7], [[-2.0], [1.5]], np.array([0.25, 0.16])[:, None, None], LINEAR_100)
-  problem = Problem(laws.dense(np.ones((1, 1))), noise.Gaussian(0.5), jnp.array([0.2]))
-  x = np.asarray(run(method, prior, problem, LINEAR_100.grid(), 25_000), np.float64).ravel()
-  n, centred = len(x), x - x.mean()
-  assert abs(x.mean() - mean) < 5 * np.sqrt(variance / n)
-  assert abs(x.var() - variance) < 5 * np.sqrt(((centred**4).mean() - x.var() ** 2) / n)
-  assert abs(np.mean(x > 0) - probability) < 5 * np.sqrt(probability * (1 - probability) / n)
-
-
 # Where two methods must agree.
 
 
@@ -296,6 +277,8 @@ def test_spectral_form_is_a_singular_value_decomposition(name):
     assert np.all(basis.values >= 0)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10)
     close(basis.analyse(basis.synthesise(coords)), coords)  # V^T V = I
+    other = image(9, coords.shape)
+    close(jnp.sum(coords * other), jnp.sum(x * basis.synthesise(other)))  # V^T is the transpose of V
     close(basis.measure(operator(x)), basis.values * coords)  # U^T A = s V^T
     close(basis.synthesise(basis.values * basis.measure(y)), operator.adjoint(y))  # A^T = V s U^T
     close(operator(x - basis.synthesise(coords)), 0.0)  # nothing is seen outside V
@@ -369,7 +352,7 @@ def test_proximal_step_is_stationary(name):
 def test_linearised_proximal_step_is_the_proximal_step_of_a_linear_operator():
   with jax.enable_x64():
     problem, x = poisson_problem(), image(4)
-    got = jax.jit(proximal.linearised_proximal, static_argnums=3)(problem, x, jnp.asarray(0.3), 200)
+    got = jax.jit(proximal.linearised_proximal, static_argnums=(3, 4))(problem, x, jnp.asarray(0.3), 200, "weighted")
     np.testing.assert_allclose(got, proximal.proximal(problem, x, jnp.asarray(0.3)), rtol=0, atol=1e-9)
 
 
@@ -383,7 +366,7 @@ def test_linearised_proximal_step_lowers_the_objective_of_a_nonlinear_operator()
   def objective(u):
     return jnp.sum((problem.residual(u) / 0.05) ** 2) + rho * jnp.sum((u - x) ** 2)
 
-  moved = jax.jit(proximal.linearised_proximal, static_argnums=3)(problem, x, rho, 20)
+  moved = jax.jit(proximal.linearised_proximal, static_argnums=(3, 4))(problem, x, rho, 20, "likelihood")
   assert objective(moved) < 0.5 * objective(x)
 
 
@@ -399,9 +382,9 @@ def test_noise_of_each_value_is_what_whitening_makes_of_it():
     for method in (MMPS(), JFPS(covariance=G3.prior()), DiffPIR()):
       got, want = (update(method, z, x, *levels_at(60), G3.prior(), one) for one in (problem, white))
       np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
-    # PiGDM: (scale A A^T + diag(sigma_y^2))^-1 against the dense inverse.
-    got = proximal.solve(problem.operator, problem.y, jnp.asarray(0.3), std**2)
-    np.testing.assert_allclose(got, np.linalg.solve(0.3 * G3.A @ G3.A.T + np.diag(std**2), G3.y), rtol=1e-10)
+    # PiGDM: A^T (A A^T + diag(sigma_y^2))^-1 against the dense inverse.
+    got = proximal.ridge(problem.operator, problem.y, std**2)
+    np.testing.assert_allclose(got, G3.A.T @ np.linalg.solve(G3.A @ G3.A.T + np.diag(std**2), G3.y), rtol=1e-10)
 
 
 # DAPS: affine for a Gaussian prior, with a law of its own.
@@ -459,16 +442,6 @@ def test_law_of_daps_is_the_posterior_where_its_pieces_are_exact():
   got, want = daps_law(p, method, 30), p.posterior()
   np.testing.assert_allclose(got.mean, want.mean, atol=1e-2)
   np.testing.assert_allclose(got.cov, want.cov, rtol=0, atol=0.02 * want.cov.max())
-
-
-@pytest.mark.slow
-def test_daps_weighs_data_by_their_noise_on_request():
-  grid = LINEAR_100.grid("5")
-  settings = dict(step_size=4e-3, langevin_steps=4)
-  plain, weighted = (
-    sample_g3(G3, method, grid) for method in (DAPS(tau=G3.sigma, **settings), DAPS(likelihood="noise", **settings))
-  )
-  np.testing.assert_allclose(plain, weighted, rtol=1e-5)
 
 
 # RED-diff: its gradient, and where it comes to rest.
@@ -552,7 +525,104 @@ def test_jfps_refuses_images_that_natural_covariances_do_not_describe():
     methods.check(JFPS(), operators.identity((4, 4, 1)))
 
 
-@pytest.mark.slow
-def test_backward_passes_are_counted():
-  costs = [method.cost(101) for method in (PiGDM(), TMPD(), MMPS(iterations=2), JFPS(), DAPS(), REDDiff())]
-  assert costs == [base.Cost(*pair) for pair in ((100, 100), (100, 200), (100, 300), (100, 0), (500, 0), (100, 0))]
+@pytest.mark.parametrize(
+  "method",
+  [DPS(), PiGDM(), TMPD(), MMPS(iterations=1), MMPS(iterations=3), DiffPIR(), DAPS(), REDDiff(), DDRM(), ScoreALD()],
+  ids=lambda method: f"{method.name}_{getattr(method, 'iterations', '')}",
+)
+def test_the_cost_of_a_method_is_how_often_it_calls_its_network(method):
+  calls = {"evaluations": 0, "gradients": 0}
+
+  def called(kind):
+    calls[kind] += 1
+
+  @jax.custom_vjp
+  def network(x):
+    return jnp.tanh(x)
+
+  def forward(x):
+    jax.debug.callback(called, "evaluations")
+    return jnp.tanh(x), x
+
+  def backward(x, cotangent):
+    jax.debug.callback(called, "gradients")
+    return (cotangent * (1.0 - jnp.tanh(x) ** 2),)
+
+  network.defvjp(forward, backward)
+
+  def plain(x):
+    jax.debug.callback(called, "evaluations")
+    return jnp.tanh(x)
+
+  network_of = network if method.cost(2).gradients else plain
+  prior = priors.Prior({}, lambda params, x, t: network_of(x), Schedule("linear", 1000))
+  operator = operators.random_mask(jax.random.key(0), SHAPE, missing=0.5)
+  y = operator(image(3).astype(jnp.float32))
+  problem = Problem(operator, noise.Gaussian(jnp.float32(1e-3)), y)  # little: no solve is done before its iterations
+  grid = prior.schedule.grid("5")
+  jax.block_until_ready(sampler.sample(jax.random.key(1), method, prior, problem, grid))
+  jax.effects_barrier()
+  assert calls == method.cost(len(method.levels(schedules.as_arrays(grid)).t))._asdict()
+
+
+@pytest.mark.parametrize(
+  "method, message",
+  [
+    (DDRM(eta=1.2), "ddrm: expected eta to be in [0, 1], got 1.2"),
+    (DDNMPlus(eta=-0.1), "ddnm_plus: expected eta to be in [0, 1], got -0.1"),
+    (DiffPIR(zeta=1.5), "diffpir: expected zeta to be in [0, 1], got 1.5"),
+    (DiffPIR(weight=0.0), "diffpir: expected weight to be above 0, got 0"),
+    (ScoreALD(c=-0.1), "score_ald: expected c to be above 0, got -0.1"),
+    (SDEdit(t0=30.0), "sdedit: expected t0 to be in (0, 1], got 30"),
+    (DPS(scale=-1.0), "dps: expected scale to be at least 0, got -1"),
+    (DPS(scale=float("nan")), "dps: expected scale to be at least 0, got nan"),
+    (DPS(rule="cod"), "dps: expected rule to be one of code, paper, squared, got 'cod'"),
+    (PiGDM(weight="none"), "pigdm: expected weight to be one of score, algorithm_1, code, got 'none'"),
+  ],
+  ids=str,
+)
+def test_hyper_parameters_out_of_range_are_told(method, message):
+  for check in (
+    lambda: methods.check(method, operators.identity(SHAPE)),
+    lambda: methods.make_method(method.name, dataclasses.asdict(method)),
+  ):
+    with pytest.raises(ValueError, match=re.escape(message)):
+      check()
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_the_defaults_are_in_their_ranges(name):
+  methods.check_fields(methods.METHODS[name]())
+  assert set(methods.METHODS[name].ranges) <= {field.name for field in dataclasses.fields(methods.METHODS[name])}
+
+
+@pytest.mark.parametrize(
+  "covariance, message",
+  [
+    (priors.natural(), None),
+    (priors.gaussian(np.zeros(144), np.eye(144), LINEAR_100), None),
+    (priors.gaussian(np.zeros(3), np.eye(3), LINEAR_100), r"jfps: expected a covariance of images of \(6, 8, 3\)"),
+    (priors.mixture([0.5, 0.5], np.zeros((2, 144)), [np.eye(144)] * 2, LINEAR_100), "jfps: expected one Gaussian"),
+  ],
+  ids=["any size", "its size", "another size", "two"],
+)
+def test_jfps_takes_one_gaussian_of_the_size_of_the_images(covariance, message):
+  with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+    methods.check(JFPS(covariance=covariance), operators.identity(SHAPE))
+
+
+def test_daps_looks_at_its_chain_at_the_time_of_the_noise():
+  times = []
+
+  def apply(params, x, t):
+    jax.debug.callback(lambda t: times.append(float(t)), t)
+    return jnp.zeros_like(x)
+
+  prior, method = priors.Prior({}, apply, Schedule("linear", 1000)), DAPS()
+  levels = method.levels(schedules.as_arrays(prior.schedule.grid("10")))
+  level = Level(*(value[8] for value in levels))
+  method.estimate(base.XState(image(0).astype(jnp.float32)), level, prior, None).block_until_ready()
+  jax.effects_barrier()
+  want = schedules.level_at(prior.schedule, level.sigma / level.alpha).t
+  assert abs(float(level.t) - float(want)) > 1.0  # what interpolation on the grid would give
+  np.testing.assert_allclose(times, [float(want)], rtol=1e-6)

@@ -36,6 +36,8 @@ def check_spectral(operator, x, y):
   near = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10)
   assert np.all(basis.values >= 0)
   near(basis.analyse(basis.synthesise(coords)), coords)  # V^T V = I
+  other = jnp.asarray(normal(9, coords.shape))
+  near(jnp.sum(coords * other), jnp.sum(x * basis.synthesise(other)))  # V^T is the transpose of V
   near(basis.measure(operator(x)), basis.values * coords)  # U^T A = s V^T
   near(basis.synthesise(basis.values * basis.measure(y)), operator.adjoint(y))  # A^T = V s U^T
   near(operator(x - basis.synthesise(coords)), 0.0)  # nothing is seen outside V

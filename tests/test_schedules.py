@@ -267,3 +267,8 @@ def test_step_beta_is_exact_in_float64():
     arrays = schedules.as_arrays(grid)
     now, nxt = Level(*(v[:-1] for v in arrays)), Level(*(v[1:] for v in arrays))
     np.testing.assert_allclose(schedules.step_beta(now, nxt), LINEAR(1000)[::-1], rtol=1e-10)
+
+
+def test_a_name_that_is_no_schedule_is_told():
+  with pytest.raises(ValueError, match="schedule: expected one of linear, .*, got 'lin'"):
+    Schedule("lin").grid("5")

@@ -10,20 +10,12 @@ import pytest
 
 from diffinv import methods, priors, settings
 from diffinv.methods import METHODS
+from diffinv.methods.base import POSITIVE
 from diffinv.tasks import TASKS
-from diffinv.tuning import PARTS
 
 SHIPPED = sorted(settings.FOLDER.glob("*.json"))
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 SHAPE = (64, 64, 3)  # larger than any kernel of a task's
-# A choice of algorithm is one of a table in the method's module.
-CHOICES = {
-  ("dps", "rule"): methods.dps.RULES,
-  ("sdedit", "guide"): methods.sdedit.GUIDES,
-  ("score_ald", "weighting"): methods.score_ald.WEIGHTINGS,
-  ("score_ald", "sampler"): methods.score_ald.SAMPLERS,
-  ("pigdm", "weight"): methods.pigdm.WEIGHTS,
-}
 
 
 def test_the_settings_of_the_literature_are_shipped():
@@ -51,10 +43,11 @@ def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
         default = fields[name].default
         assert type(value) is type(default), f"{method}, {task}: {name} is {value!r}, the default {default!r}"
         if isinstance(value, str):
-          assert value in CHOICES[method, name], f"{method}, {task}: {name} is {value!r}"
+          assert value in methods.choices(METHODS[method], name), f"{method}, {task}: {name} is {value!r}"
         elif not isinstance(value, bool):
-          smallest = -1.0 if name in PARTS else 0.0
-          assert np.isfinite(value) and value > smallest, f"{method}, {task}: {name} is {value!r}"
+          assert np.isfinite(value) and value in METHODS[method].ranges.get(name, POSITIVE), (
+            f"{method}, {task}: {name} is {value!r}"
+          )
 
 
 @every_file

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, noise, operators, settings
+from diffinv import errors, methods, noise, operators, settings
 from diffinv.batch import AXIS
 from diffinv.checkpoint import load_prior
 from diffinv.data import held_out, images
@@ -325,22 +325,18 @@ def typed_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
   Raises:
     ValueError: there is no such method or field, or a value is not of the field's type.
   """
-  make_method(name, fields)  # tells unknown names
+  methods.check_names(name, fields)
   return {field: _typed(METHODS[name], field, value) for field, value in fields.items()}
 
 
 def _typed(cls: type, name: str, value: Any) -> Any:
-  """Return a value as the type of the field's default, or of its choices.
+  """Return a value as the type of the field's default.
 
   Raises:
     ValueError: it is not of that type.
   """
   default = next(field.default for field in dataclasses.fields(cls) if field.name == name)
-  # A field that chooses an algorithm names a key of its module's table: `rule` of RULES.
-  choices = tuple(getattr(sys.modules[cls.__module__], f"{name.upper()}S", ())) if isinstance(default, str) else ()
   text, wanted = str(value).lower(), type(default).__name__
-  if choices and value not in choices:
-    raise ValueError(f"{cls.name}: expected {name} to be one of {', '.join(choices)}, got {value!r}")
   if isinstance(default, str):
     return str(value)
   if isinstance(default, bool):

@@ -311,7 +311,7 @@ def print_report(outcomes: Sequence[Outcome]) -> None:
     finite = [mark for mark in outcome.marks if np.isfinite(mark)]
     marks = [common.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
     rows.append([job.task, job.name, said, *marks, str(len(job.found))])
-    for name in tuning.at_the_edge(fields, job.search):
+    for name in tuning.at_the_edge(fields, job.search, METHODS[job.name].ranges):
       edges.append(f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with --search")
   print(common.table(["task", "method", "best", FLAGS.criterion, "worst", "tried"], rows))
   for line in edges:

@@ -1,7 +1,11 @@
 """Methods that solve y = A(x) + n with a diffusion prior, by name."""
 
 import dataclasses
-from typing import Any
+import sys
+from typing import Any, Iterable
+
+import jax
+import numpy as np
 
 from diffinv.methods.base import Method
 from diffinv.methods.daps import DAPS
@@ -38,7 +42,19 @@ def make_method(name: str, fields: dict[str, Any]) -> Method:
   """Build the method `name` with the given hyper-parameters, the rest at their defaults.
 
   Raises:
-    ValueError: there is no such method or field; the message lists those there are.
+    ValueError: there is no such method or field, or a field cannot have this value; the message lists those there are.
+  """
+  check_names(name, fields)
+  method = METHODS[name](**fields)
+  check_fields(method)
+  return method
+
+
+def check_names(name: str, fields: Iterable[str]) -> None:
+  """Check that there is such a method, and that it has these fields.
+
+  Raises:
+    ValueError: there is none; the message lists those there are.
   """
   if name not in METHODS:
     raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
@@ -46,16 +62,40 @@ def make_method(name: str, fields: dict[str, Any]) -> Method:
   for field in fields:
     if field not in known:
       raise ValueError(f"{name}: expected a field among {', '.join(known)}, got {field!r}")
-  return METHODS[name](**fields)
+
+
+def choices(method: type[Method], field: str) -> tuple[str, ...]:
+  """Return what a field that chooses an algorithm may name: keys of its module's table (`rule`: RULES), or ()."""
+  return tuple(getattr(sys.modules[method.__module__], f"{field.upper()}S", ()))
+
+
+def check_fields(method: Method) -> None:
+  """Check that every hyper-parameter has a value that the method is defined for; one that is traced passes.
+
+  Raises:
+    ValueError: one has not.
+  """
+  for field in dataclasses.fields(method):
+    value = getattr(method, field.name)
+    if isinstance(value, str):
+      known = choices(type(method), field.name)
+      if known and value not in known:
+        raise ValueError(f"{method.name}: expected {field.name} to be one of {', '.join(known)}, got {value!r}")
+    elif field.name in method.ranges and not isinstance(value, jax.core.Tracer):
+      wanted = method.ranges[field.name]
+      for number in np.ravel(value):
+        if number not in wanted:
+          raise ValueError(f"{method.name}: expected {field.name} to be {wanted}, got {number:g}")
 
 
 def check(method: Method, operator: Operator) -> None:
   """Check that the method can solve problems of this operator.
 
   Raises:
-    ValueError: the method is for linear operators, or re-imposes pixels that the operator does not observe, or its
-      step is not stable; the message says what to do.
+    ValueError: the method is for linear operators, or re-imposes pixels that the operator does not observe, or a
+      hyper-parameter is out of its range, or its step is not stable; the message says what to do.
   """
+  check_fields(method)
   if not accepts(type(method), operator):
     wanted = "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
     able = ", ".join(name for name, other in METHODS.items() if accepts(other, operator))

@@ -13,7 +13,8 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
 The sampler (`diffinv.sampler`) scans `step` over neighbouring pairs of levels and knows nothing else.
 """
 
-from typing import Any, Callable, NamedTuple, Protocol
+import math
+from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,25 @@ class Cost(NamedTuple):
   gradients: int  # backward passes through the network: DPS takes one for each evaluation
 
 
+class Range(NamedTuple):
+  """The values that a hyper-parameter may have."""
+
+  low: float
+  high: float = math.inf
+  above: bool = False  # whether `low` itself is left out
+
+  def __contains__(self, value: float) -> bool:
+    return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+  def __str__(self) -> str:
+    if math.isinf(self.high):
+      return f"{'above' if self.above else 'at least'} {self.low:g}"
+    return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+
+
+POSITIVE, NOT_NEGATIVE, PART = Range(0, above=True), Range(0), Range(0, 1)
+
+
 class Method(Protocol):
   """See the module docstring."""
 
@@ -47,6 +67,7 @@ class Method(Protocol):
   citation: str
   linear_only: bool
   spectral_only: bool
+  ranges: ClassVar[Mapping[str, Range]]
 
   def levels(self, grid: Level) -> Level: ...
 
@@ -70,6 +91,7 @@ class Chain:
 
   linear_only = False  # for linear operators
   spectral_only = False  # for linear operators whose `spectral` is in closed form
+  ranges = {}  # of hyper-parameters, by name; `methods.check` holds them to it
 
   def levels(self, grid: Level) -> Level:
     """Return the grid itself: each level once, then the clean image."""

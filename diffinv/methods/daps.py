@@ -13,9 +13,12 @@ the level to `last_step` of itself: the authors' code. What is approximate: N(xh
 the Euler steps and the unadjusted Langevin steps; for a Gaussian prior and a linear operator the chain is affine and
 its own law is known exactly.
 
-||y - A(x0)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units: likelihood="tau" trusts it
-as if its mean variance were tau^2, as the paper does for Gaussian noise; likelihood="noise" leaves it as it is. The
-step eta is divided by `Problem.stiffness`, without which dark pixels would make the Langevin steps unstable.
+||y - A(x0)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units, trusted as if its mean
+variance were tau^2. The step eta is divided by `Problem.stiffness`, without which dark pixels would make the Langevin
+steps unstable.
+
+Differs from the authors' code, which takes grad ||y - A(x0)||^2 / tau^2 without the 1/2 of the Gaussian law: its tau is
+ours times the root of 2.
 
 The grid gives the number of levels; network calls between its levels interpolate t.
 """
@@ -23,7 +26,7 @@ The grid gives the number of levels; network calls between its levels interpolat
 import jax
 import jax.numpy as jnp
 
-from diffinv.methods import base, proximal
+from diffinv.methods import base
 from diffinv.operators.base import LinearOperator, norm_squared
 from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
 from diffinv.pytree import pytree, static
@@ -49,11 +52,11 @@ class DAPS(base.Chain):
   ode_end: jax.Array | float = 0.01  # sbar where the ODE ends
   ode_steps: int = static(5)
   langevin_steps: int = static(100)
-  likelihood: str = static("tau")  # of LIKELIHOODS
   misfit: str = static("likelihood")  # of MISFITS
 
   name, title = "daps", "DAPS"
   citation = "Zhang et al., CVPR 2025, arXiv 2407.01521"
+  ranges = {name: base.POSITIVE for name in ("tau", "step_size", "last_step", "sigma_max", "sigma_min", "ode_end")}
 
   def levels(self, grid):
     """Return as many levels as the grid has, at this method's own noises, then the clean image."""
@@ -71,7 +74,7 @@ class DAPS(base.Chain):
     if not isinstance(operator, LinearOperator):
       return
     bound = float(self.step_size * norm_squared(operator) / self.tau**2)
-    if self.likelihood == "tau" and not bound < 2.0:
+    if not bound < 2.0:
       raise ValueError(
         f"daps: the Langevin steps are stable while step_size ||A||^2 / tau^2 < 2, got {bound:.3g}; "
         "lower step_size or raise tau"
@@ -83,6 +86,11 @@ class DAPS(base.Chain):
     x0 = self.langevin(k1, self.flow(state.x / now.alpha, sbar, prior), sbar, problem)
     z = jax.random.normal(k2, x0.shape, x0.dtype)
     return base.XState(nxt.alpha * x0 + nxt.sigma * z), {"residual_norm": base.residual_norm(problem, x0)}
+
+  def estimate(self, state, level, prior, problem):
+    """Return E[x0 | x_t] of the iterate; `levels` could only interpolate t on the grid, the schedule knows it."""
+    sbar = jnp.where(level.sigma > 0, level.sigma / level.alpha, self.sigma_min)  # of the clean image t is not asked
+    return super().estimate(state, level._replace(t=level_at(prior.schedule, sbar).t), prior, problem)
 
   def flow(self, u, sbar, prior):
     """Return the end of the probability-flow ODE du / dsbar = (u - D) / sbar from `u`, by Euler steps."""
@@ -100,18 +108,10 @@ class DAPS(base.Chain):
     ends = [noise ** (1 / POWER) for noise in (self.sigma_max, self.sigma_min)]
     part = (ends[0] - sbar ** (1 / POWER)) / (ends[0] - ends[1])
     eta = self.step_size * (1.0 + part * (self.last_step - 1.0)) / problem.stiffness(self.misfit)
-    variance = LIKELIHOODS[self.likelihood](self, problem)
-    gradient = jax.grad(lambda x0: 0.5 / variance * problem.misfit(x0, self.misfit))
+    gradient = jax.grad(lambda x0: 0.5 / self.tau**2 * problem.misfit(x0, self.misfit))
 
     def move(x0, key):
       z = jax.random.normal(key, x0.shape, x0.dtype)
       return x0 - eta * ((x0 - x0_hat) / sbar**2 + gradient(x0)) + jnp.sqrt(2.0 * eta) * z, None
 
     return jax.lax.scan(move, x0_hat, jax.random.split(key, self.langevin_steps))[0]
-
-
-# The mean variance of y given x0 in the Langevin steps: the paper's, or the noise's own.
-LIKELIHOODS = {
-  "tau": lambda method, problem: method.tau**2,
-  "noise": lambda method, problem: jnp.maximum(problem.mean_variance(), proximal.MIN_STD**2),
-}

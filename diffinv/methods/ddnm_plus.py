@@ -34,6 +34,7 @@ class DDNMPlus(base.Chain):
 
   name, title = "ddnm_plus", "DDNM+"
   citation = "Wang et al., ICLR 2023, arXiv 2212.00490"
+  ranges = {"eta": base.PART}
   linear_only = True
   spectral_only = True
 

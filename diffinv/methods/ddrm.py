@@ -12,9 +12,8 @@ and the chain starts at yb, or at 0 where s = 0 or sbar < sigma_y / s, at that n
 coordinate meets its own datum, and the covariance of x0 given x_t is never asked: the law is not the posterior's, even
 for a Gaussian prior.
 
-Needs the SVD in closed form (`operator.spectral()`): masks, the identity, the luminance, block averages, separable
-resizing and Gaussian blur, circular blur; not reflecting motion blur. Noise that differs from value to value (Poisson)
-counts with its root mean square.
+Needs the SVD in closed form (`operator.spectral()`), which reflecting motion blur and coils, for instance, do not
+have. Noise that differs from value to value (Poisson) counts with its root mean square.
 """
 
 import jax
@@ -33,6 +32,7 @@ class DDRM(base.Chain):
 
   name, title = "ddrm", "DDRM"
   citation = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"
+  ranges = {"eta": base.PART, "eta_b": base.PART}
   linear_only = True
   spectral_only = True
 

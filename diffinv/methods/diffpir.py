@@ -40,6 +40,7 @@ class DiffPIR(base.Chain):
 
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"
+  ranges = {"weight": base.POSITIVE, "zeta": base.PART}
 
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(D)||."""

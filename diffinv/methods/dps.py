@@ -44,6 +44,7 @@ class DPS(base.Chain):
 
   name, title = "dps", "DPS"
   citation = "Chung et al., ICLR 2023, arXiv 2209.14687"
+  ranges = {"scale": base.NOT_NEGATIVE}
 
   def cost(self, num_levels):
     return base.Cost(num_levels - 1, num_levels - 1)

@@ -24,6 +24,7 @@ from diffinv import priors
 from diffinv.methods import base, proximal
 from diffinv.operators.base import conjugate_gradients
 from diffinv.pytree import pytree, static
+from diffinv.schedules import Level
 
 
 @pytree
@@ -36,6 +37,7 @@ class JFPS(base.Chain):
 
   name, title = "jfps", "JFPS"
   citation = "after Yismaw et al., arXiv 2409.08906"
+  ranges = {"eta": base.PART}
   linear_only = True
 
   def check(self, operator):
@@ -44,6 +46,19 @@ class JFPS(base.Chain):
         f"jfps: expected images of 3 channels for the covariance of natural images, got {operator.in_shape}; "
         "give a Gaussian prior as covariance"
       )
+    if isinstance(self.covariance, priors.GaussianMixture) and len(self.covariance.means) > 1:
+      raise ValueError(
+        f"jfps: expected one Gaussian as covariance, got a mixture of {len(self.covariance.means)}; fit one to it"
+      )
+    if self.covariance is not None:
+      level = Level(*(jax.ShapeDtypeStruct((), jnp.result_type(float)),) * 3)
+      image = jax.ShapeDtypeStruct(operator.in_shape, jnp.result_type(float))
+      try:
+        jax.eval_shape(lambda x, at: self.covariance.denoise(x, at).x0, image, level)
+      except (TypeError, ValueError) as error:
+        raise ValueError(
+          f"jfps: expected a covariance of images of {operator.in_shape}, got one of others; fit it to such images"
+        ) from error
 
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""

@@ -30,6 +30,7 @@ class MMPS(base.Chain):
 
   name, title = "mmps", "MMPS"
   citation = "Rozet et al., NeurIPS 2024, arXiv 2405.13712"
+  ranges = {"eta": base.PART}
   linear_only = True
 
   def cost(self, num_levels):

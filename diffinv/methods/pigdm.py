@@ -57,6 +57,7 @@ class PiGDM(base.Chain):
 
   name, title = "pigdm", "ΠGDM"
   citation = "Song et al., ICLR 2023"
+  ranges = {"eta": base.PART}
   linear_only = True
 
   def cost(self, num_levels):
@@ -66,6 +67,6 @@ class PiGDM(base.Chain):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
     denoised, backward = base.denoise_vjp(prior, x_t, now)
     residual = problem.residual(denoised.x0)
-    weighted = proximal.solve(problem.operator, residual, variance(now), proximal.noise_variance(problem))
-    g = backward(problem.operator.adjoint(weighted))
+    ratio = proximal.noise_variance(problem) / variance(now)
+    g = backward(proximal.ridge(problem.operator, residual, ratio) / variance(now))
     return WEIGHTS[self.weight](z, x_t, denoised, g, now, nxt, self.eta), base.norm(residual)

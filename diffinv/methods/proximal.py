@@ -1,7 +1,7 @@
 """What methods share to meet the data: the noise's variance, regularised solves and the proximal step.
 
-All solve (A C A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form where C = c I, R is one number and the
-operator has one, by conjugate gradients otherwise.
+All solve (A A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form where R is one number and the operator has
+one, by conjugate gradients otherwise.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients
 from diffinv.problems import Problem
 
-MIN_STD = 1e-3  # of the noise, on [-1, 1]: noise-free data are as good as that (Zhu et al., DiffPIR's code)
+MIN_STD = 1e-3  # of the noise, on [-1, 1]: noise-free data are as good as that (DiffPIR's code: 1e-3 on [0, 1])
 
 
 def noise_variance(problem: Problem) -> jax.Array:
@@ -23,34 +23,19 @@ def mean_std(problem: Problem) -> jax.Array:
   return jnp.sqrt(problem.mean_variance())
 
 
-def solve(
-  operator: LinearOperator, v: jax.Array, scale: jax.Array, variance: jax.Array, *, iterations: int = CG_STEPS
-) -> jax.Array:
-  """Return (scale A A^T + diag(variance))^-1 v, the shape of `v`.
+def ridge(operator: LinearOperator, v: jax.Array, variance: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
+  """Return A^T (A A^T + diag(variance))^-1 v, an image.
 
   Args:
-    scale: [], positive.
+    operator: A.
+    v: a measurement or a residual.
     variance: of the noise, [], or one for each value of `v`, for which no closed form holds.
     iterations: of conjugate gradients, at most, where there is no closed form.
   """
-  gamma = variance / scale
-  if _has_closed_form(operator, variance):
-    return operator.solve(v, gamma) / scale
-  return conjugate_gradients(lambda u: operator.gram(u) + gamma * u, v, iterations) / scale
-
-
-def _has_closed_form(operator, variance):
-  return jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve
-
-
-def ridge(operator: LinearOperator, v: jax.Array, variance: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
-  """Return A^T (A A^T + diag(variance))^-1 v, an image; arguments as those of `solve`.
-
-  Closed forms go by the operator's own `ridge`, which may keep digits that A^T of its `solve` has lost.
-  """
-  if _has_closed_form(operator, variance):
+  # The operator's own `ridge` may keep digits that A^T of its `solve` has lost.
+  if jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve:
     return operator.ridge(v, variance)
-  return operator.adjoint(solve(operator, v, 1.0, variance, iterations=iterations))
+  return operator.adjoint(conjugate_gradients(lambda u: operator.gram(u) + variance * u, v, iterations))
 
 
 def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int = CG_STEPS) -> jax.Array:
@@ -69,9 +54,7 @@ VARIANCES = {
 }
 
 
-def linearised_proximal(
-  problem: Problem, x: jax.Array, rho: jax.Array, iterations: int, misfit: str = "weighted"
-) -> jax.Array:
+def linearised_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int, misfit: str) -> jax.Array:
   """Take one Gauss-Newton step of the proximal problem: A at `x` by its derivative, `iterations` of CG.
 
   `misfit`: of `problems.MISFITS`. With "likelihood" it is a step of Fisher scoring: where sigma_y is the noise at the

@@ -49,6 +49,7 @@ class REDDiff(base.Chain):
 
   name, title = "red_diff", "RED-diff"
   citation = "Mardani et al., ICLR 2024, arXiv 2305.04391"
+  ranges = {"learning_rate": base.POSITIVE, "weight": base.NOT_NEGATIVE}
 
   def init(self, key, prior, problem, start):
     """Start at A^T (A A^T + sigma_y^2 I)^-1 y, or at noise where A is not linear."""

@@ -44,6 +44,7 @@ class ScoreALD(base.Chain):
 
   name, title = "score_ald", "ScoreALD"
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
+  ranges = {"c": base.POSITIVE, "rate": base.POSITIVE, "balance": base.NOT_NEGATIVE}
   linear_only = True
 
   def levels(self, grid):
@@ -107,7 +108,7 @@ SAMPLERS = {"langevin": langevin_step, "ddpm": ddpm_step}
 def likelihood_gradient(method, u, score, sbar, problem):
   """Return the weighted data gradient at `u`, `[h, w, c]`, and ||y - A u||."""
   residual = problem.residual(u)
-  return WEIGHTINGS[method.weighting](method, residual, score, sbar, problem), jnp.sqrt(jnp.sum(residual**2))
+  return WEIGHTINGS[method.weighting](method, residual, score, sbar, problem), base.norm(residual)
 
 
 def paper_weighting(method, residual, score, sbar, problem):
@@ -119,8 +120,8 @@ def paper_weighting(method, residual, score, sbar, problem):
 def norm_matched_weighting(method, residual, score, sbar, problem):
   """Return A^T (y - A u) rescaled to `balance` ||score||, one norm per image (the authors' MRI code)."""
   gradient = problem.operator.adjoint(residual)
-  norm = jnp.sqrt(jnp.sum(gradient**2))
-  return method.balance * jnp.sqrt(jnp.sum(score**2)) * gradient / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+  norm = base.norm(gradient)
+  return method.balance * base.norm(score) * gradient / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 
 
 WEIGHTINGS = {"paper": paper_weighting, "norm_matched": norm_matched_weighting}

@@ -1,12 +1,12 @@
 """SDEdit: noise a guide to an intermediate level, and let the prior bring it back.
 
 Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
-arXiv 2108.01073, Alg. 2 (VP) and Alg. 3 (with a mask). As a solver of inverse problems the guide is computed from
-the measurement, g = A^+ y or A^T (A A^T + ridge I)^-1 y, and y enters nowhere else: judge the residual beside the
-picture. Choose t0 so that the noise sbar(t0) covers the guide's artefacts (linear schedule, t0 = .3/.4/.5/.6:
-sbar = 1.2/2.0/3.4/6.1).
+arXiv 2108.01073, the algorithms of its appendix for VP-SDEs, without and with a mask. As a solver of inverse problems
+the guide is computed from the measurement, g = A^+ y or A^T (A A^T + ridge I)^-1 y, and y enters nowhere else: judge
+the residual beside the picture. Choose t0 so that the noise sbar(t0) covers the guide's artefacts (linear schedule,
+t0 = .3/.4/.5/.6: sbar = 1.2/2.0/3.4/6.1).
 
-Differs from Alg. 2: the ancestral DDPM step in place of Euler-Maruyama.
+Differs from the paper: the ancestral DDPM step in place of Euler-Maruyama.
 """
 
 import jax
@@ -33,17 +33,18 @@ GUIDES = {"pinv": pinv_guide, "ridge": ridge_guide}
 
 @pytree
 class SDEdit(base.Chain):
-  """SDEdit (Alg. 2) from a guide that the measurement gives, repeated; linear operators."""
+  """SDEdit (VP-SDE) from a guide that the measurement gives, repeated; linear operators."""
 
   ridge: jax.Array | float = 0.01  # (ridge) noise-to-signal variance
 
   t0: float = static(0.5)  # where the chain starts, as a fraction of the grid; 0.3-0.6 in the paper
   repeats: int = static(1)  # K: each result is the next guide
   guide: str = static("pinv")  # of GUIDES
-  keep_known: bool = static(False)  # Alg. 3: re-impose observed pixels at each level (inpainting)
+  keep_known: bool = static(False)  # with a mask: re-impose observed pixels at each level
 
   name, title = "sdedit", "SDEdit"
   citation = "Meng et al., ICLR 2022, arXiv 2108.01073"
+  ranges = {"t0": base.Range(0, 1, above=True), "ridge": base.POSITIVE}
   linear_only = True
 
   def levels(self, grid):
@@ -75,6 +76,6 @@ class SDEdit(base.Chain):
     # Levels are the same for the whole batch, so this stays a branch under vmap: no network call on the way up.
     x = jax.lax.cond(nxt.sigma > now.sigma, lambda x: base.renoise(z, x, now, nxt), reverse, state.x)
     if self.keep_known:
-      known = problem.operator.support  # Alg. 3, line 6
+      known = problem.operator.mask
       x = known * (nxt.alpha * problem.y + nxt.sigma * z) + (1.0 - known) * x
     return base.XState(x), {}

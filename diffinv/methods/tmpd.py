@@ -28,6 +28,7 @@ class TMPD(base.Chain):
 
   name, title = "tmpd", "TMPD"
   citation = "Boys et al., TMLR 2024, arXiv 2310.06721"
+  ranges = {"eta": base.PART}
   linear_only = True
 
   def cost(self, num_levels):

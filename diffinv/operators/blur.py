@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
+from diffinv.operators.fourier import centred_fft2, hartley2
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree
 
@@ -74,30 +75,21 @@ class CircularBlur(LinearOperator):
     return self._filter(1.0 / (_abs_squared(self._transfer()) + gamma), v)
 
   def spectral(self):
-    """Return the SVD: V^T is the Fourier transform (half of it, real and imaginary parts), s = |K|, U^T takes the
-    phase of K off.
+    """Return the SVD: V is the Hartley transform, s = |K|, U^T takes the phase of K off.
 
     Singular values below `PINV_CUTOFF` times the largest count as zero.
     """
-    transfer = self._transfer()
+    height, width, _ = self.in_shape
+    transfer = jnp.fft.fftshift(jnp.fft.fft2(_wrap(self.kernel, height, width)))[:, :, None]
     size = jnp.abs(transfer)
     kept = size > PINV_CUTOFF * jnp.max(size)
     phase = jnp.where(kept, transfer, 1.0) / jnp.where(kept, size, 1.0).astype(transfer.dtype)
 
-    def split(coords):
-      return jnp.stack([coords.real, coords.imag], axis=-1)
-
-    def analyse(x):
-      return split(jnp.fft.rfft2(x, axes=(0, 1), norm="ortho"))
-
-    def synthesise(coords):
-      spectrum = jax.lax.complex(coords[..., 0], coords[..., 1])
-      return jnp.fft.irfft2(spectrum, s=self.in_shape[:2], axes=(0, 1), norm="ortho")
-
     def measure(y):
-      return split(jnp.conj(phase) * jnp.fft.rfft2(y, axes=(0, 1), norm="ortho"))
+      spectrum = jnp.conj(phase) * centred_fft2(y)
+      return spectrum.real - spectrum.imag
 
-    return Spectral(jnp.where(kept, size, 0.0)[..., None], analyse, synthesise, measure)
+    return Spectral(jnp.where(kept, size, 0.0), hartley2, hartley2, measure)
 
   def _transfer(self):
     """Return K, `[h, w // 2 + 1, 1]`, complex."""

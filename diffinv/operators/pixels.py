@@ -61,11 +61,6 @@ class Inpainting(LinearOperator):
   def observed(self, y):
     return jnp.broadcast_to(self.mask, y.shape)
 
-  @property
-  def support(self) -> jax.Array:
-    """The observed pixels, `[h, w, 1]`, 0 or 1."""
-    return self.mask
-
 
 def inpainting(mask, *, channels: int = 3) -> Inpainting:
   """Build inpainting from a mask.
@@ -114,9 +109,10 @@ def box(
   shape = image_shape(shape)
   sizes, margins = _pair(box_size), _pair(margin)
   for axis, size, edge, pixels in zip(("height", "width"), sizes, margins, shape):
-    if size < 1 or edge < 0 or size + 2 * edge > pixels:
+    whole = isinstance(size, numbers.Integral) and isinstance(edge, numbers.Integral)
+    if not whole or size < 1 or edge < 0 or size + 2 * edge > pixels:
       raise ValueError(
-        f"box_size: expected 1 to {pixels - 2 * edge} pixels in {axis} {pixels} with margin {edge}, got {size}; "
+        f"box_size: expected 1 to {pixels - 2 * edge} whole pixels in {axis} {pixels} with margin {edge}, got {size}; "
         "lower box_size or margin"
       )
   missing = []
@@ -193,4 +189,4 @@ def grayscale(shape: tuple[int, int, int], *, weights=LUMA) -> Grayscale:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-  return (value, value) if isinstance(value, numbers.Integral) else tuple(value)
+  return (value, value) if np.ndim(value) == 0 else tuple(value)

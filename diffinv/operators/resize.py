@@ -1,5 +1,7 @@
 """Super-resolution: an image is measured at a whole fraction of its size."""
 
+import numbers
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,11 +85,11 @@ def block_average(shape: tuple[int, int, int], factor: int) -> BlockAverage:
   """
   shape = image_shape(shape)
   _check_factor(shape, factor)
-  return BlockAverage(shape, factor)
+  return BlockAverage(shape, int(factor))
 
 
 def _check_factor(shape, factor):
-  if not isinstance(factor, int) or factor < 1 or shape[0] % factor or shape[1] % factor:
+  if not isinstance(factor, numbers.Integral) or factor < 1 or shape[0] % factor or shape[1] % factor:
     raise ValueError(
       f"factor: expected a whole number that divides {shape[0]}x{shape[1]}, got {factor}; crop the image or change it"
     )

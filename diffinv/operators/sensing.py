@@ -5,6 +5,7 @@ theory's, stored, for small images only.
 """
 
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,10 @@ class GaussianMatrix(LinearOperator):
       return solved
     return solved + (v - _times(self.u, coords)) / gamma  # more measurements than values: what A never says
 
+  def ridge(self, y, gamma):
+    """Return A^T (A A^T + gamma I)^-1 y: `solve` would lose it in 1 / gamma, which A^T takes away again."""
+    return _times(self.v, self.s / (self.s**2 + gamma) * _times(self.u.T, y)).reshape(self.in_shape)
+
   def spectral(self):
     """Return the SVD; singular values below `PINV_CUTOFF` times the largest count as zero."""
     return Spectral(
@@ -131,9 +136,9 @@ def gaussian_sensing(key: jax.Array, shape: tuple[int, int, int], *, measurement
   """
   shape = image_shape(shape)
   values = math.prod(shape)
-  if measurements < 1 or measurements * values > MAX_ENTRIES:
+  if not isinstance(measurements, numbers.Integral) or measurements < 1 or measurements * values > MAX_ENTRIES:
     raise ValueError(
-      f"measurements: expected 1 to {MAX_ENTRIES // values} of {values} values, got {measurements}; "
+      f"measurements: expected a whole number, 1 to {MAX_ENTRIES // values} of {values} values, got {measurements}; "
       "use compressed_sensing, which stores no matrix"
     )
   matrix = jax.random.normal(key, (measurements, values)) / math.sqrt(measurements)
