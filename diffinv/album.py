@@ -1,6 +1,7 @@
 """The pictures of a comparison as data for one page: each once, in a codec that keeps the page small."""
 
 import base64
+import collections
 import io
 import math
 from typing import Any, NamedTuple, Sequence
@@ -13,8 +14,8 @@ from diffinv import runs
 from diffinv.data import images
 
 EXTREME = 99.5  # percentile of errors that ends the scale of their maps: a few wild pixels would darken all others
-LONGEST_SIDE = 16_000  # pixels: WebP has no larger pictures
-LIMIT = 20e6  # bytes of pictures on a page: it has to open at once
+LONGEST_SIDE = 16_000  # pixels: WebP has no wider or higher pictures
+LIMIT = 20e6  # bytes of pictures on a page, about: it has to open at once
 PROBES = 6  # rows that the size of the page is estimated from
 
 
@@ -26,7 +27,8 @@ class Codec(NamedTuple):
   frames: int  # of a chain, at most
 
 
-# From the best to the smallest: the first that keeps the page below LIMIT is taken.
+# From the best to the smallest: the first that keeps the page below LIMIT is taken. Where none does, the last one is,
+# for as many of the pictures as it has room for.
 CODECS = (
   Codec(None, 90, 32),  # chains are looked at, not measured
   Codec(None, 75, 16),
@@ -45,7 +47,7 @@ class Album:
     self._places: dict[str, int] = {}  # in `pictures`, by the data
     self._elsewhere: dict[int, str] = {}
     self._run = run
-    self.codec = _choose_codec(run)
+    self.codec, self.images = _choose(run)  # images: how many of the plan's are on the page, the first ones
 
   @property
   def size(self) -> int:
@@ -73,16 +75,16 @@ class Album:
 
 
 def page_data(run: runs.Run, album: Album) -> dict[str, Any]:
-  """Return what the script needs: pictures by number, and what there is of every image and task."""
-  plan = run.plan
+  """Return what the script needs: pictures by number, and what there is of every image on the page and every task."""
+  plan, chosen = run.plan, run.plan["images"][: album.images]
   skipped = {(e["task"], e["method"]): e["skipped"] for e in plan["runs"] if e.get("skipped") is not None}
-  cells = [[_cell(run, album, image, task) for task in plan["tasks"]] for image in plan["images"]]
+  cells = [[_cell(run, album, image, task) for task in plan["tasks"]] for image in chosen]
   colours = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
   return {
     "samples": plan["num_samples"],
     "images": [
       {"name": i["name"], "height": i["shape"][0], "width": i["shape"][1], "truth": _truth(run, album, i)}
-      for i in plan["images"]
+      for i in chosen
     ],
     "tasks": [
       {
@@ -147,7 +149,9 @@ def _method_data(
     found["spread"] = album.put(_encode(gray, None))
   if (run.folder / runs.PICTURES / f"{name}-chain.png").exists():
     strip, frames, columns = _atlas(read_chain(run, f"{name}-chain.png", image), image, album.codec.frames)
-    found["chain"] = {"picture": album.put(_encode(strip, album.codec.chains)), "frames": frames, "columns": columns}
+    if frames > 1:  # one alone is its start
+      chain = album.put(_encode(strip, album.codec.chains))
+      found["chain"] = {"picture": chain, "frames": frames, "columns": columns}
   marks = {key: row[key] for key in ("psnr", "ssim", "lpips", "mean_psnr", "mean_ssim") if row.get(key) is not None}
   return {**found, "marks": {key: _json_number(value) for key, value in marks.items()}}
 
@@ -160,7 +164,7 @@ def _json_number(value: Any) -> Any:
 
 
 def read_picture(run: runs.Run, name: str, shape: Sequence[int] | None = None) -> Image.Image:
-  """Read a picture of a comparison, as RGB.
+  """Read a picture of a comparison, or the frames of a chain side by side, as RGB.
 
   Raises:
     ValueError: it is missing, damaged or has another size than `shape`.
@@ -169,7 +173,7 @@ def read_picture(run: runs.Run, name: str, shape: Sequence[int] | None = None) -
   if not path.is_file():
     raise ValueError(f"{path}: expected the picture of a finished row, found none; run the comparison again")
   try:
-    image = images.to_pillow(images.read(path, convert=True))
+    image = images.read_written(path)
   except ValueError as error:
     raise ValueError(f"{error}; run the comparison again") from None
   if shape is not None and (image.height, image.width) != tuple(shape[:2]):
@@ -196,11 +200,15 @@ def read_chain(run: runs.Run, name: str, image: dict[str, Any]) -> Image.Image:
 
 
 def _atlas(strip: Image.Image, image: dict, most: int) -> tuple[Image.Image, int, int]:
-  """Lay out at most so many frames, the first and the last among them; return them, how many, how many in a line."""
+  """Lay out at most so many frames, the first and the last among them; return them, how many, how many in a line.
+
+  There are fewer where they are large: as many as one WebP picture has room for, at least one.
+  """
   height, width, _ = image["shape"]
   there = strip.width // width
-  chosen = sorted({round(i) for i in np.linspace(0, there - 1, min(there, most))})
-  columns = min(len(chosen), max(1, LONGEST_SIDE // width))
+  across, down = (max(1, LONGEST_SIDE // side) for side in (width, height))
+  chosen = sorted({round(i) for i in np.linspace(0, there - 1, min(there, most, across * down))})
+  columns = min(len(chosen), across)
   canvas = Image.new("RGB", (columns * width, math.ceil(len(chosen) / columns) * height))
   for place, frame in enumerate(chosen):
     part = strip.crop((frame * width, 0, (frame + 1) * width, height))
@@ -248,24 +256,29 @@ def _encode(image: Image.Image, quality: int | None) -> bytes:
   return data.getvalue()
 
 
-def _choose_codec(run: runs.Run) -> Codec:
-  """Choose how to store pictures from what a few rows of them take."""
+def _choose(run: runs.Run) -> tuple[Codec, int]:
+  """Choose how to store pictures, and of how many images, from what a few rows of them take."""
   rows = [row for row in run.rows.values() if not row.get("failed")]
   probes = [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, PROBES)})] if rows else []
-  sizes = {image["name"]: image for image in run.plan["images"]}
-  for codec in CODECS[:-1]:
-    taken = sum(_row_bytes(run, row, sizes[row["image"]], codec) for row in probes)
-    if taken * len(rows) <= LIMIT * max(1, len(probes)):
-      return codec
-  return CODECS[-1]
+  images_there = run.plan["images"]
+  by_name = {image["name"]: image for image in images_there}
+  for codec in CODECS:
+    taken = sum(_row_bytes(run, row, by_name[row["image"]], codec) for row in probes) / max(1, len(probes))
+    if taken * len(rows) <= LIMIT:
+      return codec, len(images_there)
+  finished = collections.Counter(row["image"] for row in rows)
+  totals = taken * np.cumsum([finished[image["name"]] for image in images_there])
+  return CODECS[-1], max(1, int(np.sum(totals <= LIMIT)))
 
 
 def _row_bytes(run: runs.Run, row: dict, image: dict, codec: Codec) -> float:
-  """Return about how many bytes a row takes on the page."""
-  name = f"{row['image']}-{row['task']}-{row['method']}"
+  """Return about how many bytes a row takes on the page, its part of the truth and the measurement among them."""
+  name, plan = f"{row['image']}-{row['task']}-{row['method']}", run.plan
   one = len(_encode(read_picture(run, f"{name}-00.png"), codec.pictures))
-  total = one * (run.plan["num_samples"] + 2 * (run.plan["num_samples"] > 1))  # the mean, the standard deviation
+  several = 2 * (plan["num_samples"] > 1)  # the mean, the standard deviation
+  shared = (1 + 1 / len(plan["tasks"])) / len(plan["methods"])
+  total = one * (plan["num_samples"] + several + shared)
   if (run.folder / runs.PICTURES / f"{name}-chain.png").exists():
-    strip, _, _ = _atlas(read_chain(run, f"{name}-chain.png", image), image, codec.frames)
-    total += len(_encode(strip, codec.chains))
+    strip, frames, _ = _atlas(read_chain(run, f"{name}-chain.png", image), image, codec.frames)
+    total += len(_encode(strip, codec.chains)) if frames > 1 else 0
   return total * 4 / 3  # in base64

@@ -63,8 +63,14 @@ def restore(
   Args:
     keys: of each picture's chains, `[samples]`.
     method, prior, problems, grid, chunk, mesh, progress: as in `sample_batch`.
-    frames: how many pictures to take of the first chain of each image, evenly over the steps; 0 for none.
+    frames: how many pictures to take of the first chain of each image, evenly over the steps; 0 for none, else at least
+      2, its start and its end.
+
+  Raises:
+    ValueError: `frames` is 1.
   """
+  if frames == 1:
+    raise ValueError("frames: expected 0, or at least 2 for the start and the end of a chain, got 1; ask for 2")
   stacked = None if problems is None else stack(problems)
   camera = _Camera(len(keys), len(keys[0]), frames)
   with compile_clock() as clock:
@@ -122,7 +128,7 @@ class _Camera:
         self._films[image].append(pictures[place])
 
   def _due(self, taken):
-    return taken / max(1, self._frames - 1)
+    return taken / (self._frames - 1)
 
   def films(self) -> list[np.ndarray]:
     return [np.stack(film) for film in self._films if film]

@@ -57,6 +57,7 @@ class Point(NamedTuple):
   y: float  # quality, larger is better
   low: float | None  # of its interval
   high: float | None
+  competes: bool = True  # whether its quality is of the same pictures as that of the others
 
 
 def cost(points: Sequence[Point], x_label: str, y_label: str, name: str) -> str:
@@ -79,7 +80,7 @@ def cost(points: Sequence[Point], x_label: str, y_label: str, name: str) -> str:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")
-    best = frontier(points)
+    best = frontier([point for point in points if point.competes])
     axes.step([p.x for p in best], [p.y for p in best], where="post", color=MUTED, linewidth=6, zorder=1, alpha=0.22)
     for point, x in zip(points, places):
       _draw_point(axes, point, x)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from typing import Any, Callable, Iterator
@@ -16,6 +17,7 @@ RESULTS = "results.json"  # what every command leaves in its folder, and how a f
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
 LOCK = ".lock"
+HALF_WRITTEN = re.compile(rf"\..+{re.escape(PARTIAL)}\d+")  # how `file` names what it writes to
 
 
 @contextlib.contextmanager
@@ -160,6 +162,13 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       yield
     finally:
       path.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+  """Remove the half-written files of processes that were killed within `file`, from a folder that nobody writes to."""
+  for path in folder.iterdir():
+    if HALF_WRITTEN.fullmatch(path.name):
+      path.unlink()
 
 
 def clear(folder: pathlib.Path) -> None:

@@ -24,7 +24,9 @@ from diffinv.data import images
 
 PAGE = "report.html"
 NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
-CALIBRATED = 2.0  # points: coverage this near to nominal, at every level, is good
+CALIBRATED = 2.0  # percentage points: coverage this near to nominal, at every level, is good
+FAR = 1e9  # what 0 is from 1: in JSON and in HTML there are no infinities
+WEIGHT = "weight"  # the cost of a chain by `summary.weight`
 
 
 class Column(NamedTuple):
@@ -126,12 +128,13 @@ def context(run: runs.Run) -> dict[str, Any]:
         "title": title,
         "figures": [figure for task, found in by_task for figure in cost_figures(task, found, key, plan)],
       }
-      for key, title in (("evaluations", "network evaluations"), ("seconds", "seconds for a picture"))
+      for key, title in ((WEIGHT, "network evaluations and gradients"), ("seconds", "seconds for a picture"))
     ],
     "coverage_figures": [f for m in methods for f in coverage_figures(m, entries, plan, series)],
     "skipped": [entry for entry in plan["runs"] if entry.get("skipped") is not None],
     "failures": [entry for entry in entries if entry.get("failed")],
     "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in plan[group]},
+    "batch_sizes": batch_sizes(run),
     "fields": hyper_parameters(plan),
     "command": command_line(plan),
     "data": data,
@@ -149,12 +152,11 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     across: the entries are over all tasks.
   """
   entries = [entry for entry in entries if entry["count"]]
-  whole = [entry for entry in entries if not entry["failed"]]
+  ranked = summary.competing(entries)
+  most_tasks = max((entry.get("tasks", 1) for entry in ranked), default=1)
   titles = {method["name"]: method["title"] for method in plan["methods"]}
   series = {method["name"]: i for i, method in enumerate(plan["methods"])}
   groups = [[c for c in group if any(_value(entry, c) is not None for entry in entries)] for group in (QUALITY, COST)]
-  most = max((entry.get("tasks", 1) for entry in whole), default=1)
-  ranked = [entry for entry in whole if entry.get("tasks", 1) == most]  # easy tasks alone win no comparison
   cells = {column.key: _column_cells(column, entries, ranked) for column in groups[0] + groups[1]}
   rows = [
     {
@@ -163,6 +165,7 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
       "tasks": entry.get("tasks"),
       "count": entry["count"],
       "failed": entry["failed"],
+      "unfinished": entry["count"] + entry["failed"] < len(plan["images"]),
       "cells": [cells[column.key][i] for column in groups[0] + groups[1]],
     }
     for i, entry in enumerate(entries)
@@ -176,13 +179,15 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     "cost": groups[1],
     "rows": rows,
     "of": len(plan["tasks"]),
-    "partial": any(entry.get("tasks", 1) < most for entry in entries),
-    "failed": len(whole) < len(entries),
+    "pictures": len(plan["images"]),
+    "partial": any(entry.get("tasks", 1) < most_tasks for entry in entries),
+    "failed": any(entry["failed"] for entry in entries),
+    "unfinished": any(row["unfinished"] for row in rows),
   }
 
 
 def _column_cells(column: Column, entries: Sequence[dict], ranked: Sequence[dict]) -> list[dict[str, Any]]:
-  """Return the cells of a column: text, what to sort by, whether it is the best, where the interval lies in it."""
+  """Return the cells of a column: what to sort by, text, whether it is the best, where the interval lies in it."""
   values = [_value(entry, column) for entry in entries]
   best = best_value(column, [_value(entry, column) for entry in ranked])
   intervals = [entry[column.key] if isinstance(entry.get(column.key), dict) else {} for entry in entries]
@@ -193,7 +198,7 @@ def _column_cells(column: Column, entries: Sequence[dict], ranked: Sequence[dict
     half = None if found.get("low") is None else (found["high"] - found["low"]) / 2
     cells.append(
       {
-        "value": value,
+        "order": value if column.better != "one" or value is None else _from_one(value),
         "text": number(value, column.digits),
         "half": None if half is None else number(half, _decimals(value) if column.digits is None else column.digits),
         "best": None not in (value, best)
@@ -213,8 +218,13 @@ def best_value(column: Column, values: Iterable[float | None]) -> float | None:
   if len(values) < 2:
     return None
   if column.better == "one":
-    return min(values, key=lambda value: abs(math.log(value)) if value > 0 else math.inf)
+    return min(values, key=_from_one)
   return max(values) if column.better == "high" else min(values)
+
+
+def _from_one(value: float) -> float:
+  """Return how far a ratio is from 1: twice as much and half as much are equally far."""
+  return abs(math.log(value)) if value > 0 else FAR
 
 
 def _value(entry: dict[str, Any], column: Column) -> float | None:
@@ -234,11 +244,9 @@ def _decimals(value: float) -> int:
 
 
 def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, str]]:
-  """Name the best method by several measures, of those that finished most tasks."""
+  """Name the best method by several measures, of those that finished most."""
   titles = {method["name"]: method["title"] for method in plan["methods"]}
-  whole = [entry for entry in methods if entry["count"] and not entry["failed"]]
-  most = max((entry["tasks"] for entry in whole), default=0)
-  ranked = [entry for entry in whole if entry["tasks"] == most]
+  ranked = summary.competing(methods)
   wanted = {"psnr": "Best PSNR", "ssim": "Best SSIM", "lpips": "Best LPIPS", "crps": "Best CRPS", "seconds": "Fastest"}
   found = []
   for column in QUALITY + COST:
@@ -257,14 +265,15 @@ def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> di
   titles = {method["name"]: method["title"] for method in run.plan["methods"]}
   column = QUALITY[0]
   entries = [e for e in entries if _value(e, column) is not None]
-  entries = sorted([e for e in entries if not e["failed"]] or entries, key=lambda e: -_value(e, column))
+  entries = sorted(summary.competing(entries) or entries, key=lambda e: -_value(e, column))
   shown = {"title": task["title"], "noise": noise_text(task), "name": task["name"], "best": None}
   if not entries:
     return shown
   best = entries[0]
   near = [entry for entry in entries if _value(entry, column) >= _value(best, column) - NEAR_DB]
-  cheap = min(near, key=lambda entry: entry["evaluations"])
+  cheap = min(near, key=_weight)
   there = [i for i in run.plan["images"] if run.restored(task["name"], best["method"], i["name"])]
+  there = there[: album.images] or there
   image = there[run.plan["tasks"].index(task) % len(there)]  # another one a task: a row of one picture tires
   names = (
     ("measurement", f"{image['name']}-{task['name']}-measurement.png"),
@@ -275,15 +284,25 @@ def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> di
     **shown,
     "best": titles[best["method"]],
     "psnr": number(_value(best, column), column.digits),
-    "evaluations": best["evaluations"],
+    "spent": spent(best),
     "image": image["name"],
     "height": image["shape"][0],
     "width": image["shape"][1],
     "pictures": [(label, album.on_page(name)) for label, name in names],
-    "cheap": None if cheap["evaluations"] >= best["evaluations"] else titles[cheap["method"]],
-    "cheap_evaluations": cheap["evaluations"],
+    "cheap": None if _weight(cheap) >= _weight(best) else titles[cheap["method"]],
+    "cheap_spent": spent(cheap),
     "cheap_psnr": number(_value(cheap, column), column.digits),
   }
+
+
+def _weight(entry: dict[str, Any]) -> float:
+  return summary.weight(entry["evaluations"], entry["gradients"])
+
+
+def spent(entry: dict[str, Any]) -> str:
+  """Say what one chain costs."""
+  counts = [(entry[name], name) for name in ("evaluations", "gradients")]
+  return " and ".join(f"{n} {name[:-1] if n == 1 else name}" for n, name in counts if n or name == "evaluations")
 
 
 def noise_text(task: dict[str, Any]) -> str:
@@ -300,18 +319,18 @@ def _plain(value: Any) -> str:
 
 
 def cost_figures(task: dict, entries: Sequence[dict], key: str, plan: dict) -> list[dict[str, Any]]:
-  """Draw PSNR against a cost; nothing where nothing is known."""
-  column = next(column for column in COST if column.key == key)
-  points = []
+  """Draw PSNR against a cost, WEIGHT or the key of a column; nothing where nothing is known."""
+  columns = {column.key: column for column in COST}
+  ranked, points = summary.competing(entries), []
   for i, method in enumerate(plan["methods"]):
     for entry in entries:
-      cost = _value(entry, column)
+      cost = _weight(entry) if key == WEIGHT else _value(entry, columns[key])
       if entry["method"] == method["name"] and entry.get("psnr") and cost:
-        found = entry["psnr"]
-        points.append(figures.Point(method["title"], i, cost, found["mean"], found["low"], found["high"]))
+        place = (entry["psnr"][end] for end in ("mean", "low", "high"))
+        points.append(figures.Point(method["title"], i, cost, *place, competes=entry in ranked))
   if not points:
     return []
-  label = "network evaluations of a chain" if key == "evaluations" else "seconds for a picture"
+  label = "network evaluations, a gradient as two more" if key == WEIGHT else "seconds for a picture"
   said = [f"{p.title} {number(p.y, 2)} dB at {number(p.x, None)}" for p in sorted(points, key=lambda p: -p.y)]
   svg = figures.cost(points, label, "PSNR, dB", f"{key} {task['name']}")
   return [{"title": task["title"], "label": label, "said": said, "svg": markupsafe.Markup(svg)}]
@@ -327,18 +346,27 @@ def coverage_figures(entry: dict, entries: Sequence[dict], plan: dict, series: d
   svg = figures.coverage(curve["levels"], curve["empirical"], tasks, series[name], f"coverage {name}")
   said = [f"{100 * a:.0f} % nominal, {100 * b:.0f} % found" for a, b in zip(curve["levels"], curve["empirical"])]
   title = next(method["title"] for method in plan["methods"] if method["name"] == name)
-  told = verdict(np.subtract(curve["empirical"], curve["levels"]))
+  told = verdict(curve["levels"], curve["empirical"])
   return [{"title": title, "series": series[name], "said": said, "verdict": told, "svg": markupsafe.Markup(svg)}]
 
 
-def verdict(gaps: np.ndarray) -> str:
-  """Say how empirical coverage less nominal, an entry a level, looks: gaps of different signs do not cancel."""
-  points = 100 * gaps
+def verdict(levels: Sequence[float], empirical: Sequence[float]) -> str:
+  """Say how empirical coverage compares with the nominal levels, by the largest gap: gaps do not cancel each other."""
+  points = 100 * np.subtract(empirical, levels)
   if np.all(np.abs(points) < CALIBRATED):
     return "well calibrated"
   if np.any(points >= CALIBRATED) and np.any(points <= -CALIBRATED):
     return "too sure at some levels, too unsure at others"
-  return f"{abs(np.mean(points)):.0f} % too {'sure' if np.mean(points) < 0 else 'unsure'}"
+  worst = int(np.argmax(np.abs(points)))
+  how = "sure" if points[worst] < 0 else "unsure"
+  return f"up to {abs(points[worst]):.0f} points too {how} at the {100 * levels[worst]:.0f} % level"
+
+
+def batch_sizes(run: runs.Run) -> list[int]:
+  """Return how many chains ran at once, as far as it is known: a comparison may go on with another --batch_size."""
+  usual = run.plan["settings"].get("batch_size")
+  found = {row.get("batch_size", usual) for row in run.rows.values()}
+  return sorted(size for size in found if runs.is_number(size))
 
 
 def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:

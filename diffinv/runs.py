@@ -24,9 +24,11 @@ PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
 RUNNING = ".running"
-# Of the plan, what may differ where a comparison goes on: it changes nothing that is computed.
-FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report")
+# Of the plan, what may differ where a comparison goes on: it changes nothing that is computed. Time and memory depend
+# on the batch size, which rows hold.
+FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size")
 FREE = ("device",)
+LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
 
 Row = dict[str, Any]
 Key = tuple[str, str, str | int]  # task, method, and the image or the candidate
@@ -242,6 +244,8 @@ class RunFolder:
     with output.locked(self.partial):
       self.rows = {self._kind.key(row): row for row in read_rows(self.partial)}
       self._drop_torn_line()
+      for folder in (self.partial, *(self.partial / name for name in self._kind.folders)):
+        output.sweep(folder)
       yield
 
   @property
@@ -268,9 +272,11 @@ class RunFolder:
     self.rows.update({self._kind.key(row): row for row in rows})
 
   def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
-    """Write results.json and give the folder its name."""
+    """Write results.json and give the folder its name; while it is `held`, so that nobody goes on in it meanwhile."""
     output.write_json(self.partial / output.RESULTS, results)
     output.publish(self.partial, self.path, overwrite=overwrite)
+    # The lock went along. Removed any earlier, it would let another process in.
+    (self.path / output.LOCK).unlink(missing_ok=True)
 
   def discard(self) -> None:
     """Remove OUTPUT.running, whose results are somewhere else."""
@@ -303,11 +309,12 @@ class RunFolder:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-  """Name what differs between two plans, but for what changes no result; settings by their flags, first."""
+  """Name what differs between a plan and a newer one and changes a result; settings by their flags, first."""
   flags = [
     f"--{name}"
     for name in sorted({*one["settings"], *other["settings"]})
     if name not in FREE_SETTINGS and one["settings"].get(name) != other["settings"].get(name)
   ]
-  names = [n for n in sorted({*one, *other}) if n not in ("settings", *FREE) and one.get(n) != other.get(n)]
+  known = {*one, *other} - {name for name in LATER if name not in one}
+  names = [n for n in sorted(known) if n not in ("settings", *FREE) and one.get(n) != other.get(n)]
   return flags + names

@@ -6,7 +6,8 @@ pictures of the same kind; pictures are shared by the methods, so differences be
 that. Numbers that are not finite (JSON has them as null), such as the PSNR of equal pictures, are left out.
 
 A picture on which a method failed has no quality. The means are then of the other pictures, perhaps the easier ones:
-`failed` says of how many they are not, and such a method competes with no other.
+`failed` says of how many they are not, and such a method competes with no other. Nor does one that has finished fewer
+tasks or pictures than others, of a comparison that is still going: see `competing`.
 """
 
 import math
@@ -18,6 +19,12 @@ from scipy import special
 OF_SAMPLES = ("psnr", "ssim", "lpips", "chi2")  # a list in a row: one number per posterior sample
 OF_PICTURES = ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim", "crps", "seconds")  # one number in a row
 CONFIDENCE = 0.95
+GRADIENT = 2.0  # evaluations of the network that a gradient through it takes as long as, besides its own
+
+
+def weight(evaluations: float, gradients: float) -> float:
+  """Return the time of a chain in network evaluations: a gradient costs about two more."""
+  return evaluations + GRADIENT * gradients
 
 
 def summarise(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -46,6 +53,21 @@ def summarise_methods(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[d
     pictures that have all those tasks. The costs are means over tasks.
   """
   return [_method_entry(method["name"], run, rows) for method in run["methods"]]
+
+
+def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Return the entries whose means are of the same work, the most that was done: the others may have had it easier.
+
+  Args:
+    entries: of `summarise`, of one task, or of `summarise_methods`; without skipped ones.
+
+  Returns:
+    those without failures of the most tasks and, of these, of the most pictures.
+  """
+  whole = [entry for entry in entries if entry["count"] and not entry["failed"]]
+  done = lambda entry: (entry.get("tasks", 1), entry["count"])
+  most = max(map(done, whole), default=None)
+  return [entry for entry in whole if done(entry) == most]
 
 
 def interval(values: Iterable[float | None]) -> dict[str, float | None] | None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -11,15 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_networks
 from PIL import Image
 
 import diffinv
-from diffinv import bench, metrics, settings
+from diffinv import bench, checkpoint, metrics, settings
 from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
+from diffinv.nets import small
 from diffinv.operators.pixels import LUMA
+from diffinv.priors import Prior
+from diffinv.schedules import Schedule
 from diffinv.tasks import TASKS
 
 MODULES = {
@@ -441,6 +446,36 @@ def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):
     near(load(tmp_path / "out" / f"{entry['name']}-measurement.png"), images.to_uint8(y), 0)
 
 
+@pytest.mark.parametrize(
+  "name, wanted",
+  [
+    (b"caf\xe9.png", "caf\N{REPLACEMENT CHARACTER}"),  # not UTF-8
+    (b"back\\slash.png", "back_slash"),
+    (b"x" * 240 + b".png", "x" * common.NAME_BYTES),
+    ("é".encode() * 120 + b".png", "é" * (common.NAME_BYTES // 2)),
+  ],
+  ids=["no UTF-8", "backslash", "long", "long, two bytes a letter"],
+)
+def test_files_about_a_picture_of_any_name_can_be_written(name, wanted, tmp_path):
+  source = save(tmp_path / os.fsdecode(name), picture(1))
+  got = run("reconstruct", tmp_path / "out", f"--input={source}", *INPAINT, "--set=scale=0")
+  assert [entry["name"] for entry in got["images"]] == [wanted]
+  assert set(os.listdir(tmp_path / "out")) == {*(f"{wanted}{end}" for end in ENDS), "results.json"}
+
+
+def test_names_that_become_alike_are_told_apart():
+  paths = [pathlib.Path(os.fsdecode(name)) for name in (b"a\\b.png", b"a_b.png", b"A_b.png", b"\xe9.png", b"\xe8.png")]
+  names = [case.name for case in common.name_cases(paths, [(16, 16, 3)] * 5, 0)]
+  assert names == ["a_b", "a_b_2", "A_b_3", "\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}_2"]
+
+
+def test_no_file_about_a_picture_has_a_name_that_is_too_long():
+  """255 bytes are what file systems take; the longest are those of `compare`, while they are written."""
+  (case,) = common.name_cases([pathlib.Path("x" * 250)], [(16, 16, 3)], 0)
+  longest = compare.file_name(case.name, max(TASKS, key=len), max(METHODS, key=len), "chain")
+  assert len(f".{longest}.partial-{2**32}") <= 255
+
+
 def test_overwrite_replaces_the_whole_folder(inpainted, photos, tmp_path):
   args = ("reconstruct", tmp_path / "out", *INPAINT, "--seed=3", "--batch_size=1")
   run(*args, f"--input={photos / 'b.png'}")
@@ -518,6 +553,59 @@ def test_gray_measurement_is_of_one_channel(photos, tmp_path):
   got = run("reconstruct", tmp_path / "real", f"--measurement={tmp_path / 'simulated/a-measurement.png'}", *args)
   assert got["images"][0]["measurement_shape"] == [16, 16, 1] and got["images"][0]["shape"] == [16, 16, 3]
   near(load(tmp_path / "real" / "a-measurement.png"), load(tmp_path / "simulated" / "a.png"), 3)
+
+
+# A prior of gray pictures
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory):
+  """Return the folder of a prior of one channel, and a gray photograph."""
+  folder = tmp_path_factory.mktemp("gray")
+  config = small.SmallConfig(
+    channels=8, multipliers=(1,), blocks=1, middle_blocks=1, embedding=16, in_channels=1, out_channels=1
+  )
+  params = reference_networks.random_params(checkpoint.param_shapes(config))
+  prior = Prior(
+    params=params,
+    apply=small.apply_function(config),
+    schedule=Schedule("linear", 100),
+    prediction="eps",
+    variance="fixed_small",
+    clip=True,
+    image_shape=(None, None, 1),
+    size_multiple=config.size_multiple,
+  )
+  return checkpoint.save_prior(folder / "prior", prior, config), save(folder / "g.png", picture(0)[..., 0])
+
+
+def test_a_prior_of_gray_pictures_restores_them(gray, photos, tmp_path, capsys):
+  prior, photo = gray
+  flags = (f"--prior={prior}", "--method=ddrm", "--task=inpaint_random")
+  got = run("reconstruct", tmp_path / "out", f"--input={photo}", *flags)
+  assert got["images"][0]["shape"] == got["images"][0]["measurement_shape"] == [16, 16, 1]
+  assert load(tmp_path / "out" / "g.png").shape == (16, 16)
+  for ending in ("npy", "png"):
+    real = (
+      f"--measurement={tmp_path / 'out' / f'g-measurement.{ending}'}",
+      f"--mask={tmp_path / 'out' / 'g-mask.png'}",
+    )
+    run("reconstruct", tmp_path / ending, *real, *flags)
+    near(load(tmp_path / ending / "g-measurement.png"), load(tmp_path / "out" / "g.png"), 3)  # a PNG rounds y
+  colour = run("reconstruct", tmp_path / "colour", f"--input={photos / 'a.png'}", "--convert", *flags)
+  assert colour["images"][0]["shape"] == [16, 16, 1]
+  assert main.execute(["reconstruct", f"--output={tmp_path / 'x'}", *QUICK, f"--input={photos / 'a.png'}", *flags]) == 1
+  assert "a.png: expected 8-bit grayscale, got 8-bit RGB; save it as" in capsys.readouterr().err
+
+
+def test_a_prior_of_gray_pictures_is_compared_with(gray, tmp_path, capsys):
+  prior, photo = gray
+  flags = (f"--prior={prior}", "--methods=ddrm", "--tasks=denoising", "--num_samples=2")
+  run("compare", tmp_path / "out", f"--data={photo}", *flags)
+  assert load(tmp_path / "out" / "pictures" / "g-denoising-ddrm-00.png").shape == (16, 16)
+  assert (tmp_path / "out" / "report.html").exists()
+  assert main.execute(["compare", f"--output={tmp_path / 'x'}", *QUICK, "--data=faces", *flags]) == 2
+  assert "--data: expected a prior of colour pictures for faces, got one of 1 channels" in capsys.readouterr().err
 
 
 # help

@@ -151,6 +151,7 @@ BLUR = f"reconstruct {QUICK} --output={{out}} --task=motion_blur --method=dps"
 GOOD = "--input={in}/good.png"
 SAMPLE = f"sample {QUICK} --size=16 --num_samples=1"
 COMPARE = f"compare {QUICK} --output={{out}} --tasks=denoising --methods=dps"
+TUNE = f"tune {QUICK} --output={{out}}.json --data={{in}}/good.png --tasks=denoising --methods=diffpir"
 CONVERT = "convert --output={out} --image_size=64 --num_heads=1"
 
 CASES = {
@@ -199,6 +200,16 @@ CASES = {
     USAGE,
     "--kernel is for deblurring, got --task=super",
   ),
+  "kernel beside a mask": (
+    f"{INPAINT} {GOOD} --mask={{in}}/mask.png --kernel={{in}}/kernel.npy",
+    USAGE,
+    "--kernel is for deblurring, got --task=inpaint_random; leave it out",
+  ),
+  "mask beside a kernel": (
+    f"{BLUR} {GOOD} --mask={{in}}/mask.png --kernel={{in}}/kernel.npy",
+    USAGE,
+    "--mask is for inpainting and MRI, got --task=motion_blur; leave it out",
+  ),
   "eta without DDIM": (f"{SAMPLE} --output={{out}} --eta=1", USAGE, "--eta is of --sampler=ddim, got --sampler=ddpm"),
   "eta out of range": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=1.5", USAGE, "--eta=1.5"),
   "NaN for eta": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=nan", USAGE, "--eta: expected a finite number"),
@@ -239,6 +250,11 @@ CASES = {
   "no assignment": (f"{SR} {GOOD} --set=scale", USAGE, "--set: expected name=value, got 'scale'"),
   "word for a field": (f"{SR} {GOOD} --set=scale=big", USAGE, "dps: expected scale to be of type float, got 'big'"),
   "NaN for a field": (f"{SR} {GOOD} --set=scale=nan", USAGE, "dps: expected scale to be finite, got 'nan'"),
+  "field out of its range": (
+    f"{SR} {GOOD} --method=diffpir --set=zeta=5",
+    USAGE,
+    "diffpir: expected zeta to be in \\[0, 1\\], got 5",
+  ),
   "unknown rule": (
     f"{SR} {GOOD} --set=rule=mine",
     USAGE,
@@ -499,6 +515,44 @@ CASES = {
     f"{COMPARE} --input={{place}}/ours --output={{place}}/ours --overwrite",
     USAGE,
     "photo.png lies in .*ours, which",
+  ),
+  "field of one of several out of its range": (
+    f"{COMPARE} {GOOD} --methods=diffpir --set=diffpir.zeta=-1",
+    USAGE,
+    "diffpir: expected zeta to be in \\[0, 1\\], got -1",
+  ),
+  "one frame": (f"{COMPARE} {GOOD} --frames=1", USAGE, "--frames: expected 0, or at least 2 .* got 1"),
+  "more pictures than there are": (
+    f"{COMPARE} --data={{in}}/good.png --num_images=2",
+    USAGE,
+    "--num_images: expected at most 1, all of --data, got 2",
+  ),
+  "fit of held-out pictures": (
+    f"{COMPARE} --data=faces --fit=crop",
+    USAGE,
+    "--fit is for photographs of your own, got",
+  ),
+  "conversion of held-out pictures": (
+    f"{COMPARE} --data=photos --convert",
+    USAGE,
+    "--convert is for photographs of your own, got --data=photos; leave it out",
+  ),
+  # tune
+  "searched field out of its range": (f"{TUNE} --search=diffpir.zeta=0,5", USAGE, "zeta to be in \\[0, 1\\], got 5"),
+  "fixed field out of its range": (
+    f"{TUNE} --search=diffpir.weight=1,2 --set=diffpir.zeta=5",
+    USAGE,
+    "diffpir: expected zeta to be in \\[0, 1\\], got 5",
+  ),
+  "field searched twice": (
+    f"{TUNE} --search=diffpir.zeta=0 --search=diffpir.zeta=1",
+    USAGE,
+    "--search: expected each field once, got diffpir.zeta twice",
+  ),
+  "field searched and fixed": (
+    f"{TUNE} --search=diffpir.zeta=0,1 --set=diffpir.zeta=1",
+    USAGE,
+    "--set: expected a field that is not searched, got diffpir.zeta; leave it out",
   ),
   # convert; what can be wrong with the tensors is in test_convert.py
   "no weights": (f"{CONVERT} --input={{in}}/no.safetensors", FAILURE, "No such file or directory: .*no.safetensors"),

@@ -1,7 +1,9 @@
 """`diffinv compare` and `diffinv tune`: fair, resumable, and blind to the truth; 16x16 pictures, chains of 4 steps."""
 
 import contextlib
+import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -10,13 +12,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_perceptual
 from PIL import Image
 
-from diffinv import metrics, perceptual, runs, settings, summary
+from diffinv import bench, metrics, output, perceptual, runs, settings, summary
 from diffinv.apps import compare, main
 from diffinv.apps import tune as tune_app
 from diffinv.data import images
@@ -114,7 +117,7 @@ def test_rows_are_in_the_folder_as_they_were_streamed(compared):
   rows = runs.read_rows(folder)
   assert len(rows) == 3 and rows == [row for entry in got["runs"] for row in entry["images"]]
   assert got["summary"] == json.loads(json.dumps(summary.summarise(runs.read_plan(folder), rows)))
-  assert not folder.with_name("out.running").exists()
+  assert not folder.with_name("out.running").exists() and not (folder / output.LOCK).exists()
 
 
 def test_compare_restores_what_reconstruct_does(compared, photos, tmp_path):
@@ -205,9 +208,77 @@ def test_a_method_that_fails_ends_nothing(photos, tmp_path):
   assert reason in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_all_methods_get_the_same_measurement_and_no_two_pictures_do(sampled):
-  measured = [load(sampled[0] / "pictures" / f"{name}-inpaint_random-measurement.png") for name in "abc"]
-  assert not any(np.array_equal(a == 128, b == 128) for a, b in zip(measured, measured[1:]))  # other masks
+def test_all_methods_get_the_same_measurement_and_no_two_pictures_do(photos, tmp_path, monkeypatch):
+  restore, given = bench.restore, {}
+
+  def watched(keys, method, prior, problems, *args, **more):
+    given[method.name] = [jax.random.key_data(jnp.stack(keys)), *problems]
+    return restore(keys, method, prior, problems, *args, **more)
+
+  monkeypatch.setattr(bench, "restore", watched)
+  run(tmp_path / "out", f"--data={photos}", "--tasks=inpaint_random", "--methods=diffpir,ddrm")
+  one, other = (jax.tree.leaves(given[name]) for name in ("diffpir", "ddrm"))
+  assert len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other))
+  _, *problems = given["ddrm"]
+  assert len(problems) == 3
+  for a, b in itertools.combinations(problems, 2):
+    assert not np.array_equal(a.operator.mask, b.operator.mask) and not np.array_equal(a.y, b.y)
+
+
+STRANGE = (b"caf\xe9.png", b"back\\slash.png", b"x" * 240 + b".png", b"x" * 239 + b"y.png")  # the first is not UTF-8
+
+
+def test_pictures_of_strange_names_are_restored_and_reported(tmp_path):
+  (tmp_path / "in").mkdir()
+  for number, name in enumerate(STRANGE):
+    Image.fromarray(picture(number)).save(tmp_path / "in" / os.fsdecode(name))
+  flags = [f"--data={tmp_path / 'in'}", "--tasks=denoising", "--methods=ddrm", "--num_samples=2", "--report=true"]
+  got, _ = run(tmp_path / "out", *flags)
+  names = {image["name"] for image in got["images"]}
+  assert names == {"caf\N{REPLACEMENT CHARACTER}", "back_slash", 160 * "x", 160 * "x" + "_2"}
+  assert {row["image"] for row in got["runs"][0]["images"]} == names and (tmp_path / "out" / "report.html").exists()
+  assert all((tmp_path / "out" / "pictures" / f"{name}-denoising-ddrm-01.png").exists() for name in names)
+
+
+def stop_after(count, monkeypatch):
+  """Interrupt a comparison that has restored so many chunks."""
+  restore, done = compare.restore_part, []
+
+  def stopping(*args):
+    if len(done) == count:
+      raise KeyboardInterrupt
+    done.append(None)
+    return restore(*args)
+
+  monkeypatch.setattr(compare, "restore_part", stopping)
+
+
+def test_a_comparison_goes_on_with_another_batch_size(photos, tmp_path, monkeypatch):
+  """What is there stays, rows and pictures; the rest is restored so many at once."""
+  flags = [f"--data={photos}", "--tasks=denoising", "--methods=ddrm"]
+  with monkeypatch.context() as patch:
+    stop_after(1, patch)
+    assert main.execute(["compare", f"--output={tmp_path / 'out'}", *QUICK, *flags, "--batch_size=1"]) != 0
+  (first,) = runs.read_rows(tmp_path / "out.running")
+  written = (tmp_path / "out.running" / "pictures" / "a-denoising-ddrm-00.png").stat()
+  got, _ = run(tmp_path / "out", *flags, "--batch_size=3")
+  rows = got["runs"][0]["images"]
+  assert rows[0] == first and [row["batch_size"] for row in rows] == [1, 3, 3]
+  assert (tmp_path / "out" / "pictures" / "a-denoising-ddrm-00.png").stat() == written
+
+
+def test_the_end_is_written_while_nobody_else_can_go_on(photos, tmp_path, monkeypatch):
+  finish, refused = runs.RunFolder.finish, []
+
+  def watched(folder, results, **more):
+    with pytest.raises(FileExistsError, match="another process writes"), output.locked(folder.partial):
+      pass
+    refused.append(folder)
+    finish(folder, results, **more)
+
+  monkeypatch.setattr(runs.RunFolder, "finish", watched)
+  run(tmp_path / "out", f"--data={photos / 'a.png'}", "--tasks=denoising", "--methods=ddrm")
+  assert len(refused) == 1 and not (tmp_path / "out" / output.LOCK).exists()
 
 
 @pytest.mark.slow
@@ -312,6 +383,7 @@ def test_lpips_is_measured_where_weights_are_given(tmp_path, capsys):
   distance = perceptual.from_state_dict(weights)
   restored = images.read(tmp_path / "out" / "pictures" / "a-denoising-ddrm-00.png")
   assert row["lpips"][0] == pytest.approx(float(distance(restored, images.read(tmp_path / "a.png"))), rel=0.02)
+  assert got["lpips"]["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
   assert "LPIPS" in said and got["summary"][0]["lpips"]["mean"] == pytest.approx(np.mean(row["lpips"]))
   Image.fromarray(picture(0)).save(tmp_path / "small.png")
   assert (
@@ -338,7 +410,7 @@ def tuned(photos, tmp_path_factory):
   return path, *tune(path, photos, *search, "--num_images=2", "--batch_size=4")
 
 
-def test_the_best_values_are_those_of_the_highest_mark(tuned):
+def test_the_best_values_are_those_of_the_highest_mark(tuned, photos):
   path, got, said = tuned
   for found in got["about"]["found"]:
     best = max(found["tried"], key=lambda entry: entry["psnr"])
@@ -346,7 +418,7 @@ def test_the_best_values_are_those_of_the_highest_mark(tuned):
     assert {name: chosen[name] for name in best if name != "psnr"} == {k: v for k, v in best.items() if k != "psnr"}
   assert [len(found["tried"]) for found in got["about"]["found"]] == [3, 2]
   assert f"pass --settings={path}" in said
-  assert got["about"]["images"] == [str(path) for path in got["about"]["images"]]
+  assert got["about"]["images"] == [str(photos / name) for name in ("a.png", "b.png")]
 
 
 def test_the_settings_serve_the_other_commands(tuned, photos, tmp_path):
@@ -455,6 +527,19 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
       "dps: expected scale to be of type float, got 'x'",
     ),
     (["--data={photos}", "--methods=dps", "--search=dps.magic=1"], "dps: expected a field among"),
+    (
+      ["--data={photos}", "--methods=diffpir", "--search=diffpir.zeta=0,5"],
+      "diffpir: expected zeta to be in [0, 1], got 5",
+    ),
+    (
+      ["--data={photos}", "--methods=dps", "--search=dps.scale=1", "--search=dps.scale=2"],
+      "--search: expected each field once, got dps.scale twice; give its values together",
+    ),
+    (
+      ["--data={photos}", "--methods=dps", "--set=dps.scale=1", "--search=dps.scale=1,2"],
+      "--set: expected a field that is not searched, got dps.scale; leave it out, or say with --search which of dps",
+    ),
+    (["--data={photos}", "--methods=dps", "--set=dps.scale=1"], "expected a field that is not searched, got dps.scale"),
     (
       ["--data={photos}", "--methods=dps", "--output=folder"],
       "--output: expected a file NAME.json to write, got folder",

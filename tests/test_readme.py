@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""The README's Python runs as it stands there; its commands are parsed and checked as far as that takes no work."""
 
 import importlib
 import pathlib
@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import METHODS, noise, priors, sample, simulate
-from diffinv.apps import compare
+from diffinv import METHODS, load_prior, noise, priors, sample, simulate
+from diffinv.apps import common, compare
 from diffinv.apps.main import COMMANDS, parse
 from diffinv.data import images
 from diffinv.methods import base
 from diffinv.operators import LinearOperator, super_resolution
 from diffinv.pytree import pytree, static
+from diffinv.schedules import Schedule
 from diffinv.tasks import TASKS
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -65,14 +66,38 @@ def test_operator_of_the_readme_has_its_adjoint():
   np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
 
 
+MADE = ("checkpoints/mine", "checkpoints/ffhq256")  # priors that other commands of the README write
+
+
 @pytest.mark.parametrize("line", LINES)
-def test_commands_of_the_readme_are_commands(line):
+def test_commands_of_the_readme_pass_their_checks(line, tmp_path, monkeypatch):
+  """Flags are parsed and checked, priors of the package are loaded and asked for the steps; nothing is run."""
+  monkeypatch.chdir(tmp_path)
   _, name, *arguments = shlex.split(line)
   module = importlib.import_module(COMMANDS[name][0])
   parse(name, module.FLAGS, arguments)
+  if hasattr(module, "check_flags"):
+    module.check_flags()
   chosen = module.FLAGS.flag_values_dict()
   assert set(chosen.get("tasks") or []) <= set(TASKS)
   assert set(chosen.get("methods") or []) <= set(METHODS)
+  if chosen.get("prior") not in (None, *MADE):
+    load_prior(chosen["prior"]).schedule.grid(chosen["steps"] or "100")
+  if "tasks" in chosen and "set" in chosen:
+    common.overrides_by_method(module.FLAGS)
+
+
+def test_costs_of_the_table_are_those_of_the_methods():
+  """At the default hyper-parameters, of the steps that are done: SDEdit begins at t0."""
+  for name, method in METHODS.items():
+    spent = common.cost(method(), Schedule("linear").grid(100))
+    steps = 100 * getattr(method(), "t0", 1)
+    (row,) = re.findall(rf"^\| `{name}` .*$", README, re.M)
+    evaluations, gradients = (
+      row.split("|")[-2].replace("iterations", str(getattr(method(), "iterations", 0))).split(",")
+    )
+    wanted = int(evaluations), sum(map(int, gradients.split("+")))
+    assert (round(spent.evaluations / steps), round(spent.gradients / steps)) == wanted, name
 
 
 def test_tables_list_every_method_and_task():

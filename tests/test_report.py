@@ -17,6 +17,7 @@ from PIL import Image
 
 from diffinv import album, figures, report, runs, summary
 from diffinv.apps import compare, main
+from diffinv.data import images
 
 SIZE = 16  # pixels
 SAMPLES = 4
@@ -186,16 +187,17 @@ def row(image, task="t", **marks):
 
 
 @pytest.mark.parametrize(
-  "gaps, said",
+  "empirical, said",
   [
-    ((0.01, -0.01), "well calibrated"),
-    ((-0.2, -0.1), "15 % too sure"),
-    ((0.01, 0.11), "6 % too unsure"),
-    ((0.2, -0.2), "too sure at some levels, too unsure at others"),
+    ((0.21, 0.59), "well calibrated"),
+    ((0.199, 0.57), "up to 3 points too sure at the 60 % level"),
+    ((0.0, 0.5), "up to 20 points too sure at the 20 % level"),
+    ((0.21, 0.71), "up to 11 points too unsure at the 60 % level"),
+    ((0.4, 0.4), "too sure at some levels, too unsure at others"),
   ],
 )
-def test_gaps_of_different_signs_do_not_make_a_sampler_calibrated(gaps, said):
-  assert report.verdict(np.array(gaps)) == said
+def test_calibration_is_judged_by_its_largest_gap(empirical, said):
+  assert report.verdict((0.2, 0.6), empirical) == said
 
 
 def test_summary_is_mean_over_pictures_with_student_interval():
@@ -301,6 +303,20 @@ def test_best_of_each_column_is_bold(folder):
   assert best["peak_bytes"] == []  # only one is known
 
 
+def test_what_is_nearest_to_one_comes_first(folder):
+  read = runs.read(folder)
+  entries = [{**e, "chi2": {"mean": m, "low": None, "high": None}} for e, m in zip(one_entry(read), (4.0, 0.5, 1.1))]
+  made = report.table("x", entries, read.plan, across=False)
+  place = [column.key for column in made["quality"]].index("chi2")
+  order = sorted(made["rows"], key=lambda row: row["cells"][place]["order"])
+  assert [row["cells"][place]["text"] for row in order] == ["1.10", "0.50", "4.00"]
+
+
+def one_entry(read):
+  """Return the entries of the first task."""
+  return [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == TASKS[0]["name"]]
+
+
 def test_method_that_left_out_a_task_is_not_the_best_of_all(folder):
   read = runs.read(folder)
   made = report.table("x", summary.summarise_methods(read.plan, list(read.rows.values())), read.plan, across=True)
@@ -313,8 +329,23 @@ def test_card_names_the_cheap_method_that_is_nearly_as_good(folder):
   read = runs.read(folder)
   entries = summary.summarise(read.plan, list(read.rows.values()))
   found = report.card(read, album.Album(read), TASKS[0], [e for e in entries if e["task"] == "inpaint_box"])
-  assert (found["best"], found["psnr"], found["evaluations"]) == ("DPS", "31.15", 100)
-  assert (found["cheap"], found["cheap_psnr"], found["cheap_evaluations"]) == ("DDRM", "30.65", 20)
+  assert (found["best"], found["psnr"], found["spent"]) == ("DPS", "31.15", "100 evaluations and 100 gradients")
+  assert (found["cheap"], found["cheap_psnr"], found["cheap_spent"]) == ("DDRM", "30.65", "20 evaluations")
+
+
+def test_gradients_count_among_the_costs(tmp_path):
+  """DDRM with more evaluations than DPS is the cheap one: 250 of them against 100 and 100 gradients of two each."""
+
+  def change(plan):
+    plan["runs"][1]["evaluations"] = 250
+
+  read = runs.read(write_run(tmp_path / "run", change=change))
+  entries = [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
+  found = report.card(read, album.Album(read), TASKS[0], entries)
+  assert (found["cheap"], found["cheap_spent"]) == ("DDRM", "250 evaluations")
+  (figure,) = report.cost_figures(TASKS[0], entries, report.WEIGHT, read.plan)
+  assert figure["label"] == "network evaluations, a gradient as two more" and figure["label"] in figure["svg"]
+  assert figure["said"] == ["DPS 31.15 dB at 300", "DDRM 30.65 dB at 250", "ΠGDM 26.15 dB at 100"]
 
 
 def test_page_loads_nothing(page):
@@ -435,6 +466,40 @@ def test_frames_of_a_chain_are_thinned_out_and_wrapped(folder, monkeypatch):
   np.testing.assert_array_equal(pixels[SIZE:, :SIZE], picture(1004))
 
 
+def test_frames_of_a_chain_are_fewer_where_one_picture_has_no_room_for_more(folder, monkeypatch):
+  read = runs.read(folder)
+  strip = album.read_chain(read, "a-inpaint_box-dps-chain.png", read.plan["images"][0])
+  monkeypatch.setattr(album, "LONGEST_SIDE", 2 * SIZE)
+  atlas, frames, columns = album._atlas(strip, read.plan["images"][0], FRAMES)
+  assert (frames, columns, atlas.size) == (4, 2, (2 * SIZE, 2 * SIZE))
+  np.testing.assert_array_equal(np.asarray(atlas)[SIZE:, SIZE:], picture(1004))
+  monkeypatch.setattr(album, "LONGEST_SIDE", SIZE)  # room for one, which is no chain
+  page = report.html(read)
+  assert 'value="steps"' not in page and "chain" not in data_of(page)["cells"][0][0]["methods"][0]
+
+
+def test_chain_of_one_frame_is_its_start_and_not_shown(own):
+  """What --frames=1 left, when there was such a thing."""
+  for path in (own / "pictures").glob("*-chain.png"):
+    save(path, picture(1000))
+  assert 'value="steps"' not in report.html(runs.read(own))
+
+
+def test_strip_of_frames_may_be_larger_than_a_photograph(folder, page, monkeypatch):
+  """A photograph of 64 megapixels is the largest; its chain is many times as large."""
+  monkeypatch.setattr(images, "MAX_PIXELS", SIZE * SIZE)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE * SIZE)
+  assert report.html(runs.read(folder)) == page
+
+
+def test_strip_that_is_larger_than_any_is_refused(folder, monkeypatch):
+  strip = folder / "pictures" / "a-inpaint_box-dps-chain.png"
+  with monkeypatch.context() as patch, pytest.raises(ValueError, match="expected at most 1279 pixels, got more"):
+    patch.setattr(images, "MAX_STRIP_PIXELS", FRAMES * SIZE * SIZE - 1)
+    report.html(runs.read(folder))
+  assert images.read_written(strip).size == (FRAMES * SIZE, SIZE)
+
+
 def test_large_comparison_is_stored_with_loss(folder, page, monkeypatch):
   monkeypatch.setattr(album, "LIMIT", 60_000)
   read = runs.read(folder)
@@ -447,6 +512,59 @@ def test_large_comparison_is_stored_with_loss(folder, page, monkeypatch):
 
 
 # Folders that are not finished, or damaged
+
+
+def test_page_of_a_very_large_comparison_holds_the_first_pictures_only(folder, page, monkeypatch):
+  monkeypatch.setattr(album, "LIMIT", 1000)
+  read = runs.read(folder)
+  small = report.html(read)
+  said = "Pictures of the first 1 of 2; all numbers are of all."
+  assert said in Words(small).text and said not in Words(page).text
+  data = data_of(small)
+  assert [image["name"] for image in data["images"]] == ["a"] and len(data["cells"]) == 1
+  assert set(re.findall(r'alt="(\w), ', small)) == {"a"} and set(re.findall(r'alt="(\w), ', page)) == {"a", "b"}
+  assert "DPS 31.15 ± 12.71" in Words(small).text
+
+
+def test_as_many_pictures_are_on_the_page_as_it_has_room_for(folder, monkeypatch):
+  read = runs.read(folder)
+  monkeypatch.setattr(album, "_row_bytes", lambda *_: 100.0)
+  for limit, count in ((1000, 2), (999, 1), (500, 1), (10, 1)):  # five rows a picture
+    monkeypatch.setattr(album, "LIMIT", limit)
+    assert album.Album(read).images == count
+
+
+def test_batch_sizes_are_told_where_rows_have_them(own, page):
+  assert "chains at once" not in page
+  rewrite(own, lambda number, row: {**row, "batch_size": 8 if number else 4})
+  text = Words(report.html(runs.read(own))).text
+  assert "Time and memory are with up to 4 and 8 chains at once: the batch size was changed on the way." in text
+
+
+def rewrite(folder, change):
+  """Change the rows: `change` is given the number of each and the row, and returns another, or None for none."""
+  found = map(json.loads, (folder / "rows.jsonl").read_text().splitlines())
+  kept = [json.dumps(row) for row in (change(*pair) for pair in enumerate(found)) if row is not None]
+  (folder / "rows.jsonl").write_text("".join(line + "\n" for line in kept))
+
+
+def test_method_that_has_finished_fewer_pictures_wins_nothing(own):
+  """DPS has finished the easier picture only, and would win with 32.15 dB."""
+  (own / "results.json").unlink()
+  rewrite(own, lambda _, row: None if (row["method"], row["image"]) == ("dps", "a") else row)
+  read = runs.read(own)
+  entries = one_entry(read)
+  made = report.table("x", entries, read.plan, across=False)
+  first = made["rows"][0]
+  assert (first["title"], first["unfinished"], made["unfinished"]) == ("DPS", True, True)
+  assert not any(cell["best"] for cell in first["cells"])
+  assert [row["unfinished"] for row in made["rows"][1:]] == [False, False]
+  assert report.card(read, album.Album(read), TASKS[0], entries)["best"] == "DDRM"
+  methods = summary.summarise_methods(read.plan, list(read.rows.values()))
+  assert report.highlights(read.plan, methods) == []  # ΠGDM alone has finished all, and is the best of none
+  text = Words(report.html(read)).text
+  assert "DPS 1 of 2 pictures" in text and "DDRM 1 of 2 pictures" not in text
+  assert "Only methods that have finished most pictures compete for the best" in text
 
 
 def test_comparison_that_is_still_going_is_marked(own):
@@ -657,6 +775,13 @@ def test_command_line_of_a_command_that_is_gone_says_what_it_was_given():
 
 def point(x, y, series=0):
   return figures.Point(f"method {series}", series, x, y, None, None)
+
+
+def test_what_does_not_compete_is_drawn_beside_the_frontier(monkeypatch):
+  seen = []
+  monkeypatch.setattr(figures, "frontier", lambda points: seen.extend(points) or points)
+  points = [point(10, 20), point(10, 25, 1)._replace(competes=False)]
+  assert 'data-series="1"' in figures.cost(points, "x", "y", "aside") and seen == points[:1]
 
 
 def test_frontier_is_what_no_other_method_beats():

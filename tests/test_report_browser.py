@@ -1,6 +1,7 @@
 """The report in a real browser: what moves, what is seen; with keys, without scripts, narrow and wide."""
 
 import io
+import json
 import re
 import shutil
 
@@ -314,6 +315,27 @@ def test_theme_follows_the_system_until_it_is_chosen(visit):
 def test_page_is_as_wide_as_the_window(visit, viewport, view):
   page = choose(settled(visit(viewport, reduced_motion="reduce")), "view", view)
   assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+def test_long_names_do_not_widen_the_page(visit, tmp_path):
+  """160 letters without a place to break, as `compare` may name a picture."""
+
+  def change(plan):
+    plan["images"].append({**plan["images"][0], "name": "x" * 160, "source": f"{'y' * 200}.png"})
+
+  page = settled(visit(NARROW, at=report.write(write_run(tmp_path / "run", change=change)).as_uri()))
+  assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
+
+
+def test_table_sorts_a_misfit_by_how_far_it_is_from_one(visit, tmp_path):
+  folder = write_run(tmp_path / "run")
+  lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+  found = {"dps": 4.0, "ddrm": 0.5, "pigdm": 1.1}
+  rows = [{**line, "chi2": [found[line["method"]]]} for line in lines]
+  (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  page = visit(at=report.write(folder).as_uri())
+  page.locator(".panel:visible thead th").filter(has_text="χ²").get_by_role("button").click()
+  assert order(page) == ["ΠGDM", "DDRM", "DPS"]
 
 
 def test_tables_and_figures_need_no_script(visit):

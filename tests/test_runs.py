@@ -8,6 +8,7 @@ from diffinv import output, runs
 
 PLAN = {
   "settings": {"tasks": ["denoising"], "batch_size": 4, "output": "out", "overwrite": False},
+  "lpips": {"sha256": "0"},
   "images": [{"name": "a", "sha256": "0"}],
   "versions": {"jax": "0"},
   "device": {"kind": "cpu"},
@@ -105,7 +106,7 @@ def test_a_damaged_line_is_named(tmp_path):
   "plan, name",
   [
     (changed(settings={**PLAN["settings"], "tasks": ["colorization"]}), "--tasks"),
-    (changed(settings={**PLAN["settings"], "batch_size": 8}), "--batch_size"),
+    (changed(lpips={"sha256": "1"}), "lpips"),
     (changed(images=[{"name": "a", "sha256": "1"}]), "images"),
     (changed(versions={"jax": "1"}), "versions"),
   ],
@@ -125,12 +126,30 @@ def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
   [
     PLAN,
     changed(device={"kind": "other"}),
-    changed(settings={**PLAN["settings"], "output": "elsewhere", "overwrite": True, "devices": 2}),
+    changed(settings={**PLAN["settings"], "output": "elsewhere", "overwrite": True, "devices": 2, "batch_size": 1}),
   ],
 )
 def test_what_changes_no_result_may_change(tmp_path, plan):
   runs.RunFolder(tmp_path / "out", PLAN).append([row("a")])
   assert runs.RunFolder(tmp_path / "out", plan).rows
+
+
+def test_a_comparison_begun_before_plans_said_which_lpips_goes_on(tmp_path):
+  old = {name: value for name, value in PLAN.items() if name != "lpips"}
+  runs.RunFolder(tmp_path / "out", old).append([row("a")])
+  assert runs.RunFolder(tmp_path / "out", PLAN).rows
+
+
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
+  folder = runs.RunFolder(tmp_path / "out", PLAN)
+  kept = [folder.pictures / name for name in ("a-truth.png", "my.partial-1", ".hidden.png")]
+  left = [folder.pictures / f".a-truth.png{output.PARTIAL}123", folder.partial / f".run.json{output.PARTIAL}4"]
+  for path in kept + left:
+    path.write_text("x")
+  runs.RunFolder(tmp_path / "out", PLAN)  # another may write: only who holds the folder removes anything
+  assert all(path.exists() for path in left)
+  with folder.held():
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -144,8 +163,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_the_folder_gets_its_name_at_the_end(tmp_path):
   folder = runs.RunFolder(tmp_path / "out", PLAN)
   folder.append([row("a")])
-  folder.finish({"rows": 1}, overwrite=False)
-  assert not folder.partial.exists()
+  with folder.held():
+    folder.finish({"rows": 1}, overwrite=False)
+  assert not folder.partial.exists() and not (tmp_path / "out" / output.LOCK).exists()
   assert json.loads((tmp_path / "out" / output.RESULTS).read_text()) == {"rows": 1}
   assert runs.read_plan(tmp_path / "out") == {"format": runs.COMPARISON.format, **PLAN}
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, noise, operators, settings
+from diffinv import errors, methods, noise, operators, output, settings, summary
 from diffinv.batch import AXIS
 from diffinv.checkpoint import load_prior
 from diffinv.data import held_out, images
@@ -45,6 +45,7 @@ FILE_FLAGS = ("mask", "kernel", "settings", "lpips")  # that name a file to read
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
 MAX_SEED = 2**32 - 1
 HELD_OUT_SIZE = 64  # pixels: an edge of held-out pictures, where nothing says more
+NAME_BYTES = 160  # of a picture's name, at most: files about it add some 70, and file systems take 255 in all
 # What follows the name of a picture in the names of the files about it.
 DERIVED = re.compile(rf"-(\d\d+|mean|measurement|mask|kernel|truth|sheet|({'|'.join(TASKS)})-.*)$")
 
@@ -376,8 +377,8 @@ def cost(method: Method, grid: Level) -> Cost:
 
 
 def weight(spent: Cost) -> float:
-  """Return the time of a chain in network evaluations: a gradient costs about two more."""
-  return spent.evaluations + 2.0 * spent.gradients
+  """Return the time of a chain in network evaluations; see `summary.weight`."""
+  return summary.weight(spent.evaluations, spent.gradients)
 
 
 # Pictures and measurements
@@ -386,21 +387,31 @@ def weight(spent: Cost) -> float:
 class Case(NamedTuple):
   """One picture to restore."""
 
-  name: str  # of its files in the output, unique
+  name: str  # of its files in the output and of its rows, unique; see `name_cases`
   path: pathlib.Path  # of the picture, or of the measurement
   shape: tuple[int, int, int]  # of the picture
   key: jax.Array  # of everything random about it
 
 
 def name_cases(paths: Sequence[pathlib.Path], shapes: Sequence[tuple], seed: int) -> list[Case]:
-  """Number and name the pictures; the key of a picture depends on the seed and its number only."""
+  """Number and name the pictures; the key of a picture depends on the seed and its number only.
+
+  A name is the file's without its ending, with what JSON or another system does not take replaced, and not too long.
+  """
   root, taken, cases = jax.random.key(seed), set(), []
   for number, (path, shape) in enumerate(zip(paths, shapes)):
-    tries = (path.stem if i == 1 else f"{path.stem}_{i}" for i in itertools.count(1))
+    stem = _tame(path.stem)
+    tries = (stem if i == 1 else f"{stem}_{i}" for i in itertools.count(1))
     name = next(name for name in tries if not any(_collide(name, other) for other in taken))
     taken.add(name)
     cases.append(Case(name, path, shape, jax.random.fold_in(root, number)))
   return cases
+
+
+def _tame(stem: str) -> str:
+  """Return a name that is the same in JSON as on the disk, part of one folder anywhere, and at most NAME_BYTES long."""
+  name = output.plain(stem).replace("\\", "_")
+  return name.encode()[:NAME_BYTES].decode(errors="ignore")  # a letter that is cut goes
 
 
 def _collide(one: str, other: str) -> bool:
@@ -416,12 +427,12 @@ def case_keys(case: Case, samples: int) -> tuple[jax.Array, jax.Array, jax.Array
 
 
 def read_picture(values: flags.FlagValues, prior: AnyPrior, multiple: int, path: pathlib.Path) -> np.ndarray:
-  """Read a picture and bring it to a size that the prior and the task (multiples of `multiple`) take.
+  """Read a picture with the prior's channels, and bring it to a size that prior and task (of `multiple`) take.
 
   Raises:
     ValueError: it is no such picture, or has another size and --fit does not allow to change it.
   """
-  x = images.read(path, convert=values.convert)
+  x = images.read(path, mode=images.mode_of(prior.image_shape[2]), convert=values.convert)
   multiple = math.lcm(multiple, prior.size_multiple)
   with errors.usage():
     wanted = None if values.size is None else images.parse_size(values.size)
@@ -443,13 +454,17 @@ def read_pictures(
     purpose, count: which pictures of a held-out set, and how many where --num_images does not say.
 
   Raises:
-    UsageError: --data names a held-out set and something else, or more pictures than it has.
+    UsageError: --data names a held-out set and something else; --num_images asks for more pictures than there are; or
+      a flag is not for what --data names.
     ValueError: a picture cannot be used, or they have different sizes.
   """
   if any(name in held_out.SETS for name in values.data):
     return _read_held_out(values, prior, purpose, values.num_images or count)
   with errors.usage():
-    paths = images.collect(values.data, name="--data")[: values.num_images]
+    paths = images.collect(values.data, name="--data")
+  if values.num_images is not None and values.num_images > len(paths):
+    raise errors.UsageError(f"--num_images: expected at most {len(paths)}, all of --data, got {values.num_images}")
+  paths = paths[: values.num_images]
   check_apart(values, paths)
   truths = [read_picture(values, prior, multiple, path) for path in paths]
   shapes = [truth.shape for truth in truths]
@@ -462,6 +477,14 @@ def read_pictures(
 def _read_held_out(values, prior, purpose, count):
   if len(values.data) > 1:
     raise errors.UsageError(f"--data: expected one held-out set alone, got {' and '.join(values.data)}")
+  for flag, given in (("fit", values.fit != "none"), ("convert", values.convert)):
+    if given:
+      raise errors.UsageError(f"--{flag} is for photographs of your own, got --data={values.data[0]}; leave it out")
+  if prior.image_shape[2] != images.CHANNELS["RGB"]:
+    raise errors.UsageError(
+      f"--data: expected a prior of colour pictures for {values.data[0]}, got one of {prior.image_shape[2]} channels; "
+      "give photographs of your own"
+    )
   note_set(values.data[0])
   with errors.usage():
     names, truths = held_out.held_out(values.data[0], purpose, count, held_out_size(values, prior))
@@ -491,9 +514,9 @@ def held_out_size(values: flags.FlagValues, prior: AnyPrior) -> int:
 
 
 @functools.cache
-def probe(task: Task) -> Operator:
+def probe(task: Task, channels: int = 3) -> Operator:
   """Return an operator of the task on pictures of PROBE pixels, to ask what its measurements are like."""
-  return task.make(jax.random.key(0), (PROBE, PROBE, 3))
+  return task.make(jax.random.key(0), (PROBE, PROBE, channels))
 
 
 def task_scale(task: Task) -> tuple[float, float]:
@@ -521,9 +544,11 @@ def make_operator(values: flags.FlagValues, name: str, key: jax.Array, shape: tu
     operator = TASKS[name].make(key, shape)
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from None
+  if mask is not None and not has_mask(operator):
+    raise errors.UsageError(f"--mask is for inpainting and MRI, got --task={name}; leave it out")
+  if kernel is not None and not is_blur(operator):
+    raise errors.UsageError(f"--kernel is for deblurring, got --task={name}; leave it out")
   if mask is not None:
-    if not has_mask(operator):
-      raise errors.UsageError(f"--mask is for inpainting and MRI, got --task={name}; leave it out")
     kept = images.read_mask(mask, threshold=values.mask_threshold)
     if kept.shape[:2] != tuple(shape[:2]):
       raise ValueError(
@@ -531,11 +556,7 @@ def make_operator(values: flags.FlagValues, name: str, key: jax.Array, shape: tu
       )
     build = operators.inpainting if isinstance(operator, Inpainting) else operators.masked_fourier
     return build(kept, channels=shape[2])
-  if kernel is not None:
-    if not is_blur(operator):
-      raise errors.UsageError(f"--kernel is for deblurring, got --task={name}; leave it out")
-    return operators.blur(shape, images.read_kernel(kernel))
-  return operator
+  return operator if kernel is None else operators.blur(shape, images.read_kernel(kernel))
 
 
 def has_mask(operator: Operator) -> bool:

@@ -51,7 +51,7 @@ flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", low
 flags.DEFINE_integer(
   "frames",
   12,
-  "Pictures to keep of each chain, for the report's animation; 0 for none.",
+  "Pictures to keep of each chain, its start and its end among them, for the report's animation; 0 for none.",
   lower_bound=0,
   flag_values=FLAGS,
 )
@@ -81,9 +81,11 @@ def check_flags() -> None:
   """Check what can be told before anything is loaded.
 
   Raises:
-    UsageError: a flag is missing, or a task or method does not exist.
+    UsageError: a flag is missing, or a task or method does not exist, or a number cannot be.
   """
   common.require(FLAGS, "output", "the folder to write")
+  if FLAGS.frames == 1:
+    raise errors.UsageError("--frames: expected 0, or at least 2 for the start and the end of a chain, got 1")
   for flag, known in (("tasks", TASKS), ("methods", METHODS)):
     common.check_choice(FLAGS, flag, known)
 
@@ -119,7 +121,7 @@ def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
   """Read the weights of --lpips, if there are any, to measure pictures of `shape`.
 
   Raises:
-    UsageError: the pictures are too small.
+    UsageError: the pictures are too small, or not of colour.
     ValueError: the file does not hold the weights.
   """
   if FLAGS.lpips is None:
@@ -127,6 +129,8 @@ def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
   if min(shape[:2]) < perceptual.MIN_PIXELS:
     least = images.by((perceptual.MIN_PIXELS,) * 2)
     raise errors.UsageError(f"--lpips: expected pictures of {least} or more, got {images.by(shape)}; leave it out")
+  if shape[2] != images.CHANNELS["RGB"]:
+    raise errors.UsageError(f"--lpips: expected pictures of colour, got {shape[2]} channel; leave it out")
   try:
     return perceptual.from_state_dict(convert.read_state_dict(pathlib.Path(FLAGS.lpips)))
   except ValueError as error:
@@ -153,8 +157,8 @@ def main(argv: list[str]) -> None:
       write_measurements(folder.pictures, cases, truths, measure)
       restore_all(folder, entrants, prior, cases, measure, truths, lpips)
       write_sheets(folder, cases, entrants)
-    got = results(folder)
-    folder.finish(got, overwrite=FLAGS.overwrite)
+      got = results(folder)
+      folder.finish(got, overwrite=FLAGS.overwrite)
   if FLAGS.report:
     with errors.interruption(f"{folder.path} is complete but for its page: diffinv report {folder.path}"):
       report.write(folder.path)
@@ -170,6 +174,7 @@ def plan(prior: AnyPrior, cases, truths, entrants: Sequence[Entrant]) -> dict[st
     **made,
     **common.identity(FLAGS, prior, cases, truths),
     "num_samples": FLAGS.num_samples,
+    "lpips": None if FLAGS.lpips is None else {"sha256": convert.sha256(pathlib.Path(FLAGS.lpips))},
     "tasks": [{"name": task, "title": TASKS[task].title, "noise": noises[task]} for task in FLAGS.tasks],
     "methods": [{"name": n, "title": METHODS[n].title, "citation": METHODS[n].citation} for n in FLAGS.methods],
     "runs": [describe(entrant) for entrant in entrants],
@@ -193,12 +198,9 @@ def describe(entrant: Entrant) -> dict[str, Any]:
 def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure, truths, lpips) -> None:
   """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
   parts = bench.chunks(len(cases), FLAGS.num_samples, FLAGS.batch_size)
-  wanted = [
-    (entrant, part)
-    for entrant in entrants
-    for part in parts
-    if not entrant.excuse and folder.missing(entrant.task, entrant.name, [cases[i].name for i in part])
-  ]
+  missing = lambda entrant, i: folder.missing(entrant.task, entrant.name, [cases[i].name])
+  runs_left = [(e, [i for i in part if missing(e, i)]) for e in entrants if not e.excuse for part in parts]
+  wanted = [(entrant, part) for entrant, part in runs_left if part]
   weight = lambda entrant, part: common.weight(entrant.spent) * len(part)
   with progress.Bar(sum(weight(*pair) for pair in wanted) or 1.0) as bar:
     for entrant, part in wanted:
@@ -215,8 +217,8 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure
       folder.append(rows)
 
 
-def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: range, first: range, report_progress):
-  """Restore a chunk of pictures; a shorter last one is filled up with its last picture, for one compilation."""
+def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: list[int], first: range, report_progress):
+  """Restore a chunk of pictures; a shorter one is filled up with its last picture, for one compilation."""
   chosen = bench.filled(part, len(first))
   return bench.restore(
     [common.case_keys(cases[i], FLAGS.num_samples)[2] for i in chosen],
@@ -241,6 +243,7 @@ def row(entrant: Entrant, case: common.Case, marks: dict[str, Any], restored: be
     "seconds": restored.run_seconds / len(restored.images),
     "compile_seconds": restored.compile_seconds / count,
     "peak_bytes": restored.step_bytes,
+    "batch_size": FLAGS.batch_size,  # what the two above and the seconds depend on
   }
 
 

@@ -107,7 +107,7 @@ def plan() -> Job:
   if FLAGS.input:
     shapes = [common.read_picture(FLAGS, prior, multiple, path).shape for path in paths]
   else:
-    shapes = [picture_shape(prior, path, read_measurement(path).shape) for path in paths]
+    shapes = [picture_shape(prior, path, read_measurement(prior, path).shape) for path in paths]
   cases = common.name_cases(paths, shapes, FLAGS.seed)
   for case in {case.shape: case for case in cases}.values():
     operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case, 1)[0], case.shape)
@@ -118,13 +118,16 @@ def plan() -> Job:
   return Job(prior, method, grid, multiple, cases)
 
 
-def read_measurement(path: pathlib.Path) -> np.ndarray:
-  """Read a measurement with as many channels as the task has, [h, w, c].
+def read_measurement(prior: AnyPrior, path: pathlib.Path) -> np.ndarray:
+  """Read a measurement with as many channels as the task has of the prior's pictures, [h, w, c].
 
   Raises:
-    ValueError: it is none, or a picture where the task does not measure one.
+    ValueError: it is none, or a picture where the task does not measure one; or the task is not for such pictures.
   """
-  template = common.probe(TASKS[FLAGS.task])
+  try:
+    template = common.probe(TASKS[FLAGS.task], prior.image_shape[2])
+  except ValueError as error:
+    raise ValueError(f"{FLAGS.task}: {error}") from None
   channels = template.out_shape[-1]
   if path.suffix.lower() == ".npy":
     return images.read_array(path, channels=channels)
@@ -133,8 +136,7 @@ def read_measurement(path: pathlib.Path) -> np.ndarray:
       f"{path}: expected a .npy array, as --task={FLAGS.task} does not measure pictures, got a picture; "
       "write every digit with numpy.save"
     )
-  mode = next(mode for mode, count in images.CHANNELS.items() if count == channels)
-  return images.read(path, mode=mode, convert=FLAGS.convert)
+  return images.read(path, mode=images.mode_of(channels), convert=FLAGS.convert)
 
 
 def picture_shape(prior: AnyPrior, path: pathlib.Path, shape: Sequence[int]) -> tuple[int, int, int]:
@@ -184,7 +186,7 @@ def load(job: Job, case: common.Case) -> tuple[Problem, np.ndarray | None]:
   """Return the problem of a picture, and the truth where it is known."""
   if FLAGS.input:
     return common.simulated(FLAGS, job.prior, FLAGS.task, job.multiple, case)
-  y = jnp.asarray(read_measurement(case.path))
+  y = jnp.asarray(read_measurement(job.prior, case.path))
   operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case, 1)[0], case.shape)
   return Problem(operator, common.noise_model(FLAGS, TASKS[FLAGS.task]), operator.observed(y) * y), None
 

@@ -114,7 +114,7 @@ def read_search() -> dict[str, dict[str, tuple]]:
   """Return what to try, by method and field.
 
   Raises:
-    UsageError: --search names no method that takes part, or one has nothing to search.
+    UsageError: --search names no method that takes part, or a field twice, or one has nothing to search.
   """
   given: dict[str, dict[str, tuple]] = {name: {} for name in FLAGS.methods}
   for text in FLAGS.search:
@@ -124,9 +124,26 @@ def read_search() -> dict[str, dict[str, tuple]]:
       raise errors.UsageError(
         f"--search: expected METHOD.name=value,value,... with one of {', '.join(given)}, got {text!r}"
       )
+    if field in given[name]:
+      raise errors.UsageError(f"--search: expected each field once, got {name}.{field} twice; give its values together")
     with errors.usage():
       given[name][field] = tuple(common.typed_fields(name, {field: value})[field] for value in values.split(","))
   return {name: fields or tuning.SEARCH[name] for name, fields in given.items()}
+
+
+def check_disjoint(fixed: dict[str, dict], search: dict[str, dict]) -> None:
+  """Check that what --set fixes is not searched.
+
+  Raises:
+    UsageError: it is.
+  """
+  for name, fields in fixed.items():
+    for field in fields:
+      if field in search[name]:
+        raise errors.UsageError(
+          f"--set: expected a field that is not searched, got {name}.{field}; leave it out, or say with --search "
+          f"which of {name} to search"
+        )
 
 
 def plan_jobs(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
@@ -137,6 +154,7 @@ def plan_jobs(prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[P
   """
   search, fixed, jobs = read_search(), common.overrides_by_method(FLAGS), []
   steps = {name: common.chosen_steps(FLAGS, table, name, fields.pop("steps", None)) for name, fields in fixed.items()}
+  check_disjoint(fixed, search)
   for task in FLAGS.tasks:
     for name in FLAGS.methods:
       grid = common.make_grid(prior, steps[name])

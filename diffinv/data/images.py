@@ -15,12 +15,13 @@ import zlib
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from diffinv import errors, output
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
 MAX_PIXELS = 64_000_000  # a larger picture is more likely a decompression bomb than something to restore
+MAX_STRIP_PIXELS = 16 * MAX_PIXELS  # of many pictures side by side in a file that this program wrote
 CHANNELS = {"RGB": 3, "L": 1}
 NAMES = {
   "1": "black and white",
@@ -74,6 +75,18 @@ def _split(paths: Sequence[str]) -> list[pathlib.Path]:
   for path in paths:
     parts += [path] if path and pathlib.Path(path).exists() else [part for part in path.split(",") if part]
   return [pathlib.Path(part) for part in parts]
+
+
+def mode_of(channels: int) -> str:
+  """Return the mode of image files of so many channels.
+
+  Raises:
+    ValueError: there is none.
+  """
+  for mode, count in CHANNELS.items():
+    if count == channels:
+      return mode
+  raise ValueError(f"channels: expected {' or '.join(map(str, CHANNELS.values()))} of an image file, got {channels}")
 
 
 def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) -> np.ndarray:
@@ -165,14 +178,27 @@ def _require_file(path: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _decode(path: pathlib.Path) -> Image.Image:
-  """Open and decode the whole file, so that damage shows here, and turn it upright."""
+def read_written(path: str | pathlib.Path) -> Image.Image:
+  """Read a PNG that this program wrote, perhaps many pictures side by side, as a Pillow image; gray becomes RGB.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged, no PNG, or larger than anything that this program writes.
+  """
+  image = _decode(pathlib.Path(path), written=True)
+  return image if image.mode == "RGB" else image.convert("RGB")  # without a copy: a strip may take gigabytes
+
+
+def _decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
+  """Open and decode the whole file, so that damage shows here, and turn it upright; see `read_written`."""
+  # The opener of one format does without Pillow's own limit, which is about that of photographs.
+  opened, most = (PngImagePlugin.PngImageFile, MAX_STRIP_PIXELS) if written else (Image.open, MAX_PIXELS)
   _require_file(path)
   with warnings.catch_warnings():
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-      image = Image.open(path)
-      if math.prod(image.size) > MAX_PIXELS:
+      image = opened(path)
+      if math.prod(image.size) > most:
         raise Image.DecompressionBombError(f"{image.width}x{image.height}")
       image.info["deep"] = any(_is_deep(tile) for tile in image.tile)
       # Phones keep a second picture, such as a depth map, behind the JPEG (MPO): the first is the photograph.
@@ -180,7 +206,7 @@ def _decode(path: pathlib.Path) -> Image.Image:
       image.load()
       return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-      raise ValueError(f"{path}: expected at most {MAX_PIXELS} pixels, got more ({error}); scale it down") from None
+      raise ValueError(f"{path}: expected at most {most} pixels, got more ({error}); scale it down") from None
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
     except PermissionError:
