@@ -8,17 +8,23 @@ Both are data: loading a folder that someone else made runs no code. Loading is 
 over or misshapen is an error that names it.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import importlib.util
 import json
+import math
 import os
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from diffinv import errors, output, priors
@@ -30,6 +36,12 @@ FORMAT = "diffinv-prior-1"
 DESCRIPTION = "prior.json"
 PARAMS = "params"
 RUNTIME = ("dtype", "remat")  # fields of a network that each user of it chooses: not written
+
+# More than these no prior has: a damaged description that asks for it would take hours or all memory to follow.
+MAX_SCHEDULE_STEPS = 100_000
+MAX_LEVELS = 16  # of a network
+MAX_NUMBER = 65536  # of channels, classes and the like
+MAX_BLOCKS = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
 
 
 class Network(NamedTuple):
@@ -112,7 +124,7 @@ def _describe(prior: Prior, config: Any, provenance: dict | None) -> dict:
     "schedule": dataclasses.asdict(prior.schedule),
     "image_shape": prior.image_shape,
     "size_multiple": prior.size_multiple,
-    "provenance": provenance or {},
+    "provenance": output.plain(provenance or {}),  # names of files need not be text
   }
 
 
@@ -133,9 +145,14 @@ def check_free(folder: str | os.PathLike, *, overwrite: bool) -> None:
   if not os.path.lexists(folder):
     return
   if not overwrite:
-    raise FileExistsError(f"{folder}: expected a new folder, got one that exists; choose another, or overwrite")
+    raise FileExistsError(
+      f"output: expected a new folder, got one that exists, {folder}; choose another --output, or replace it with "
+      "--overwrite"
+    )
   if not (folder / DESCRIPTION).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-    raise FileExistsError(f"{folder}: expected a prior to overwrite, got something else; choose another folder")
+    raise FileExistsError(
+      f"output: expected a prior to overwrite, got something else, {folder}; choose another --output"
+    )
 
 
 def load_prior(
@@ -177,6 +194,21 @@ def load_prior(
     image_shape=tuple(description["image_shape"]),
     size_multiple=description["size_multiple"],
   )
+
+
+def load_description(name_or_folder: str | os.PathLike) -> tuple[dict[str, Any], Any]:
+  """Return the fields of a prior's prior.json, and the config of its network, without its arrays.
+
+  Raises:
+    FileNotFoundError: there is no such name or folder.
+    ValueError: the prior is analytic, or its `prior.json` is damaged.
+  """
+  name = os.fspath(name_or_folder)
+  if name in ANALYTIC:
+    raise ValueError(f"{name}: expected a prior with a network, got an analytic one; choose another")
+  folder = _find(name)
+  description, config, _ = _parse(_read_description(folder), str(folder / DESCRIPTION))
+  return description, config
 
 
 def load_provenance(name_or_folder: str | os.PathLike) -> dict[str, Any]:
@@ -282,6 +314,8 @@ def _parse_network(network: dict, where: str) -> Any:
   for field in known:
     if field not in fields:
       raise ValueError(f"{where}: network: the field {field!r} is missing; the file is incomplete")
+  for field, value in fields.items():
+    _check_field(field, value, known[field].type, f"{where}: network: {field}")
   try:
     config = NETWORKS[name].make_config(**fields)
     param_shapes(config)
@@ -290,16 +324,48 @@ def _parse_network(network: dict, where: str) -> Any:
   return config
 
 
+def _check_field(name: str, value: Any, kind: Any, where: str) -> None:
+  """Check a field of a network against its annotation and against what is sensible."""
+  if not _is_of(value, kind):
+    expected = getattr(kind, "__name__", None) if isinstance(kind, type) else None
+    raise ValueError(f"{where}: expected {expected or kind}, got {value!r}; the file is damaged")
+  numbers = value if isinstance(value, tuple) else (value,)
+  most = MAX_BLOCKS.get(name, MAX_NUMBER)
+  if len(numbers) > MAX_LEVELS:
+    raise ValueError(f"{where}: expected at most {MAX_LEVELS} levels, got {len(numbers)}; the file is damaged")
+  if any(isinstance(n, (int, float)) and abs(n) > most for n in numbers):
+    raise ValueError(f"{where}: expected at most {most}, got {max(map(abs, numbers))}; the file is damaged")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+  """Tell whether a value, lists being tuples, is what a dataclass's annotation says; floats have to be finite."""
+  if typing.get_origin(kind) is tuple:
+    return isinstance(value, tuple) and all(_is_of(entry, typing.get_args(kind)[0]) for entry in value)
+  if isinstance(kind, types.UnionType):
+    return any(_is_of(value, option) for option in typing.get_args(kind))
+  if kind is float:
+    return type(value) in (int, float) and abs(value) < math.inf
+  return type(value) is kind
+
+
 def _parse_schedule(schedule: dict, where: str) -> Schedule:
   name, steps = schedule.get("name"), schedule.get("num_steps")
-  if set(schedule) != {"name", "num_steps"} or name not in BETAS or type(steps) is not int or steps < 1:
-    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)} and positive num_steps, got {schedule}")
-  return Schedule(name, steps)
+  if set(schedule) != {"name", "num_steps"} or not isinstance(name, str) or name not in BETAS or type(steps) is not int:
+    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)} and whole num_steps, got {schedule}")
+  if not 1 <= steps <= MAX_SCHEDULE_STEPS:
+    raise ValueError(f"{where}: schedule: expected num_steps in 1..{MAX_SCHEDULE_STEPS}, got {steps}")
+  parsed = Schedule(name, steps)
+  try:
+    parsed.alpha_bar()  # tells too few steps
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from None
+  return parsed
 
 
 def _check_image(description: dict, config: Any, where: str) -> None:
   shape, multiple = description["image_shape"], description["size_multiple"]
-  if len(shape) != 3 or not all(n is None or (type(n) is int and n > 0) for n in shape) or shape[2] is None:
+  numbers = all(n is None or (type(n) is int and 0 < n <= MAX_NUMBER) for n in shape)
+  if len(shape) != 3 or not numbers or shape[2] is None:
     raise ValueError(f"{where}: image_shape: expected [height, width, channels], null for any size, got {shape}")
   needed = config.size_multiple
   if multiple < 1 or multiple % needed:
@@ -337,9 +403,21 @@ def _write_arrays(folder: Path, params: Any) -> None:
   import orbax.checkpoint as ocp  # seconds to import, and only files need it
 
   params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
-  with ocp.StandardCheckpointer() as checkpointer:
+  with full_disk(folder), ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder, params)
     checkpointer.wait_until_finished()
+
+
+@contextlib.contextmanager
+def full_disk(place: str | os.PathLike) -> Iterator[None]:
+  """Turn what Orbax makes of a full disk within, pages of it, into the OSError that it is, at `place`."""
+  try:
+    yield
+  except (ValueError, RuntimeError) as error:
+    code = next((code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)), None)
+    if code is None:
+      raise
+    raise OSError(code, os.strerror(code), os.fspath(place)) from None
 
 
 def _read_arrays(folder: Path, config: Any) -> Any:
@@ -353,11 +431,20 @@ def _read_arrays(folder: Path, config: Any) -> Any:
   with ocp.StandardCheckpointer() as checkpointer:
     try:
       stored = checkpointer.metadata(folder).item_metadata
-      found = {k: v.shape for k, v in _flat(getattr(stored, "tree", stored)).items()}
+      stored = _flat(getattr(stored, "tree", stored))
+      found = {name: v.shape for name, v in stored.items()}
+      kinds = {name: v.dtype for name, v in stored.items()}
     except Exception as e:  # whatever a damaged file makes of it
       raise ValueError(f"{folder}: no Orbax checkpoint: {errors.brief(e)}; convert the weights again") from None
     _check_tree(found, shapes, str(folder))
+    for name, kind in kinds.items():
+      if not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"{folder}: array {name!r}: expected floats, found {kind}; convert the weights again")
     try:
-      return checkpointer.restore(folder, target)
+      params = checkpointer.restore(folder, target)
     except Exception as e:
       raise ValueError(f"{folder}: the arrays cannot be read: {errors.brief(e)}; convert the weights again") from None
+  for name, value in _flat(params).items():
+    if not np.all(np.isfinite(value)):
+      raise ValueError(f"{folder}: array {name!r}: expected finite values, found NaN or infinity; convert it again")
+  return params

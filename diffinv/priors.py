@@ -96,7 +96,7 @@ VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 class Prior:
   """A trained network as a prior. `params` are arguments of every compiled function, never closed over.
 
-  Build it with `network_prior`, or load it with `diffinv.load_prior`.
+  Load one with `diffinv.load_prior`; `diffinv train` and `diffinv convert` build and write them.
   """
 
   params: Any

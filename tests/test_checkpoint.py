@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import reference_networks
 
-from diffinv import checkpoint, output
+from diffinv import checkpoint, errors, output
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian
 from diffinv.schedules import Schedule
@@ -249,11 +250,34 @@ def test_leftover_array_is_named(tmp_path):
     (lambda d: d.update(image_shape=[16, 16]), r"image_shape: expected \[height, width, channels\]"),
     (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, got 'noise'"),
     (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
+    (lambda d: d.update(image_shape=[10**12, 16, 3]), r"image_shape: expected \[height, width, channels\]"),
     (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine"),
+    (lambda d: d["schedule"].update(name=["linear"]), "schedule: expected a name of linear, cosine"),
+    (
+      lambda d: d["schedule"].update(num_steps=500.0),
+      "schedule: expected a name of linear, cosine and whole num_steps",
+    ),
+    (lambda d: d["schedule"].update(num_steps=10**12), "schedule: expected num_steps in 1..100000, got 1000000000000"),
+    (lambda d: d["schedule"].update(num_steps=0), "schedule: expected num_steps in 1..100000, got 0"),
+    (
+      lambda d: d.update(schedule={"name": "linear", "num_steps": 10}),
+      "schedule: expected more than 20 steps of linear betas",
+    ),
     (lambda d: d["network"].update(name="transformer"), "network: expected the name of one of guided_diffusion, small"),
     (lambda d: d["network"].update(depth=3), "network: unknown field 'depth'; the fields are model_channels"),
     (lambda d: d["network"].pop("num_res_blocks"), "network: the field 'num_res_blocks' is missing"),
-    (lambda d: d["network"].update(model_channels="many"), "network: no such network can be built"),
+    (lambda d: d["network"].update(model_channels=33), "network: no such network can be built"),
+    (lambda d: d["network"].update(model_channels="many"), "network: model_channels: expected int, got 'many'"),
+    (lambda d: d["network"].update(model_channels=32.0), "network: model_channels: expected int, got 32.0"),
+    (lambda d: d["network"].update(model_channels=True), "network: model_channels: expected int, got True"),
+    (lambda d: d["network"].update(model_channels=10**9), "model_channels: expected at most 65536, got 1000000000"),
+    (lambda d: d["network"].update(num_res_blocks=1000), "num_res_blocks: expected at most 64, got 1000"),
+    (lambda d: d["network"].update(channel_mult=3), r"channel_mult: expected tuple\[float, ...\], got 3"),
+    (lambda d: d["network"].update(channel_mult=[1, float("nan")]), r"channel_mult: expected tuple\[float, ...\], got"),
+    (lambda d: d["network"].update(channel_mult=[1] * 17), "channel_mult: expected at most 16 levels, got 17"),
+    (lambda d: d["network"].update(num_classes=2.5), r"num_classes: expected int \| None, got 2.5"),
+    (lambda d: d["network"].update(scale_shift_norm=1), "scale_shift_norm: expected bool, got 1"),
+    (lambda d: d["network"].update(attention_order=None), "attention_order: expected str, got None"),
   ],
 )
 def test_damaged_description_is_one_line(damaged, edit, message):
@@ -261,6 +285,95 @@ def test_damaged_description_is_one_line(damaged, edit, message):
   with pytest.raises(ValueError, match=message) as caught:
     checkpoint.load_prior(folder)
   assert "\n" not in str(caught.value) and str(folder / "prior.json") in str(caught.value)
+
+
+SMALL = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
+
+
+@pytest.fixture(scope="module")
+def saved_small(tmp_path_factory):
+  return checkpoint.save_prior(tmp_path_factory.mktemp("priors") / "small", make_prior(SMALL), SMALL)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"channels": 16.0}, "channels: expected int, got 16.0"),
+    ({"multipliers": [1, 2.0]}, r"multipliers: expected tuple\[int, ...\], got \(1, 2.0\)"),
+    ({"multipliers": []}, "no such network can be built"),
+    ({"blocks": 1000}, "blocks: expected at most 64, got 1000"),
+    ({"attention": 1}, "attention: expected bool, got 1"),
+    ({"time_scale": float("nan")}, "time_scale: expected float, got nan"),
+    ({"time_scale": float("inf")}, "time_scale: expected float, got inf"),
+    ({"time_scale": 10**400}, "time_scale: expected at most 65536, got 1000"),
+    ({"time_scale": "1"}, "time_scale: expected float, got '1'"),
+  ],
+)
+def test_damaged_description_of_a_small_network_is_one_line(saved_small, tmp_path, change, message):
+  description = json.loads((saved_small / "prior.json").read_text())
+  description["network"].update(change)
+  (tmp_path / "prior.json").write_text(json.dumps(description))
+  with pytest.raises(ValueError, match=message) as caught:
+    checkpoint.load_description(tmp_path)
+  assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_description_is_read_without_the_arrays(saved_small, tmp_path):
+  (tmp_path / "prior.json").write_text((saved_small / "prior.json").read_text())
+  description, config = checkpoint.load_description(tmp_path)
+  assert config == SMALL and description["prediction"] == "v"
+  with pytest.raises(ValueError, match="natural: expected a prior with a network, got an analytic one"):
+    checkpoint.load_description("natural")
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (lambda v: v.at[0].set(jnp.nan), "array 'in/kernel': expected finite values, found NaN or infinity"),
+    (lambda v: v.at[0].set(-jnp.inf), "array 'in/kernel': expected finite values, found NaN or infinity"),
+    (lambda v: v.astype(jnp.int32), "array 'in/kernel': expected floats, found int32"),
+    (lambda v: v.astype(jnp.complex64), "array 'in/kernel': expected floats, found complex64"),
+  ],
+  ids=["nan", "infinity", "whole", "complex"],
+)
+def test_arrays_of_other_than_finite_floats_are_named(saved_small, tmp_path, change, message):
+  import orbax.checkpoint as ocp
+
+  params = reference_networks.random_params(checkpoint.param_shapes(SMALL))
+  params["params"]["in"]["kernel"] = change(jnp.asarray(params["params"]["in"]["kernel"]))
+  (tmp_path / "prior.json").write_text((saved_small / "prior.json").read_text())
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "params", params)
+  with pytest.raises(ValueError, match=message.replace("in/kernel", "params/in/kernel")) as caught:
+    checkpoint.load_prior(tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+def test_provenance_of_names_that_are_no_text_is_json(tmp_path):
+  provenance = {"held_out_files": ["a\udcff.png"], "loss": float("nan")}
+  folder = checkpoint.save_prior(tmp_path / "p", make_prior(SMALL), SMALL, provenance)
+  text = (folder / "prior.json").read_text(encoding="utf-8")
+  told = json.loads(text, parse_constant=lambda name: pytest.fail(name))["provenance"]
+  assert told == {"held_out_files": ["a\N{REPLACEMENT CHARACTER}.png"], "loss": None}
+
+
+def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
+  """As Orbax 0.11 reports it, of a disk that was full."""
+  import orbax.checkpoint as ocp
+
+  def fail(self):
+    raise ValueError("RESOURCE_EXHAUSTED: Error writing 'a'\nFailed: No space left on device [os_error_code='28']")
+
+  monkeypatch.setattr(ocp.StandardCheckpointer, "wait_until_finished", fail)
+  with pytest.raises(OSError) as caught:
+    checkpoint.save_prior(tmp_path / "p", make_prior(SMALL), SMALL)
+  assert re.fullmatch(
+    r"No space left on device: .*params; free some space, or write to another disk with --output",
+    errors.one_line(caught.value),
+  )
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(ValueError, match="another fault"), checkpoint.full_disk(tmp_path):
+    raise ValueError("another fault")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"format": "diffinv', b"[1, 2]", b"\xff\xfe", b"[" * 100000])

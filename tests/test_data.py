@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv.data import folder, photos
+from diffinv.data import folder, held_out, images, photos
 
 
 @pytest.fixture
@@ -74,11 +74,70 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_held_out_files_are_not_trained_on_and_keep_their_side():
   names = [f"{i}.png" for i in range(100)]
-  training, held_out = folder.split(names, 10)
-  assert len(held_out) == 10
-  assert sorted(training + held_out) == sorted(names)
+  training, kept = folder.split(names, 10)
+  assert len(kept) == 10
+  assert sorted(training + kept) == sorted(names)
   again = folder.split([n for n in names if n != training[0]], 10)[1]
-  assert len(set(again) & set(held_out)) >= 9
+  assert len(set(again) & set(kept)) >= 9
+
+
+def test_names_that_are_no_text_are_held_out_as_others_are():
+  names = [f"\udcff{i}.png" for i in range(30)]
+  training, kept = folder.split(names, 10)
+  assert len(kept) == 3 and sorted(training + kept) == sorted(names)
+
+
+def test_a_file_that_is_not_readable_gives_its_place_among_the_held_out_to_the_next():
+  names = [f"{i}.png" for i in range(40)]
+  kept = folder.split(names, 4)[1]
+  asked = []
+
+  def readable(name):
+    asked.append(name)
+    return name != kept[0]
+
+  training, others = folder.split(names, 4, readable)
+  assert len(others) == 4 and set(kept[1:]) < set(others) and kept[0] in training
+  assert len(asked) == 5  # no more are decoded than needed
+
+
+@pytest.mark.parametrize("how", folder.CROPS)
+@pytest.mark.parametrize("mode", ("RGB", "L"))
+def test_a_crop_of_a_jpeg_is_that_of_a_png(tmp_path, how, mode):
+  """On a smooth picture, whose values tell the place and the extent of a crop."""
+  y, x = np.mgrid[0:300, 0:400]
+  smooth = np.stack([x / 400, y / 300, (x + y) / 700], axis=-1) * 255
+  picture = Image.fromarray(smooth.astype(np.uint8)).convert(mode)
+  picture.save(tmp_path / "a.png")
+  picture.save(tmp_path / "a.jpg", quality=98, subsampling=0)
+  png, jpeg = (folder.Folder(tmp_path, [name], size=16, seed=0, how=how) for name in ("a.png", "a.jpg"))
+  for i in range(8):
+    np.testing.assert_allclose(png.item(i).astype(float), jpeg.item(i).astype(float), atol=4)  # of 255; of the coding
+
+
+def test_a_fault_of_a_crop_is_not_blamed_on_the_file(pictures, monkeypatch):
+  def fail(*args):
+    raise ValueError("a fault of the settings")
+
+  monkeypatch.setattr(folder, "crop", fail)
+  items = source(pictures)
+  with pytest.raises(ValueError, match="a fault of the settings"):
+    items.item(0)
+  assert not items.corrupt
+
+
+def test_a_jpeg_of_too_many_pixels_is_reduced_for_the_whole_and_skipped_for_its_parts(tmp_path, monkeypatch):
+  Image.new("RGB", (400, 300)).save(tmp_path / "a.jpg")
+  monkeypatch.setattr(images, "MAX_PIXELS", 100 * 100)
+  assert folder.Folder(tmp_path, ["a.jpg"], size=16, seed=0, how="resize").item(0).shape == (16, 16, 3)
+  assert not folder.Folder(tmp_path, ["a.jpg"], size=16, seed=0, report=lambda line: None).readable("a.jpg")
+
+
+def test_files_that_are_known_not_to_be_readable_are_not_tried(pictures):
+  lines = []
+  items = source(pictures, report=lines.append, corrupt={"04.png": "cut"})
+  list(folder.stream(items, 4, 0, 9))
+  assert items.corrupt == {"04.png": "cut"} and not lines
 
 
 def test_random_crop_of_an_image_of_the_crop_size_is_the_image():
@@ -97,6 +156,16 @@ def test_random_crops_at_full_scale_are_cut_not_resampled():
 def test_held_out_photographs_are_not_in_the_training_set():
   assert not {photo.file for photo in photos.PHOTOS} & set(photos.HELD_OUT)
   assert all(photo.source and photo.licence for photo in photos.PHOTOS)
+
+
+def test_photographs_that_are_too_small_for_a_size_say_which_works():
+  pytest.importorskip("skimage")
+  with pytest.raises(ValueError, match="size: expected at most 512 pixels, .* got 520"):
+    photos.held_out_crops(520)
+  for size in (97, 128, 256, 520):
+    with pytest.raises(ValueError, match=f"size: expected at most 96 pixels, .* got {size}; pass --size=96"):
+      held_out.held_out("photos", held_out.TEST, 1, size)
+  assert held_out.held_out("photos", held_out.TEST, 1, 96)[1].shape == (1, 96, 96, 3)
 
 
 def test_photos_are_a_function_of_seed_and_index():

@@ -112,6 +112,12 @@ def test_fit_names_a_wrong_choice():
     spectral_prior.fit([])
 
 
+@pytest.mark.parametrize("second", [(5, 6, 3), (4, 4, 3), (4, 4)], ids=str)
+def test_fit_refuses_images_of_several_sizes(second):
+  with pytest.raises(ValueError, match="batches: expected .b, h, w, c. of one size, got"):
+    spectral_prior.fit([np.zeros((2, 4, 6, 3)), np.zeros((2, *second))])
+
+
 def test_sliced_wasserstein_of_equal_sets_is_zero_in_any_order():
   a = jax.random.normal(jax.random.key(0), (500, 12))
   directions = distances.random_directions(jax.random.key(1), 12, 64)
@@ -194,6 +200,52 @@ def test_test_and_tuning_crops_are_different(tool):
   assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)
   for crop in chosen["restoration"]:
     assert not any(np.array_equal(crop, other) for other in chosen["tuning"])
+
+
+@pytest.fixture
+def folder_subject(tool, tmp_path):
+  """A prior, unnamed, of a folder of pictures of one colour each, by which crops tell whose they are."""
+  from absl import flags
+  from PIL import Image
+
+  from diffinv.apps import main
+  from diffinv.apps import train as train_app
+
+  def make(count):
+    (tmp_path / "images").mkdir()
+    for i in range(count):
+      Image.fromarray(np.full((24, 40, 3), 4 * i, np.uint8)).save(tmp_path / "images" / f"{i:02d}.png")
+    command = f"--data={tmp_path / 'images'} --output={tmp_path / 'p'} --steps=1 --size=16 --batch_size=8"
+    main.parse("train", train_app.FLAGS, command.split())
+    flags.FLAGS(["evaluate", "--prior=p", "--output=o", "--fit_images=100"])
+    return tool.Subject("p", None, train_app.settings_from_flags(), (16, 16, 3))
+
+  return make
+
+
+def colours(x):
+  return {round((float(v) + 1) * 127.5 / 4) for v in x.mean(axis=(1, 2, 3))}
+
+
+def test_the_gaussian_of_a_folder_is_fitted_to_what_was_trained_on_alone(tool, folder_subject):
+  subject = folder_subject(60)
+  fitted = set.union(*(colours(batch) for batch in tool.training_batches(subject)))
+  held_out = colours(tool.held_out(subject, "denoising", 80))
+  assert len(held_out) == 6 and fitted == set(range(60)) - held_out
+
+
+def test_no_file_serves_both_restoration_and_tuning(tool, folder_subject):
+  subject = folder_subject(50)
+  chosen = {purpose: tool.held_out(subject, purpose, 8) for purpose in ("restoration", "tuning")}
+  assert [len(x) for x in chosen.values()] == [3, 2]
+  assert len(set.union(*map(colours, chosen.values()))) == 5
+
+
+def test_a_prior_of_a_folder_of_which_nothing_was_held_out_is_not_measured(tool, folder_subject):
+  from absl import app
+
+  with pytest.raises(app.UsageError, match="--prior: expected one whose training held files out, .* held out none"):
+    tool.held_out(folder_subject(9), "denoising", 8)
 
 
 @pytest.mark.slow

@@ -144,8 +144,10 @@ def load_subject() -> Subject:
 
 def training_batches(subject: Subject) -> Iterator[np.ndarray]:
   """Give the first training images as the trainer drew them, `[b, h, w, c]`, [-1, 1]."""
-  size = subject.settings["batch_size"]
-  stream = train_app.open_data({**subject.settings, "held_out": 1}, print).stream(0, math.ceil(FIT_IMAGES.value / size))
+  settings, size = subject.settings, subject.settings["batch_size"]
+  if subject.data in held_out_data.SETS:  # a folder's images are trained on or held out by it, theirs are not
+    settings = {**settings, "held_out": 1}
+  stream = train_app.open_data(settings, print).stream(0, math.ceil(FIT_IMAGES.value / size))
   for images in stream:
     images = np.asarray(images)
     yield from_uint8(images) if images.dtype == np.uint8 else images
@@ -162,9 +164,13 @@ def held_out(subject: Subject, purpose: str, count: int) -> np.ndarray:
     raise app.UsageError(f"--measure=sampling needs endless held-out images, those of faces, got {subject.data}")
   if subject.data == "photos":
     return held_out_photos(subject.shape[0], purpose, count)
-  everything = train_app.open_data(subject.settings, print).held_out
-  start = {"denoising": slice(None), "restoration": slice(0, None, 2), "tuning": slice(1, None, 2)}[purpose]
-  return everything[start][:count]
+  data = train_app.open_data(subject.settings, print)
+  if not data.held_out_files:
+    raise app.UsageError(f"--prior: expected one whose training held files out, of {subject.data} it held out none")
+  if purpose == "denoising":
+    return data.held_out[:count]
+  one_each = data.held_out[: len(data.held_out_files)]  # no file serves both purposes
+  return one_each[{"restoration": 0, "tuning": 1}[purpose] :: 2][:count]
 
 
 def held_out_photos(size: int, purpose: str, count: int) -> np.ndarray:

@@ -49,7 +49,14 @@ flags.DEFINE_integer(
   "image_size", None, "Pixels of the images that it is for. Not set: the preset's.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_enum("schedule", "linear", list(BETAS), "Noise schedule that it was trained with.", flag_values=FLAGS)
-flags.DEFINE_integer("num_steps", 1000, "Steps of that schedule.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "num_steps",
+  1000,
+  "Steps of that schedule.",
+  lower_bound=1,
+  upper_bound=checkpoint.MAX_SCHEDULE_STEPS,
+  flag_values=FLAGS,
+)
 flags.DEFINE_enum(
   "variance",
   "fixed_large",
@@ -60,7 +67,7 @@ flags.DEFINE_enum(
 
 
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Return the arrays of a file by name, as they are stored; bfloat16 becomes float32.
+  """Return the arrays of a file by name, as they are stored; of a .pt file bfloat16 becomes float32.
 
   Raises:
     ValueError: the file is damaged, holds something other than tensors, or its reader is not installed.

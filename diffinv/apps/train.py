@@ -56,49 +56,97 @@ CONFIGS = {
   "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": -0.4},
 }
 
+UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
+POSITIVE = 1e-9  # bounds of flags count themselves in
+BELOW_ONE = 1 - 1e-6  # of averages that would never move
+
 DATA = _string("data", None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'.")
 OUTPUT = _string("output", None, "Prior folder to write; OUTPUT.training beside it holds the run itself.")
 CONFIG = _enum("config", "default", list(CONFIGS), "Set of defaults for the flags below.")
-STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1)
+STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1, upper_bound=UNKNOWN_STEPS - 1)
 MINUTES = _float("minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones.")
-SEED = _integer("seed", 0, "Seed of the weights, the data order and the noise.")
-INIT = _string("init", None, "Prior whose weights to start from: a name or a folder, of the same network.")
+SEED = _integer(
+  "seed", 0, "Seed of the weights, the data order and the noise.", lower_bound=0, upper_bound=common.MAX_SEED
+)
+INIT = _string(
+  "init", None, "Prior whose weights to start from: a name or a folder, of the same network and prediction."
+)
 RESTART = _boolean("restart", False, "Throw away what OUTPUT.training holds and start again.")
 OVERWRITE = _boolean("overwrite", False, "Replace an existing prior folder at the end.")
 
 SIZE = _integer("size", 64, "Edge of the training images, pixels.")
-CROP = _enum("crop", "random", list(folder_data.CROPS), "For folders: cut anywhere, or scale the whole to fit.")
-MAX_DOWNSCALE = _float("max_downscale", 2.0, "For folders: largest random reduction before a random crop, factor.")
+CROP = _enum(
+  "crop",
+  "random",
+  list(folder_data.CROPS),
+  "For folders: cut anywhere, or scale the shorter side to --size and cut the centre. Either way, pictures smaller "
+  "than --size are enlarged, and grayscale ones become three equal channels.",
+)
+MAX_DOWNSCALE = _float(
+  "max_downscale", 2.0, "For folders: largest random reduction before a random crop, factor.", lower_bound=1.0
+)
 FLIP = _boolean("flip", True, "For folders and faces: mirror half of the images.")
-AUGMENT = _float("augment", 1.0, "For photos: strength of changes of exposure and colour, 0 for none.")
+AUGMENT = _float(
+  "augment",
+  1.0,
+  "For photos: strength of changes of exposure and colour, 0 for none.",
+  lower_bound=0.0,
+  upper_bound=10.0,  # beyond, nothing of a photograph is left
+)
 WORKERS = _integer("workers", 2, "Threads that prepare images.", lower_bound=1)
-HELD_OUT = _integer("held_out", 80, "Held-out images for the validation, at most.", lower_bound=1)
+HELD_OUT = _integer("held_out", 80, "Crops of held-out images for the validation, at most.", lower_bound=1)
 
 BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
 ACCUMULATE = _integer("accumulate", 1, "Parts that a batch is worked through in, to save memory.", lower_bound=1)
 OPTIMISER = _enum("optimiser", "muon", list(train.RULES), "Rule of the steps: Muon for wide kernels, or AdamW for all.")
-LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.")
+LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.", lower_bound=0.0)
 WARMUP = _integer("warmup_steps", 200, "Steps of linear warm-up.", lower_bound=0)
 DECAY = _enum("decay", "cosine", list(train.DECAYS), "Decay of the learning rate, to the last step.")
-FINAL_FRACTION = _float("final_fraction", 0.01, "Learning rate at the last step, as a part of --learning_rate.")
-WEIGHT_DECAY = _float("weight_decay", 1e-4, "Decoupled weight decay of kernels.")
-BETA1 = _float("beta1", 0.9, "Adam's decay of the mean gradient.")
-BETA2 = _float("beta2", 0.99, "Adam's decay of the squared gradient.")
-CLIP_NORM = _float("clip_norm", 1.0, "Largest norm of the gradient.")
-MOMENTUM = _float("momentum", 0.95, "Muon's decay of the mean gradient.")
-EMA_DECAY = _float("ema_decay", 0.999, "Decay a step of the averaged weights, which are the ones that are kept.")
+FINAL_FRACTION = _float(
+  "final_fraction",
+  0.01,
+  "Learning rate at the last step, as a part of --learning_rate.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
+WEIGHT_DECAY = _float("weight_decay", 1e-4, "Decoupled weight decay of kernels.", lower_bound=0.0)
+BETA1 = _float("beta1", 0.9, "Adam's decay of the mean gradient.", lower_bound=0.0, upper_bound=BELOW_ONE)
+BETA2 = _float("beta2", 0.99, "Adam's decay of the squared gradient.", lower_bound=0.0, upper_bound=BELOW_ONE)
+CLIP_NORM = _float("clip_norm", 1.0, "Largest norm of the gradient.", lower_bound=POSITIVE)
+MOMENTUM = _float("momentum", 0.95, "Muon's decay of the mean gradient.", lower_bound=0.0, upper_bound=BELOW_ONE)
+EMA_DECAY = _float(
+  "ema_decay",
+  0.999,
+  "Decay a step of the averaged weights, which are the ones that are kept.",
+  lower_bound=0.0,
+  upper_bound=BELOW_ONE,
+)
 
 PREDICTION = _enum("prediction", "edm", list(train.OBJECTIVES), "What the network predicts.")
 LEVELS = _enum("levels", "lognormal", list(train.LEVELS), "Noise levels: log-normal, or uniform over the schedule.")
 P_MEAN = _float("p_mean", -0.6, "Mean of ln(sigma/alpha), for log-normal levels.")
-P_STD = _float("p_std", 1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.")
-WIDE = _float("wide", 0.1, "Part of log-normal levels drawn log-uniformly over the whole schedule.")
+P_STD = _float("p_std", 1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.", lower_bound=0.0)
+WIDE = _float(
+  "wide",
+  0.1,
+  "Part of log-normal levels drawn log-uniformly over the whole schedule.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
 WEIGHTING = _enum("weighting", "none", list(train.WEIGHTINGS), "Weights of the levels.")
-MIN_SNR_GAMMA = _float("min_snr_gamma", 5.0, "Largest signal-to-noise ratio that counts, for min_snr.")
+MIN_SNR_GAMMA = _float(
+  "min_snr_gamma", 5.0, "Largest signal-to-noise ratio that counts, for min_snr.", lower_bound=POSITIVE
+)
 LEARNED_VARIANCE = _boolean("learned_variance", False, "Learn the reverse variance too; needs --levels=uniform.")
-VLB_WEIGHT = _float("vlb_weight", 1e-3, "Weight of the variational term, for --learned_variance.")
+VLB_WEIGHT = _float("vlb_weight", 1e-3, "Weight of the variational term, for --learned_variance.", lower_bound=0.0)
 SCHEDULE = _enum("schedule", "linear", list(BETAS), "Noise schedule of the prior.")
-SCHEDULE_STEPS = _integer("schedule_steps", 1000, "Steps of the noise schedule.", lower_bound=2)
+SCHEDULE_STEPS = _integer(
+  "schedule_steps",
+  1000,
+  "Steps of the noise schedule.",
+  lower_bound=2,
+  upper_bound=checkpoint.MAX_SCHEDULE_STEPS,
+)
 
 CHANNELS = _integer("channels", 64, "Channels of the network at its finest level.", lower_bound=1)
 MULTIPLIERS = _list("multipliers", ["1", "2", "3"], "Channels of each level over --channels, finest first.")
@@ -118,7 +166,7 @@ SAMPLE_EVERY = _integer("sample_every", 0, "Steps between sample grids; 0: a qua
 DEVICES = _integer(
   "devices", None, "Local devices to train on; on a CPU, cores. Not set: all there are.", lower_bound=1
 )
-SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.")
+SAVE_SECONDS = _float("save_seconds", 120.0, "Time between checkpoints, seconds.", lower_bound=0.0)
 
 # Flags that say where, how long and how often, and not what is computed: they may change when a run goes on.
 FREE = (
@@ -135,11 +183,12 @@ FREE = (
 )
 
 MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
-UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
 OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints
 VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
 SAMPLES, SAMPLE_STEPS = 16, 20  # steps even in log-SNR
-STATE, BEST = "last", "best"
+PLAN, LOG, GRIDS, STATE, BEST = "run.json", "log.jsonl", "samples", "last", "best"  # of OUTPUT.training
+NETWORK = "small"  # of checkpoint.NETWORKS
+NEVER = 10**9  # passes through a folder, which no run takes: the crops there are not those that it trains on
 
 
 def settings_from_flags() -> dict[str, Any]:
@@ -156,16 +205,13 @@ def settings_from_flags() -> dict[str, Any]:
       raise errors.UsageError(f"{name}: expected a value, got none; pass --{name}=...")
   if (settings["steps"] is None) == (settings["minutes"] is None):
     raise errors.UsageError("steps: expected one of --steps and --minutes, got both or none")
-  common.finite(FLAGS, "minutes")
+  for name in names:
+    if FLAGS[name].flag_type() == "float":
+      common.finite(FLAGS, name)
   if settings["minutes"] is not None and settings["minutes"] <= 0:
     raise errors.UsageError(f"minutes: expected a positive time, got {settings['minutes']:g}")
-  try:
-    settings["multipliers"] = [int(m) for m in settings["multipliers"]]
-  except ValueError:
-    raise errors.UsageError(f"multipliers: expected whole numbers, got {settings['multipliers']}") from None
-  multiple = settings["patch"] * 2 ** (len(settings["multipliers"]) - 1)
-  if settings["size"] < multiple or settings["size"] % multiple:
-    raise errors.UsageError(f"size: expected a multiple of {multiple} for this network, got {settings['size']}")
+  settings["multipliers"] = _multipliers(settings["multipliers"])
+  _check_network(settings)
   if settings["learned_variance"] and settings["levels"] != "uniform":
     raise errors.UsageError("learned_variance: expected --levels=uniform with it, got log-normal ones")
   with errors.usage():
@@ -177,6 +223,27 @@ def settings_from_flags() -> dict[str, Any]:
       f"batch_size: expected a multiple of {parts} (devices times --accumulate), got {settings['batch_size']}"
     )
   return settings
+
+
+def _multipliers(texts: list[str]) -> list[int]:
+  numbers = [int(text) for text in texts if text.isdecimal()]
+  if not numbers or min(numbers) < 1 or not len(texts) == len(numbers) <= checkpoint.MAX_LEVELS:
+    raise errors.UsageError(
+      f"multipliers: expected 1 to {checkpoint.MAX_LEVELS} whole numbers from 1 on, got {','.join(texts) or 'none'}"
+    )
+  return numbers
+
+
+def _check_network(s: dict[str, Any]) -> None:
+  multiple = s["patch"] * 2 ** (len(s["multipliers"]) - 1)
+  if s["size"] < multiple or s["size"] % multiple:
+    raise errors.UsageError(f"size: expected a multiple of {multiple} for this network, got {s['size']}")
+  coarsest = s["channels"] * s["multipliers"][-1]
+  if s["attention"] and coarsest % s["head_channels"]:
+    raise errors.UsageError(
+      f"head_channels: expected a divisor of the {coarsest} channels of the coarsest level, for --attention, got "
+      f"{s['head_channels']}; change it or --channels"
+    )
 
 
 def network_config(s: dict[str, Any]) -> small.SmallConfig:
@@ -207,31 +274,54 @@ class Data(NamedTuple):
 
   stream: Callable[[int, int], Iterator[Any]]  # (first step, last step + 1) -> batches, uint8 or [-1, 1]
   held_out: np.ndarray  # [n, size, size, 3], [-1, 1]
+  held_out_files: list[str]  # that no training image is of; of a folder, `held_out` begins with one crop of each
   skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
 
 
 def open_data(s: dict[str, Any], report: Callable[[str], None]) -> Data:
-  """Open the training data."""
+  """Open the training data; `report` is called with a line for what is worth knowing of a folder.
+
+  Raises:
+    ValueError: there are no such images, none can be read, or they are too small.
+  """
   if s["data"] == "faces":
     return _faces(s)
-  if s["data"] == "photos":
-    from diffinv.data import photos
+  return _photos(s) if s["data"] == "photos" else _folder(s, report)
 
-    source = photos.Photos(size=s["size"], seed=s["seed"], augment=s["augment"])
-    held_out, skipped = photos.held_out_crops(s["size"]), dict
-  else:
-    training, kept = folder_data.split(folder_data.list_images(s["data"]), s["held_out"])
-    make = functools.partial(
-      folder_data.Folder, s["data"], size=s["size"], seed=s["seed"], max_downscale=s["max_downscale"], report=report
-    )
-    source = make(training, how=s["crop"], flip=s["flip"])
-    # Of a few files none can be held out: other crops of them are better than no validation at all.
-    held_source = make(kept or training, how=s["crop"], flip=False)
-    count = len(kept) or min(s["held_out"], len(training))
-    held_out = np.stack([held_source.item(i + (0 if kept else 10**9)) for i in range(count)])
-    skipped = lambda: source.corrupt
+
+def _photos(s: dict[str, Any]) -> Data:
+  from diffinv.data import photos
+
+  source = photos.Photos(size=s["size"], seed=s["seed"], augment=s["augment"])
+  held_out = photos.held_out_crops(s["size"])[: s["held_out"]]
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
-  return Data(stream, images.from_uint8(held_out[: s["held_out"]]), skipped)
+  return Data(stream, images.from_uint8(held_out), list(photos.HELD_OUT), dict)
+
+
+def _folder(s: dict[str, Any], report: Callable[[str], None]) -> Data:
+  names = folder_data.list_images(s["data"])
+  make = functools.partial(
+    folder_data.Folder,
+    s["data"],
+    size=s["size"],
+    seed=s["seed"],
+    how=s["crop"],
+    max_downscale=s["max_downscale"],
+    report=report,
+  )
+  everything = make(names, flip=False)
+  training, kept = folder_data.split(names, s["held_out"], everything.readable)
+  # Of a few files none can be held out: other crops of them are better than no validation at all.
+  held_source, first = (make(kept, flip=False), 0) if kept else (everything, NEVER * len(names))
+  files = len(kept or names)
+  each = 1 if s["crop"] == "resize" else max(1, s["held_out"] // files)  # a level of noise a crop: a few are too few
+  held_out = np.stack([held_source.item(first + i) for i in range(min(each * files, s["held_out"]))])
+  of = f"{len(kept)} of them held out" if kept else "none held out"
+  whose = "" if kept else " of the training images"
+  report(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
+  source = make(training, flip=s["flip"], corrupt=everything.corrupt)
+  stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
+  return Data(stream, images.from_uint8(held_out), kept, lambda: source.corrupt)
 
 
 def _faces(s: dict[str, Any]) -> Data:
@@ -240,19 +330,20 @@ def _faces(s: dict[str, Any]) -> Data:
   training_key, held_out_key = jax.random.split(jax.random.key(s["seed"]))
   size, count = s["size"], s["batch_size"]
 
+  # Mirrored by another key than `faces.render_unsided` has it: runs go on with the pictures that they began with.
   @functools.partial(jax.jit, static_argnums=2)
-  def render(key, first, number):
+  def portraits(key, first, number):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(number, dtype=jnp.uint32))
-    images = jax.vmap(lambda k: faces.render(k, size))(keys)
+    drawn = jax.vmap(lambda k: faces.render(k, size))(keys)
     mirrored = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1)))(keys) & s["flip"]
-    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return jnp.where(mirrored[:, None, None, None], drawn[:, :, ::-1], drawn)
 
   def stream(start, stop):
     for step in range(start, stop):
-      yield render(training_key, jnp.uint32(step * count), count)
+      yield portraits(training_key, jnp.uint32(step * count), count)
 
-  held_out = [np.asarray(render(held_out_key, jnp.uint32(i), count)) for i in range(0, s["held_out"], count)]
-  return Data(stream, np.concatenate(held_out)[: s["held_out"]], dict)
+  held_out = [np.asarray(portraits(held_out_key, jnp.uint32(i), count)) for i in range(0, s["held_out"], count)]
+  return Data(stream, np.concatenate(held_out)[: s["held_out"]], [], dict)
 
 
 class Functions(NamedTuple):
@@ -311,19 +402,38 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
 
 
 def first_weights(s: dict[str, Any], key: jax.Array) -> Any:
-  """Return new parameters, or those of the prior that --init names.
+  """Return new parameters, or those of the prior that --init names; see `check_init`."""
+  if s["init"] is None:
+    return small.initialise(key, network_config(s))
+  return checkpoint.load_prior(s["init"]).params
+
+
+def check_init(s: dict[str, Any]) -> None:
+  """Check that the prior that --init names has the network of the flags, trained for their prediction.
 
   Raises:
-    ValueError: it has another network.
+    UsageError: it has not, or is analytic, or its prior.json is damaged.
+    FileNotFoundError: there is no such prior.
   """
-  config = network_config(s)
   if s["init"] is None:
-    return small.initialise(key, config)
-  params = checkpoint.load_prior(s["init"]).params
-  wanted = jax.eval_shape(lambda: small.initialise(key, config))
-  if jax.tree.map(lambda leaf: leaf.shape, params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
-    raise ValueError(f"init: expected a prior with the network that the flags describe, {s['init']} has another")
-  return params
+    return
+  try:
+    description, config = checkpoint.load_description(s["init"])
+  except ValueError as error:
+    raise errors.UsageError(f"init: {error}") from None
+  kind, learned = description["network"]["name"], description["variance"] == "learned_range"
+  theirs = {"network": kind, "prediction": description["prediction"], "learned_variance": learned}
+  ours = {"network": NETWORK, "prediction": s["prediction"], "learned_variance": s["learned_variance"]}
+  if kind == NETWORK:
+    theirs |= dataclasses.asdict(config)
+    ours |= dataclasses.asdict(network_config(s))
+  for name, value in ours.items():
+    idle = name in checkpoint.RUNTIME or (name == "head_channels" and not s["attention"])
+    if value != theirs[name] and not idle:
+      raise errors.UsageError(
+        f"init: expected a prior of the flags' {name}, {value!r}, {s['init']} has {theirs[name]!r}; choose another "
+        "prior, or other flags"
+      )
 
 
 def make_prior(params: Any, s: dict[str, Any]) -> Prior:
@@ -345,58 +455,106 @@ def training_folder(s: dict[str, Any]) -> pathlib.Path:
   return pathlib.Path(s["output"].rstrip("/") + ".training").resolve()
 
 
+def check_place(s: dict[str, Any]) -> None:
+  """Check that OUTPUT.training holds a run or nothing, and that no training image is in it or will be.
+
+  Raises:
+    UsageError: it lies in the folder of --data, or that in it.
+    FileExistsError: it holds something else, which --restart would remove.
+  """
+  folder = training_folder(s)
+  if s["data"] not in held_out_data.SETS:
+    data = pathlib.Path(s["data"]).resolve()
+    if data == folder or folder in data.parents or data in folder.parents:
+      raise errors.UsageError(
+        f"output: expected a place apart from --data={s['data']}, as samples of the run go into {folder}; choose "
+        "another --output"
+      )
+  if not folder.is_dir():
+    return
+  ours = (PLAN, LOG, GRIDS, STATE, BEST, output.LOCK)
+  others = [path.name for path in folder.iterdir() if path.name not in ours and output.PARTIAL not in path.name]
+  begun = (folder / PLAN).is_file()
+  others += [] if begun else [f"{GRIDS}/{path.name}" for path in (folder / GRIDS).glob("*")]
+  if others and (s["restart"] or not begun):
+    raise FileExistsError(
+      f"output: expected {folder} to hold a run and nothing else, it holds {sorted(others)[0]}; move that elsewhere, "
+      "or choose another --output"
+    )
+
+
+def make_plan(s: dict[str, Any]) -> dict[str, Any]:
+  """Return the plan of the run: of the one that OUTPUT.training holds, or of a new one.
+
+  Returns:
+    "settings", that what is computed depends on; "total_steps" and "validate_every", None while not fixed.
+
+  Raises:
+    UsageError: OUTPUT.training holds a run of other settings.
+  """
+  fixed = output.plain({k: v for k, v in s.items() if k not in FREE and k != "validate_every"})
+  if s["data"] in held_out_data.SETS:
+    common.note_set(s["data"])
+  else:
+    fixed["files"] = folder_data.fingerprint(s["data"])
+  devices = common.batch_mesh(s["devices"]).devices
+  fixed["devices"] = f"{devices.size} {devices[0].device_kind}"
+  plan = {"settings": fixed, "total_steps": None, "validate_every": None}
+  file = training_folder(s) / PLAN
+  if file.exists() and not s["restart"]:
+    plan = json.loads(file.read_text())
+    _check_settings(plan["settings"], fixed, file.parent)
+  return _fixed(plan, _total_steps(plan["total_steps"], s), s["validate_every"])
+
+
+def _check_settings(begun: dict[str, Any], fixed: dict[str, Any], folder: pathlib.Path) -> None:
+  old = {"files": fixed.get("files"), **begun}  # where older runs do not say
+  for name in sorted({*old, *fixed}):
+    if name == "devices" or old.get(name) == fixed.get(name):
+      continue
+    if name == "files":
+      raise errors.UsageError(
+        f"data: the images in {fixed['data']} are not those with which the run in {folder} began; give it these "
+        "again, or start again with --restart"
+      )
+    raise errors.UsageError(
+      f"{name}: expected {old.get(name)!r}, with which the run in {folder} began, got {fixed.get(name)!r}; "
+      "choose another --output or start again with --restart"
+    )
+  if old["devices"] != fixed["devices"]:
+    print(f"note: the run began on {old['devices']}, goes on on {fixed['devices']}: the last digits may differ")
+
+
+def _total_steps(planned: int | None, s: dict[str, Any]) -> int | None:
+  if planned is None:
+    return s["steps"]
+  if s["steps"] is None:
+    print(
+      f"note: the run goes on to the {planned} steps that were planned; --minutes is of new runs, --steps changes that"
+    )
+    return planned
+  if s["steps"] != planned:
+    print(f"note: the run was planned for {planned} steps, now {s['steps']}: the decay differs from here on")
+  return s["steps"]
+
+
+def _fixed(plan: dict[str, Any], total_steps: int | None, validate_every: int) -> dict[str, Any]:
+  """Return the plan with the number of steps and, where that is known, how often to validate; 0: as it was."""
+  every = validate_every or plan["validate_every"] or (total_steps and max(100, total_steps // 12))
+  return {**plan, "total_steps": total_steps, "validate_every": every}
+
+
 class Run:
   """The folder of a run: its settings, its log, its last state and its best weights."""
 
-  def __init__(self, s: dict[str, Any]):
-    """Open or make OUTPUT.training.
-
-    Raises:
-      UsageError: it holds a run of other settings.
-    """
-    self.path = training_folder(s)
-    if s["restart"] and self.path.exists():
-      output.clear(self.path)
-    (self.path / "samples").mkdir(parents=True, exist_ok=True)
-    self._file = self.path / "run.json"
-    fixed = json.loads(json.dumps({k: v for k, v in s.items() if k not in FREE and k != "validate_every"}))
-    if s["data"] in held_out_data.SETS:
-      common.note_set(s["data"])
-    else:
-      fixed["files"] = folder_data.fingerprint(s["data"])
-    devices = common.batch_mesh(s["devices"]).devices
-    fixed["devices"] = f"{devices.size} {devices[0].device_kind}"
-    self.plan = {"settings": fixed, "total_steps": s["steps"], "validate_every": None}
-    if self._file.exists():
-      self.plan = json.loads(self._file.read_text())
-      self._check(fixed, s["steps"])
+  def __init__(self, s: dict[str, Any], plan: dict[str, Any]):
+    """Open OUTPUT.training, which is there; write the plan, of `make_plan`, at once: a stop may come at any time."""
+    self.path, self.plan = training_folder(s), plan
+    output.write_json(self.path / PLAN, plan)
+    (self.path / GRIDS).mkdir(exist_ok=True)
     options = dict(max_to_keep=1, cleanup_tmp_directories=True)
     self._last = ocp.CheckpointManager(self.path / STATE, options=ocp.CheckpointManagerOptions(**options))
     self._best = ocp.CheckpointManager(self.path / BEST, options=ocp.CheckpointManagerOptions(**options))
-    if self.plan["total_steps"] is not None:
-      self.fix(self.plan["total_steps"], s["validate_every"])
-
-  def _check(self, fixed: dict[str, Any], steps: int | None) -> None:
-    old = {"files": fixed.get("files"), **self.plan["settings"]}  # where older runs do not say
-    for name in sorted({*old, *fixed}):
-      if name == "devices" or old.get(name) == fixed.get(name):
-        continue
-      if name == "files":
-        raise errors.UsageError(
-          f"data: the images in {fixed['data']} are not those with which the run in {self.path} began; give it these "
-          "again, or start again with --restart"
-        )
-      raise errors.UsageError(
-        f"{name}: expected {old.get(name)!r}, with which the run in {self.path} began, got {fixed.get(name)!r}; "
-        "choose another --output or start again with --restart"
-      )
-    if old["devices"] != fixed["devices"]:
-      print(f"note: the run began on {old['devices']}, goes on on {fixed['devices']}: the last digits may differ")
-    if steps is not None and self.plan["total_steps"] not in (None, steps):
-      print(
-        f"note: the run was planned for {self.plan['total_steps']} steps, now {steps}: the decay differs from here on"
-      )
-      self.plan["total_steps"] = steps
 
   @property
   def total_steps(self) -> int | None:
@@ -405,16 +563,26 @@ class Run:
 
   def fix(self, total_steps: int, validate_every: int) -> None:
     """Fix the number of steps, for this process and any that goes on."""
-    every = self.plan["validate_every"] or validate_every or max(100, total_steps // 12)
-    self.plan = {**self.plan, "total_steps": total_steps, "validate_every": every}
-    output.write_json(self._file, self.plan)
+    self.plan = _fixed(self.plan, total_steps, validate_every)
+    output.write_json(self.path / PLAN, self.plan)
+
+  def validates(self, step: int) -> bool:
+    """Tell whether a validation is due after `step`."""
+    total = self.total_steps
+    return total is not None and step > 0 and (step >= total or step % self.plan["validate_every"] == 0)
+
+  def owes_validation(self, step: int) -> bool:
+    """Tell whether a validation is due after `step` that the log does not have: a stop came between."""
+    log = self.path / LOG
+    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return self.validates(step) and not any(e["step"] == step and "validation" in e for e in entries)
 
   def restore(self, state: train.TrainState) -> train.TrainState:
     """Return the last saved state, or `state` if there is none; forget log entries that came after it."""
     step = self._last.latest_step()
     if step is not None:
       state = self._last.restore(step, args=ocp.args.StandardRestore(state))
-    log = self.path / "log.jsonl"
+    log = self.path / LOG
     if log.exists():
       kept = [line for line in log.read_text().splitlines() if _step_of(line) <= int(state.step)]
       with output.file(log) as partial:
@@ -467,8 +635,8 @@ class Run:
 
   def log(self, entry: dict[str, Any]) -> None:
     """Append a line to the log."""
-    with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-      file.write(json.dumps(entry) + "\n")
+    with open(self.path / LOG, "a", encoding="utf-8") as file:
+      file.write(json.dumps(output.plain(entry)) + "\n")
 
   def close(self) -> None:
     """Wait for what is being written."""
@@ -488,18 +656,32 @@ def main(argv) -> None:
   del argv
   s = settings_from_flags()
   checkpoint.check_free(s["output"], overwrite=s["overwrite"])
-  training_folder(s).mkdir(parents=True, exist_ok=True)
-  with output.locked(training_folder(s)), contextlib.closing(Run(s)) as run:
-    data = open_data(s, report=lambda line: print(line, file=sys.stderr, flush=True))
-    functions = build(s, data.held_out)
-    state = run.restore(functions.init())
+  check_place(s)
+  check_init(s)
+  plan, folder = make_plan(s), training_folder(s)
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    with checkpoint.full_disk(folder), output.locked(folder):
+      train_and_write(s, plan)
+  finally:
+    with contextlib.suppress(OSError):
+      folder.rmdir()  # empty where nothing began
+
+
+def train_and_write(s: dict[str, Any], plan: dict[str, Any]) -> None:
+  """Train, or go on training, in OUTPUT.training, which is there and locked, and write the prior."""
+  data = open_data(s, report=lambda line: print(line, file=sys.stderr, flush=True))
+  functions = build(s, data.held_out)
+  state = functions.init()
+  if s["restart"]:
+    output.clear(training_folder(s))  # not before all that may be wrong with the data and --init has shown
+  with contextlib.closing(Run(s, plan)) as run:
+    state = run.restore(state)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan['settings']['devices']}; run: {run.path}")
     if int(state.step):
       print(f"going on from step {int(state.step)}")
     state = loop(s, run, data, functions, state)
-    if run.best_info() is None:  # gone on with for fewer steps than it had
-      _validate(run, functions, state, int(state.step))
     write(s, run, data, state)
 
 
@@ -528,11 +710,13 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
   """Take all steps that are left, with all that happens between them."""
   meter, saved = Meter(s["batch_size"]), time.monotonic()
   step, losses = int(state.step), []
-  last = run.total_steps or UNKNOWN_STEPS
+  total = UNKNOWN_STEPS if run.total_steps is None else run.total_steps
   measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
-  with contextlib.closing(data.stream(step, last)) as stream, run.saving(lambda: state):
+  with contextlib.closing(data.stream(step, total)) as stream, run.saving(lambda: state):
+    if run.owes_validation(step):
+      _validate(run, functions, state, step)
     for batch in stream:
-      state, metrics = functions.step(state, functions.place(batch), run.total_steps or UNKNOWN_STEPS)
+      state, metrics = functions.step(state, functions.place(batch), total)
       step += 1
       losses.append(metrics["loss"])
       if meter._first is None or step == measured:
@@ -540,16 +724,16 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
       meter.mark(step)
       if run.total_steps is None and step == measured:
         left = 60 * s["minutes"] * (1 - OVERHEAD) - (time.monotonic() - meter.begun)
-        run.fix(step + max(1, int(left / meter.seconds_a_step(step))), s["validate_every"])
-        print(f"{meter.rate(step):.1f} images/s: {run.total_steps} steps in {s['minutes']:g} minutes", flush=True)
-      total = run.total_steps or UNKNOWN_STEPS
+        total = min(step + max(1, int(left / meter.seconds_a_step(step))), UNKNOWN_STEPS - 1)
+        run.fix(total, s["validate_every"])
+        print(f"{meter.rate(step):.1f} images/s: {total} steps in {s['minutes']:g} minutes", flush=True)
       if step % s["log_every"] == 0 or step == total:
         losses = _report(run, meter, step, losses, metrics)
-      if step == total or (run.total_steps is not None and step % run.plan["validate_every"] == 0):
+      if run.validates(step):
         _validate(run, functions, state, step)
       if step == total or (run.total_steps is not None and step % (s["sample_every"] or max(1, total // 4)) == 0):
         pictures = np.asarray(functions.sample(state.ema))
-        images.write_pillow(run.path / "samples" / f"{step:08d}.png", sheet.grid(list(pictures)))
+        images.write_pillow(run.path / GRIDS / f"{step:08d}.png", sheet.grid(list(pictures)))
       if step == total or time.monotonic() - saved > s["save_seconds"]:
         run.save(state)
         saved = time.monotonic()
@@ -578,11 +762,11 @@ def _validate(run: Run, functions: Functions, state: train.TrainState, step: int
   result = functions.validate(state.ema)
   decibels = [round(float(10 * np.log10(4.0 / v)), 3) for v in np.asarray(result.squared_error)]
   info = {"step": step, "loss": float(result.loss), "psnr": dict(zip(map(str, VALIDATION_SBARS), decibels))}
-  run.log({"step": step, "validation": info})
-  words = ", ".join(f"{d:.2f} dB at {sbar:g}" for sbar, d in zip(VALIDATION_SBARS, decibels))
-  print(f"validation after {step} steps: loss {info['loss']:.4f}; {words}", flush=True)
   if info["loss"] < run.best_loss():
     run.save_best(step, state.ema, info)
+  run.log({"step": step, "validation": info})  # last: what the log has is done
+  words = ", ".join(f"{d:.2f} dB at {sbar:g}" for sbar, d in zip(VALIDATION_SBARS, decibels))
+  print(f"validation after {step} steps: loss {info['loss']:.4f}; {words}", flush=True)
 
 
 def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> None:
@@ -605,6 +789,7 @@ def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> N
     "validation_loss": info["loss"],
     "validation_psnr": info["psnr"],
     "commit": _commit(),
+    "held_out_files": data.held_out_files,
     "skipped_files": data.skipped(),
     "settings": run.plan["settings"],
     "init": before or None,  # of the weights that it began with
@@ -614,11 +799,12 @@ def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> N
 
 
 def _commit() -> str | None:
-  """Return the commit of the code, None outside of a repository."""
-  here = pathlib.Path(__file__).parent
+  """Return the commit of the code; None outside of its repository, such as in an environment within another one."""
+  file = pathlib.Path(__file__)
+  git = functools.partial(subprocess.run, cwd=file.parent, capture_output=True, text=True, check=True)
   try:
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    git(["git", "ls-files", "--error-unmatch", file.name])
+    return git(["git", "rev-parse", "HEAD"]).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     return None
 

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import math
 import os
 import pathlib
@@ -22,6 +23,7 @@ from diffinv.data import images
 
 CROPS = ("random", "resize")
 VALIDATION_SHARE = 0.1  # at most this part of the files is held out
+JPEG_MARGIN = 2  # least reduction that is left to Lanczos' filter, whose pictures are better than JPEG's own
 MAX_TRIES = 64  # files in a row that may fail before the folder is given up
 
 
@@ -55,29 +57,39 @@ def fingerprint(folder: str | pathlib.Path) -> str:
   return hashlib.sha256("\n".join(list_images(folder)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def split(names: Sequence[str], validation: int) -> tuple[list[str], list[str]]:
+def split(
+  names: Sequence[str], validation: int, readable: Callable[[str], bool] = lambda name: True
+) -> tuple[list[str], list[str]]:
   """Return the names to train on and those held out: at most `validation`, chosen by the hash of their name.
 
-  A file keeps its side when others are added, as far as the counts allow.
+  A file keeps its side when others are added, as far as the counts allow. One that is not `readable` is not held out:
+  the next one is.
   """
   count = min(validation, int(len(names) * VALIDATION_SHARE))
-  held_out = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+  ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+  held_out = set(itertools.islice(filter(readable, ranked), count))
   return [name for name in names if name not in held_out], [name for name in names if name in held_out]
 
 
-def decode(path: pathlib.Path, shortest: int) -> Image.Image:
-  """Return an RGB image; a JPEG comes reduced, as long as its shorter side stays at least `shortest` pixels.
+def decode(path: pathlib.Path, shortest: int | None = None) -> Image.Image:
+  """Return an RGB image; of another mode it is converted.
+
+  Args:
+    path: of the file.
+    shortest: pixels; a JPEG may come reduced as long as its shorter side stays at least as long. None: as it is.
 
   Raises:
     ValueError, OSError: it is damaged, of a kind that is no picture, or too large.
   """
   with Image.open(path) as image:
-    if math.prod(image.size) > images.MAX_PIXELS and image.format != "JPEG":
+    is_plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
+    if is_plain_jpeg and shortest is not None:
+      image.draft("RGB", (shortest, shortest))  # before the size is looked at: the rest is never in memory
+    if math.prod(image.size) > images.MAX_PIXELS:
       raise ValueError(
         f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
       )
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-      image.draft("RGB", (shortest, shortest))
+    if is_plain_jpeg:
       image.load()
       return ImageOps.exif_transpose(image).convert("RGB")
   return images.to_pillow(images.read(path, convert=True))
@@ -94,7 +106,7 @@ def crop(
     size: pixels.
     how: "random": reduce by a log-uniform factor in 1 .. `max_downscale` and cut anywhere; "resize": scale the shorter
       side to `size` and cut the centre. Images smaller than `size` are enlarged either way.
-    max_downscale: of "random".
+    max_downscale: of "random", at least 1.
     flip: mirror half of them.
   """
   shorter = min(image.size)
@@ -128,6 +140,7 @@ class Folder:
     how: str = "random",
     max_downscale: float = 2.0,
     flip: bool = True,
+    corrupt: dict[str, str] | None = None,
     report: Callable[[str], None] = print,
   ):
     """Read nothing yet.
@@ -140,6 +153,7 @@ class Folder:
       how: of CROPS.
       max_downscale: see `crop`.
       flip: mirror half of them.
+      corrupt: files that are known not to be readable, and why.
       report: called once with a line for each file that cannot be read.
     """
     if how not in CROPS:
@@ -148,12 +162,12 @@ class Folder:
     self._folder, self._names = pathlib.Path(folder), list(names)
     self._how, self._max_downscale, self._flip, self._report = how, max_downscale, flip, report
     self._lock = threading.Lock()
-    self._corrupt: dict[str, str] = {}
+    self._corrupt = dict(corrupt or {})
     self._order = functools.lru_cache(maxsize=4)(self._shuffled)
 
   @property
   def corrupt(self) -> dict[str, str]:
-    """The files that could not be read so far, and why."""
+    """The files that are known not to be readable, and why."""
     return dict(self._corrupt)
 
   def item(self, index: int) -> np.ndarray:
@@ -168,12 +182,23 @@ class Folder:
       name = self._names[order[(position + k) % len(order)]]
       if name in self._corrupt:
         continue
-      try:
-        image = decode(self._folder / name, int(self.size * self._max_downscale))
+      image = self._decoded(name)
+      if image is not None:
         return crop(item_rng(self.seed, index), image, self.size, self._how, self._max_downscale, self._flip)
-      except (*images.DECODING_ERRORS, Image.DecompressionBombError) as error:
-        self._skip(name, error)
     raise ValueError(f"data: expected images that can be read in {self._folder}, got {len(self._corrupt)} that cannot")
+
+  def readable(self, name: str) -> bool:
+    """Tell whether a file can be decoded; one that cannot counts as `corrupt`."""
+    return self._decoded(name) is not None
+
+  def _decoded(self, name: str) -> Image.Image | None:
+    # A reduced JPEG would be reduced once more by a random crop: its pictures would be smaller than those of a PNG.
+    shortest = JPEG_MARGIN * self.size if self._how == "resize" else None
+    try:
+      return decode(self._folder / name, shortest)
+    except (*images.DECODING_ERRORS, Image.DecompressionBombError) as error:
+      self._skip(name, error)
+      return None
 
   def _shuffled(self, epoch: int) -> np.ndarray:
     return np.random.default_rng((self.seed, epoch, 1)).permutation(len(self._names))

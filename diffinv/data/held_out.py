@@ -25,8 +25,7 @@ def held_out(name: str, purpose: str, count: int, size: int = 64) -> tuple[list[
     size: pixels along an edge.
 
   Raises:
-    ValueError: there are not so many crops that no two purposes share.
-    FileNotFoundError: the photographs are not installed.
+    ValueError: there are not so many crops that no two purposes share, or the photographs are not installed.
   """
   return _photos(purpose, count, size) if name == "photos" else _faces(purpose, count, size)
 
@@ -36,19 +35,31 @@ def _photos(purpose, count, size):
 
   Equally many come from each picture and scale, where that is possible.
   """
-  groups = []
+  groups, largest = [], []
   for file in photos.HELD_OUT:
     for factor in (1, 2):
-      crops = photos.tiles(np.asarray(photos.read(file).reduce(factor)), size)
+      pixels = np.asarray(photos.read(file).reduce(factor))
+      largest.append(_largest_of_two(*pixels.shape[:2]))
+      crops = photos.tiles(pixels, size)
       stem = file.partition(".")[0] + ("" if factor == 1 else "-half")
       order = np.random.default_rng(0).permutation(len(crops))
       order = order if purpose == TEST else order[::-1]
       groups.append([(f"{stem}-{i:02d}", crops[i]) for i in order])
+  if size > min(largest):
+    raise ValueError(
+      f"size: expected at most {min(largest)} pixels, so that each held-out photograph gives a crop to either purpose, "
+      f"got {size}; pass --size={min(largest)} or less"
+    )
   most = min(map(len, groups)) // 2 * len(groups)
   if count > most:
     raise ValueError(f"num_images: expected at most {most} crops of {size} pixels of the photographs, got {count}")
   picked = [group[i] for i in range(math.ceil(count / len(groups))) for group in groups][:count]
   return [name for name, _ in picked], images.from_uint8(np.stack([crop for _, crop in picked]))
+
+
+def _largest_of_two(height, width):
+  """Return the edge of the largest squares of which two fit beside or above each other, pixels."""
+  return max(min(height, width // 2), min(height // 2, width))
 
 
 def _faces(purpose, count, size):

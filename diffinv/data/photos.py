@@ -107,7 +107,9 @@ class Photos:
     self._levels = [levels for _, levels in found if levels]
     weights = np.array([weight for weight, levels in found if levels])
     if not len(weights):
-      raise ValueError(f"size: expected crops that fit into the photographs, got {size} pixels; use at most 512")
+      raise ValueError(
+        f"size: expected crops that fit into the photographs, got {size} pixels; pass at most --size=512"
+      )
     self._cumulative = np.cumsum(weights / weights.sum())
 
   def item(self, index: int) -> np.ndarray:
@@ -141,8 +143,17 @@ def change_colours(rng: np.random.Generator, pixels: np.ndarray, strength: float
 
 
 def held_out_crops(size: int) -> np.ndarray:
-  """Return the validation crops: `astronaut` at full and half size, cut without overlap, uint8, [n, size, size, 3]."""
+  """Return the validation crops: `astronaut` at full and half size, cut without overlap, uint8, [n, size, size, 3].
+
+  Raises:
+    ValueError: the picture holds no such crop, or is not there.
+  """
   image = read("astronaut.png")
+  if size > min(image.size):
+    raise ValueError(
+      f"size: expected at most {min(image.size)} pixels, as the held-out photograph has, got {size}; lower --size, or "
+      "train on a folder of larger ones"
+    )
   crops = []
   for factor in (1, 2):
     pixels = np.asarray(image.resize((image.width // factor, image.height // factor), Image.Resampling.LANCZOS))

@@ -20,7 +20,8 @@ import numpy as np
 from diffinv.nets.convolution import convolve
 
 NORM_EPS = 1e-6  # of the mean square of a pixel's channels
-TIME_FREQUENCIES = (0.5, 32.0)  # lowest and highest, radians per unit of scaled t, which runs over about [-1, 1.5]
+# Lowest and highest, radians per unit of scaled t, which runs over [-1.2, 1.3] for edm and [0, 2] for eps and v.
+TIME_FREQUENCIES = (0.5, 32.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SmallConfig:
   embedding: int = 192  # width of the noise level's embedding
   in_channels: int = 3
   out_channels: int = 3  # twice in_channels with a learned variance
-  time_scale: float = 1.0  # t is multiplied by it: 1 for ln(sbar)/4, 1/T for the index of a schedule of T steps
+  time_scale: float = 1.0  # t is multiplied by it: 1 for ln(sbar)/4, 2/T for the index of a schedule of T steps
   dtype: str = "float32"  # or "bfloat16", of the convolutions; norms, embedding and output are float32
 
   @property

@@ -1,0 +1,216 @@
+"""What `diffinv train` refuses before it begins: one line that names the flag, and nothing written or lost."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffinv import checkpoint, errors
+from diffinv.apps import main
+from diffinv.apps import train as train_app
+
+TINY = "--data=faces --size=16 --channels=8 --multipliers=1,2 --embedding=16 --batch_size=8 --steps=4".split()
+
+
+def settings(output, *flags):
+  """Parse a command line as `diffinv train` does."""
+  main.parse("train", train_app.FLAGS, [*TINY, f"--output={output}", *flags])
+  return train_app.settings_from_flags()
+
+
+def fails(capsys, output, *flags):
+  """Run a command line that must fail, and return its one line."""
+  assert main.execute(["train", *TINY, f"--output={output}", *flags]) in (1, 2)
+  said = capsys.readouterr().err
+  assert said.startswith("diffinv: error: ") and said.count("\n") == 1, said
+  return said
+
+
+def files_of(folder):
+  return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WRONG = {
+  "multipliers": ("", "0", "-1", "1,x", "1.5", ",".join("1" * 17)),
+  "head_channels": ("7 --attention", "64 --attention", "0"),
+  "channels": ("0", "24 --attention"),
+  "size": ("0", "-8", "20 --multipliers=1,1,1"),
+  "seed": ("-1", str(2**32)),
+  "steps": ("0", str(2**40)),
+  "schedule_steps": ("1", "1000000000000"),
+  "max_downscale": ("0.5", "nan", "inf"),
+  "learning_rate": ("-1", "nan", "inf"),
+  "p_mean": ("nan", "inf"),
+  "p_std": ("-0.1", "nan"),
+  "min_snr_gamma": ("0", "nan"),
+  "clip_norm": ("0", "-1", "nan", "inf"),
+  "final_fraction": ("-0.1", "1.1", "nan"),
+  "beta1": ("-0.1", "1", "nan"),
+  "beta2": ("-0.1", "1", "nan"),
+  "momentum": ("-0.1", "1", "nan"),
+  "ema_decay": ("-0.1", "1", "nan"),
+  "wide": ("-0.1", "1.1", "nan"),
+  "augment": ("-1", "100", "nan"),
+  "weight_decay": ("-1", "nan", "inf"),
+  "vlb_weight": ("-1", "nan", "inf"),
+  "save_seconds": ("-1", "nan", "inf"),
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_out_of_range_is_one_line_that_names_the_flag(name, value, tmp_path, capsys):
+  assert name in fails(capsys, tmp_path / "p", *f"--{name}={value}".split(" "))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("minutes", ("0", "-1", "nan", "inf"))
+def test_minutes_have_to_be_a_time(minutes, tmp_path, capsys):
+  code = main.execute(["train", "--data=faces", f"--output={tmp_path / 'p'}", f"--minutes={minutes}"])
+  said = capsys.readouterr().err
+  assert code == 2 and "minutes: expected" in said and said.count("\n") == 1
+
+
+# Runs that are there
+
+
+@pytest.fixture
+def begun(tmp_path):
+  """The folder of a run that was begun, with more in it than the plan."""
+  folder = tmp_path / "p.training"
+  (folder / "samples").mkdir(parents=True)
+  (folder / "samples" / "00000001.png").write_bytes(b"a grid")
+  (folder / "run.json").write_text(json.dumps(train_app.make_plan(settings(tmp_path / "p"))))
+  return folder
+
+
+def picture(path, colour=0):
+  path.parent.mkdir(exist_ok=True)
+  Image.fromarray(np.full((20, 20, 3), colour, np.uint8)).save(path)
+
+
+def test_restart_keeps_the_run_until_its_images_and_weights_are_known_to_be_there(begun, tmp_path, capsys):
+  before = files_of(begun)
+  picture(tmp_path / "cut" / "a.png")
+  (tmp_path / "cut" / "a.png").write_bytes(b"no picture")
+  assert "expected a folder of images" in fails(capsys, tmp_path / "p", "--restart", "--data=nowhere")
+  assert main.execute(["train", *TINY, f"--output={tmp_path / 'p'}", "--restart", f"--data={tmp_path / 'cut'}"]) == 1
+  assert "expected images that can be read" in capsys.readouterr().err
+  assert "nowhere: no such prior" in fails(capsys, tmp_path / "p", "--restart", "--init=nowhere")
+  assert "seed" in fails(capsys, tmp_path / "p", "--restart", "--seed=-1")
+  assert files_of(begun) == before
+
+
+def test_a_folder_of_something_else_is_not_written_to(tmp_path, capsys):
+  picture(tmp_path / "p.training" / "holiday.png")
+  before = files_of(tmp_path)
+  for flags in ((), ("--restart",)):
+    assert "to hold a run and nothing else, it holds holiday.png" in fails(capsys, tmp_path / "p", *flags)
+  assert files_of(tmp_path) == before
+
+
+def test_restart_spares_what_a_run_did_not_write(begun, tmp_path, capsys):
+  picture(begun / "holiday.png")
+  before = files_of(tmp_path)
+  assert "it holds holiday.png; move that elsewhere" in fails(capsys, tmp_path / "p", "--restart")
+  (begun / "run.json").unlink()
+  (begun / "holiday.png").unlink()
+  assert "it holds samples/00000001.png" in fails(capsys, tmp_path / "p", "--restart")
+  assert files_of(tmp_path).keys() < before.keys() and (begun / "samples" / "00000001.png").exists()
+
+
+@pytest.mark.parametrize("data", ("p.training", "p.training/samples", "."))
+def test_images_and_run_lie_apart(begun, tmp_path, capsys, data):
+  before = files_of(tmp_path)
+  for flags in ((), ("--restart",)):
+    assert "expected a place apart from --data" in fails(capsys, tmp_path / "p", f"--data={tmp_path / data}", *flags)
+  assert files_of(tmp_path) == before
+
+
+# Weights to start from
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """A prior of the network that TINY describes."""
+  import jax
+
+  from diffinv.nets import small
+
+  folder = tmp_path_factory.mktemp("priors") / "first"
+  s = settings(folder)
+  config = train_app.network_config(s)
+  return checkpoint.save_prior(folder, train_app.make_prior(small.initialise(jax.random.key(0), config), s), config)
+
+
+@pytest.mark.parametrize(
+  "flag, message",
+  [
+    ("--prediction=v", "prediction, 'v', .* has 'edm'"),
+    ("--prediction=eps", "prediction, 'eps', .* has 'edm'"),
+    ("--learned_variance --levels=uniform", "learned_variance, True, .* has False"),
+    ("--channels=16", "channels, 16, .* has 8"),
+    ("--multipliers=1,2,2", r"multipliers, \(1, 2, 2\), .* has \(1, 2\)"),
+    ("--middle_blocks=3", "middle_blocks, 3, .* has 2"),
+    ("--attention --head_channels=8", "attention, True, .* has False"),
+  ],
+)
+def test_weights_of_something_else_are_refused_by_the_field_that_differs(first, tmp_path, flag, message):
+  with pytest.raises(errors.UsageError, match=f"init: expected a prior of the flags' {message}; choose"):
+    train_app.check_init(settings(tmp_path / "p", f"--init={first}", *flag.split()))
+
+
+def test_weights_of_the_flags_network_are_taken(first, tmp_path):
+  # What is not of the weights, or has no part in the network, may differ.
+  s = settings(tmp_path / "p", f"--init={first}", "--dtype=bfloat16", "--head_channels=8", "--schedule=cosine")
+  train_app.check_init(s)
+
+
+def test_an_analytic_prior_has_no_weights(tmp_path, capsys):
+  said = fails(capsys, tmp_path / "p", "--init=natural")
+  assert "init: natural: expected a prior with a network, got an analytic one" in said
+
+
+# Plans
+
+
+@pytest.fixture
+def plan(tmp_path):
+  """Return the plan of a run into `p` whose length flags say."""
+
+  def make(*flags):
+    main.parse("train", train_app.FLAGS, [*TINY[:-1], f"--output={tmp_path / 'p'}", *flags])
+    return train_app.make_plan(train_app.settings_from_flags())
+
+  return make
+
+
+def test_a_run_of_minutes_is_bound_to_its_settings_from_the_start(tmp_path, plan):
+  (tmp_path / "p.training").mkdir()
+  new = plan("--minutes=1")
+  assert new["total_steps"] is None and new["validate_every"] is None
+  train_app.Run(settings(tmp_path / "p"), new).close()
+  assert json.loads((tmp_path / "p.training" / "run.json").read_text()) == new
+  assert plan("--minutes=1") == new
+  with pytest.raises(errors.UsageError, match="learning_rate: expected 0.001, with which the run"):
+    plan("--minutes=1", "--learning_rate=0.5")
+  assert plan("--steps=2400") == {**new, "total_steps": 2400, "validate_every": 200}
+
+
+def test_a_run_that_goes_on_takes_what_may_change_and_says_so(begun, plan, capsys):
+  assert plan("--steps=4")["validate_every"] == 100 and capsys.readouterr().out == ""
+  assert plan("--steps=4", "--validate_every=2")["validate_every"] == 2
+  assert plan("--steps=9")["total_steps"] == 9
+  assert "planned for 4 steps, now 9" in capsys.readouterr().out
+  assert plan("--minutes=3")["total_steps"] == 4
+  assert "goes on to the 4 steps that were planned; --minutes is of new runs" in capsys.readouterr().out
+
+
+def test_a_plan_of_a_name_that_is_no_text_is_found_again(tmp_path):
+  folder = tmp_path / "a\udcff"
+  picture(folder / "b\udcfe.png")
+  s = settings(tmp_path / "p", f"--data={folder}")
+  (tmp_path / "p.training").mkdir()
+  plan = train_app.make_plan(s)
+  train_app.Run(s, plan).close()
+  assert train_app.make_plan(s) == plan
