@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -464,6 +465,25 @@ def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
 
 
 # Folders
+
+
+def test_a_validation_has_no_more_images_at_once_than_a_step(tmp_path):
+  held_out = images(64, 16)
+  wide = ("--data=faces", "--size=16", "--channels=128", "--multipliers=1", "--patch=1", "--embedding=16", "--steps=1")
+
+  def validation(*flags):
+    main.parse("train", train_app.FLAGS, [*wide, f"--output={tmp_path / 'p'}", *flags])
+    functions = train_app.build(train_app.settings_from_flags(), held_out)
+    params = functions.init().params
+    compiled = functions.validate.func.lower(params, **functions.validate.keywords).compile()
+    return functions.validate(params), compiled.memory_analysis().temp_size_in_bytes
+
+  whole, much = validation("--batch_size=64")
+  parts, little = validation("--batch_size=64", "--accumulate=8")
+  with_a_rest, _ = validation("--batch_size=24")
+  assert little < much / 4
+  for other in (parts, with_a_rest):
+    chex.assert_trees_all_close(other, whole, rtol=1e-5)
 
 
 def folder_settings(tmp_path, *flags):

@@ -2,8 +2,9 @@
 
 usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME (--minutes=M | --steps=N) [--config=NAME]
 
-Everything a run needs to go on is in the folder OUTPUT.training: run the same command again after a stop, and it
-continues to exactly the weights that it would have had. It holds log.jsonl, sample grids and the checkpoints too.
+Everything a run needs to go on, but the images and the prior of --init, is in the folder OUTPUT.training: run the same
+command again after a stop, and it continues to exactly the weights that it would have had. It holds log.jsonl, sample
+grids and the checkpoints too.
 """
 
 import contextlib
@@ -369,13 +370,17 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
     x0 = images.from_uint8(x0) if x0.dtype == jnp.uint8 else x0
     return train.train_step(state, run_key, x0, total, network=network, objective=goal, optimiser=how)
 
+  def in_parts(params, x, t):  # of as many images as a step has at once: the held-out ones may be more than fit
+    one = lambda pair: network(params, pair[0][None], pair[1][None])[0]
+    return jax.lax.map(one, (x, t), batch_size=s["batch_size"] // s["accumulate"])
+
   def validate(params, held_out):
     return train.validate(
       params,
       validation_key,
       held_out,
       jnp.asarray(VALIDATION_SBARS, jnp.float32),
-      network=network,
+      network=in_parts,
       objective=goal,
     )
 
