@@ -254,6 +254,7 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   from absl.testing import flagsaver
 
   from diffinv import checkpoint
+  from diffinv.apps import main
   from diffinv.apps import train as train_app
   from diffinv.data import faces
   from diffinv.nets import small
@@ -264,9 +265,10 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
     return colour[None, None] + slope[None, None] * ramp
 
   monkeypatch.setattr(faces, "render", blob)
-  train_app.FLAGS(
+  main.parse(
+    "train",
+    train_app.FLAGS,
     [
-      "train",
       "--config=faces",
       "--size=16",
       "--channels=8",
@@ -276,7 +278,7 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
       f"--output={tmp_path / 'p'}",
       "--steps=1",
       "--multipliers=1,2",
-    ]
+    ],
   )
   s = train_app.settings_from_flags()
   config = train_app.network_config(s)
