@@ -111,11 +111,12 @@ def test_pickle_that_runs_code_is_refused(capsys, tmp_path, monkeypatch):
   assert sorted(os.listdir(tmp_path)) == ["stock.pt", "zip.pt"]
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02", b"\x89PNG\r\n\x1a\n and more"])
 def test_damaged_torch_file_is_one_line(capsys, tmp_path, content):
   pytest.importorskip("torch")
   (tmp_path / "a.pt").write_bytes(content)
-  assert f"{tmp_path / 'a.pt'}: " in fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
+  assert f"{tmp_path / 'a.pt'}: expected a PyTorch checkpoint, got a damaged file" in error
 
 
 def test_nested_state_dict_is_named(capsys, tmp_path):

@@ -101,7 +101,8 @@ def _read_torch(path):
       # Only the format of today, a zip archive, can be mapped into memory instead of read.
       table = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
   except pickle.UnpicklingError as error:
-    if "weights_only" in str(error):
+    # PyTorch speaks of weights_only whatever the file is: only of a pickle is it true.
+    if "weights_only" in str(error) and _is_pickle(path):
       raise ValueError(
         f"{path}: refused: it holds Python objects besides tensors, and loading them could run code; save its "
         "state_dict alone"
@@ -118,6 +119,14 @@ def _read_torch(path):
         f"{type(value).__name__}; save the network's state_dict alone"
       )
   return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
+
+
+def _is_pickle(path):
+  """Tell whether a file may hold Python objects: an archive of PyTorch's, or a pickle of protocol 2 or later."""
+  if zipfile.is_zipfile(path):
+    return True
+  with open(path, "rb") as file:
+    return file.read(1) == pickle.PROTO
 
 
 def sha256(path: pathlib.Path) -> str:
