@@ -176,6 +176,9 @@ def load_prior(
   """
   name = os.fspath(name_or_folder)
   if name in ANALYTIC:
+    for option, value, default in (("dtype", dtype, "float32"), ("remat", remat, False), ("label", label, None)):
+      if value != default:
+        raise ValueError(f"{option}: expected none with {name}, which has no network, got {value}; leave it out")
     return ANALYTIC[name]()
   folder = _find(name)
   where = str(folder / DESCRIPTION)
@@ -230,7 +233,8 @@ def _with_label(apply, params, num_classes, label):
   if num_classes is None:
     raise ValueError(f"label: expected none, the network is unconditional, got {label}; leave it out")
   if label is None or not 0 <= label < num_classes:
-    raise ValueError(f"label: expected a class in 0..{num_classes - 1} for this network, got {label}")
+    got = "none" if label is None else label
+    raise ValueError(f"label: expected a class in 0..{num_classes - 1} for this network, got {got}")
   return {"network": params, "label": jnp.asarray(label, jnp.int32)}, conditional_apply(apply)
 
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
+from PIL import Image
 
 from diffinv import checkpoint, errors, output
+from diffinv.apps import main
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian
 from diffinv.schedules import Schedule
@@ -132,6 +134,33 @@ def test_class_conditional_prior_takes_a_label(tmp_path):
   for label in (None, 5, -1):
     with pytest.raises(ValueError, match=r"label: expected a class in 0\.\.4 for this network"):
       checkpoint.load_prior(folder, label=label)
+
+
+@pytest.mark.slow
+def test_commands_take_the_class_and_the_precision_of_the_network(tmp_path, capsys):
+  config = dataclasses.replace(TINY, num_classes=5)
+  folder = checkpoint.save_prior(tmp_path / "classes", make_prior(config), config)
+  command = ["sample", f"--prior={folder}", "--steps=2", "--num_samples=1", "--compilation_cache="]
+
+  def pixels(name, *flags):
+    assert main.execute([*command, f"--output={tmp_path / name}", *flags]) == 0, capsys.readouterr().err
+    return np.asarray(Image.open(tmp_path / name / "0.png")).astype(int)
+
+  first = pixels("first", "--label=0")
+  assert np.abs(first - pixels("last", "--label=4")).max() > 2
+  rounded = np.abs(first - pixels("rounded", "--label=0", "--dtype=bfloat16")).max()
+  assert 0 < rounded < 26
+  np.testing.assert_allclose(pixels("remat", "--label=0", "--remat"), first, rtol=0, atol=1)
+  settings = json.loads((tmp_path / "rounded" / "results.json").read_text())["settings"]
+  assert settings["label"] == 0 and settings["dtype"] == "bfloat16"
+  assert main.execute([*command, f"--output={tmp_path / 'none'}"]) == 1
+  assert "label: expected a class in 0..4 for this network, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [{"label": 3}, {"dtype": "bfloat16"}, {"remat": True}], ids=str)
+def test_options_of_a_network_are_errors_for_a_prior_without(option):
+  with pytest.raises(ValueError, match=f"{[*option][0]}: expected none with natural, which has no network"):
+    checkpoint.load_prior("natural", **option)
 
 
 def test_label_of_an_unconditional_prior_is_an_error(saved):

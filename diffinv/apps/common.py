@@ -26,6 +26,7 @@ from diffinv.checkpoint import load_prior
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
+from diffinv.nets import unet
 from diffinv.operators import Operator
 from diffinv.operators.blur import CircularBlur, ReflectBlur
 from diffinv.operators.fourier import RealFourier
@@ -54,6 +55,22 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
   """Define the flags of every command that runs a prior."""
   flags.DEFINE_string(
     "prior", "photo", "Prior: a name, or a folder that `diffinv convert` or `diffinv train` wrote.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "label", None, "Class of the pictures, for a class-conditional network.", lower_bound=0, flag_values=values
+  )
+  flags.DEFINE_enum(
+    "dtype",
+    None,
+    list(unet.DTYPES),
+    "Precision of the network's products; all else is float32. Not set: float32.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "remat",
+    None,
+    "Compute the network's activations again in gradients: less memory, more time. Not set: no.",
+    flag_values=values,
   )
   flags.DEFINE_string(
     "steps",
@@ -198,7 +215,12 @@ def prepare(values: flags.FlagValues) -> AnyPrior:
   split_cpu(values.devices)
   if values.compilation_cache and CACHE_VARIABLE not in os.environ:
     _keep_compiled(os.path.expanduser(values.compilation_cache), asked=bool(values["compilation_cache"].present))
-  return load_prior(values.prior)
+  return load_prior(values.prior, **given_options(values))
+
+
+def given_options(values: flags.FlagValues) -> dict[str, Any]:
+  """Return what flags say of how to run the prior's network, arguments of `load_prior`."""
+  return {name: values[name].value for name in ("dtype", "remat", "label") if values[name].value is not None}
 
 
 def split_cpu(devices: int | None) -> None:
