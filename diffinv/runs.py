@@ -26,7 +26,7 @@ PICTURES = "pictures"
 RUNNING = ".running"
 # Of the plan, what may differ where a comparison goes on: it changes nothing that is computed. Time and memory depend
 # on the batch size, which rows hold.
-FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size")
+FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
 FREE = ("device",)
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
 

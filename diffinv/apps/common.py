@@ -68,8 +68,8 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
   )
   flags.DEFINE_boolean(
     "remat",
-    None,
-    "Compute the network's activations again in gradients: less memory, more time. Not set: no.",
+    False,
+    "Compute the network's activations again in gradients: less memory, more time.",
     flag_values=values,
   )
   flags.DEFINE_string(
