@@ -164,10 +164,15 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       path.unlink(missing_ok=True)
 
 
+def is_half_written(path: pathlib.Path) -> bool:
+  """Tell whether a file is one that `file` was writing when its process was killed, or is writing now."""
+  return HALF_WRITTEN.fullmatch(path.name) is not None
+
+
 def sweep(folder: pathlib.Path) -> None:
   """Remove the half-written files of processes that were killed within `file`, from a folder that nobody writes to."""
   for path in folder.iterdir():
-    if HALF_WRITTEN.fullmatch(path.name):
+    if is_half_written(path):
       path.unlink()
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_operators_more import check_spectral
 
 from diffinv import laws, methods, noise, operators, priors, sampler, schedules, verify
 from diffinv.laws import G3
@@ -272,16 +273,7 @@ def image(seed, shape=SHAPE):
 def test_spectral_form_is_a_singular_value_decomposition(name):
   with jax.enable_x64():
     operator = SPECTRAL[name]()
-    basis, x, y = operator.spectral(), image(0), image(1, operator.out_shape)
-    coords = basis.analyse(x)
-    assert np.all(basis.values >= 0)
-    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10)
-    close(basis.analyse(basis.synthesise(coords)), coords)  # V^T V = I
-    other = image(9, coords.shape)
-    close(jnp.sum(coords * other), jnp.sum(x * basis.synthesise(other)))  # V^T is the transpose of V
-    close(basis.measure(operator(x)), basis.values * coords)  # U^T A = s V^T
-    close(basis.synthesise(basis.values * basis.measure(y)), operator.adjoint(y))  # A^T = V s U^T
-    close(operator(x - basis.synthesise(coords)), 0.0)  # nothing is seen outside V
+    check_spectral(operator, image(0), image(1, operator.out_shape))
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
@@ -538,6 +530,7 @@ def test_the_cost_of_a_method_is_how_often_it_calls_its_network(method):
 
   @jax.custom_vjp
   def network(x):
+    jax.debug.callback(called, "evaluations")
     return jnp.tanh(x)
 
   def forward(x):
@@ -550,12 +543,7 @@ def test_the_cost_of_a_method_is_how_often_it_calls_its_network(method):
 
   network.defvjp(forward, backward)
 
-  def plain(x):
-    jax.debug.callback(called, "evaluations")
-    return jnp.tanh(x)
-
-  network_of = network if method.cost(2).gradients else plain
-  prior = priors.Prior({}, lambda params, x, t: network_of(x), Schedule("linear", 1000))
+  prior = priors.Prior({}, lambda params, x, t: network(x), Schedule("linear", 1000))
   operator = operators.random_mask(jax.random.key(0), SHAPE, missing=0.5)
   y = operator(image(3).astype(jnp.float32))
   problem = Problem(operator, noise.Gaussian(jnp.float32(1e-3)), y)  # little: no solve is done before its iterations

@@ -478,7 +478,7 @@ def check_place(s: dict[str, Any]) -> None:
   if not folder.is_dir():
     return
   ours = (PLAN, LOG, GRIDS, STATE, BEST, output.LOCK)
-  others = [path.name for path in folder.iterdir() if path.name not in ours and output.PARTIAL not in path.name]
+  others = [path.name for path in folder.iterdir() if path.name not in ours and not output.is_half_written(path)]
   begun = (folder / PLAN).is_file()
   others += [] if begun else [f"{GRIDS}/{path.name}" for path in (folder / GRIDS).glob("*")]
   if others and (s["restart"] or not begun):

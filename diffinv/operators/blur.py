@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
-from diffinv.operators.fourier import centred_fft2, hartley2
+from diffinv.operators.fourier import centred_fft2, hartley2, hartley_of
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree
 
@@ -86,8 +86,7 @@ class CircularBlur(LinearOperator):
     phase = jnp.where(kept, transfer, 1.0) / jnp.where(kept, size, 1.0).astype(transfer.dtype)
 
     def measure(y):
-      spectrum = jnp.conj(phase) * centred_fft2(y)
-      return spectrum.real - spectrum.imag
+      return hartley_of(jnp.conj(phase) * centred_fft2(y))
 
     return Spectral(jnp.where(kept, size, 0.0), hartley2, hartley2, measure)
 

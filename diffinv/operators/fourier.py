@@ -41,7 +41,11 @@ def centred_ifft2(x: jax.Array) -> jax.Array:
 
 def hartley2(x: jax.Array) -> jax.Array:
   """Return Re F x - Im F x of a real `x` `[h, w, ...]`: orthonormal, symmetric, its own inverse."""
-  spectrum = centred_fft2(x)
+  return hartley_of(centred_fft2(x))
+
+
+def hartley_of(spectrum: jax.Array) -> jax.Array:
+  """Return the Hartley coordinates of a real image from its spectrum F x, both `[h, w, ...]`."""
   return spectrum.real - spectrum.imag
 
 
