@@ -667,7 +667,7 @@ def test_bad_prior_of_a_fixed_size_names_it(files, place, capfd, monkeypatch):
   prior = checkpoint.load_prior("natural")
   assert prior.image_shape == (None, None, 3)
   fixed = dataclasses.replace(prior, image_shape=(64, 64, 3))
-  monkeypatch.setattr(common, "load_prior", lambda name: fixed)
+  monkeypatch.setattr(common, "load_prior", lambda name, **options: fixed)
   fails(f"{SR} {GOOD}", FAILURE, "good.png: expected 64x64 pixels, got 16x16; pass --fit", files, place, capfd)
   fails(f"{SR} {GOOD} --size=16", USAGE, "size: expected 64x64 pixels, got 16x16", files, place, capfd)
   message = "fits.npy: expected a measurement of 16x16 pixels for this prior and super_resolution, got 8x8; crop or pad"
