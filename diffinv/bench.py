@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import batch, metrics, uncertainty
+from diffinv.antithetic import halves
 from diffinv.data import images
 from diffinv.methods.base import Method
 from diffinv.perceptual import LPIPS
@@ -176,14 +177,39 @@ def _scores(problem, pictures, truth):
   return jax.vmap(one)(pictures)
 
 
-def marks(problem: Problem, pictures: np.ndarray, truth: np.ndarray, lpips: LPIPS | None = None) -> dict[str, Any]:
+def spread(pictures: np.ndarray, *, antithetic: bool = False) -> np.ndarray | None:
+  """Return the standard deviation of samples `[samples, h, w, c]`, `[h, w, c]`; None where none are independent.
+
+  `antithetic`: the samples are of `antithetic.pairs`; the variance is the mean over both halves.
+  """
+  sets = _independent(jnp.asarray(pictures), antithetic)
+  return (
+    None if sets is None else np.asarray(jnp.sqrt(jnp.mean(jax.vmap(uncertainty.posterior_std)(sets) ** 2, axis=0)))
+  )
+
+
+def _independent(samples, antithetic):
+  """Return sets of independent samples, `[sets, n, ...]`; None where n would be 1."""
+  sets = halves(samples) if antithetic else samples[None]
+  return sets if sets.shape[1] > 1 else None
+
+
+def marks(
+  problem: Problem,
+  pictures: np.ndarray,
+  truth: np.ndarray,
+  lpips: LPIPS | None = None,
+  *,
+  antithetic: bool = False,
+) -> dict[str, Any]:
   """Return the marks of one image's samples `[samples, h, w, c]`: a list per mark, and what several samples tell.
 
   LPIPS where it is given, of the pictures clipped to [-1, 1].
 
   With several: PSNR and SSIM of their mean picture, and of the sample of the smallest residual, which is chosen without
   the truth; the fair CRPS (mean over values, on [-1, 1]); and the part of the truth's values within central credible
-  intervals of given nominal coverage.
+  intervals of given nominal coverage. The last two need independent samples: of `antithetic` pairs they are the means
+  over both halves, from four samples on.
   """
   single, samples, reference = scores(problem, pictures, truth), jnp.asarray(pictures), jnp.asarray(truth)
   entry: dict[str, Any] = {name: [mark[name] for mark in single] for name in single[0]}
@@ -195,10 +221,13 @@ def marks(problem: Problem, pictures: np.ndarray, truth: np.ndarray, lpips: LPIP
   best = single[int(np.argmin(entry["residual_norm"]))]
   for name in ("psnr", "ssim"):
     entry |= {f"{which}_{name}": mark[name] for which, mark in (("mean", mean), ("best", best)) if name in mark}
-  entry["crps"] = float(jnp.mean(uncertainty.crps(samples, reference)))
-  levels = uncertainty.central_levels(len(pictures))
+  sets = _independent(samples, antithetic)
+  if sets is None:
+    return entry
+  entry["crps"] = float(jnp.mean(jax.vmap(lambda one: uncertainty.crps(one, reference))(sets)))
+  levels = uncertainty.central_levels(sets.shape[1])
   levels = levels[:: -(-len(levels) // MAX_LEVELS)]
-  covered = uncertainty.coverage(samples, reference, levels)
+  covered = jnp.mean(jax.vmap(lambda one: uncertainty.coverage(one, reference, levels))(sets), axis=0)
   return entry | {"coverage": {"levels": list(levels), "empirical": [float(part) for part in covered]}}
 
 

@@ -97,6 +97,11 @@ def html(run: runs.Run) -> str:
 # What the page says
 
 
+def _any_has(kind: str, data: dict[str, Any]) -> bool:
+  """Tell whether a picture of this kind is on the page, of whatever method."""
+  return any(kind in (entry or {}) for line in data["cells"] for cell in line if cell for entry in cell["methods"])
+
+
 def context(run: runs.Run) -> dict[str, Any]:
   """Return what the template needs."""
   plan = run.plan
@@ -138,7 +143,8 @@ def context(run: runs.Run) -> dict[str, Any]:
     "fields": hyper_parameters(plan),
     "command": command_line(plan),
     "data": data,
-    "has_chains": any("chain" in (m or {}) for line in data["cells"] for cell in line if cell for m in cell["methods"]),
+    "has_chains": _any_has("chain", data),
+    "has_spreads": _any_has("spread", data),
     "album": album,
   }
 

@@ -167,6 +167,7 @@ CASES = {
   "negative seed": (f"{SR} {GOOD} --seed=-1", USAGE, "--seed=-1"),
   "fraction for a count": (f"{SR} {GOOD} --num_samples=1.5", USAGE, "--num_samples=1.5"),
   "no samples": (f"{SR} {GOOD} --num_samples=0", USAGE, "--num_samples=0"),
+  "sample without partner": (f"{SR} {GOOD} --num_samples=3 --antithetic", USAGE, "even number for --antithetic, got 3"),
   "no chain at once": (f"{SR} {GOOD} --batch_size=0", USAGE, "--batch_size=0"),
   "unknown task": (f"{SR} {GOOD} --task=deblur", USAGE, "--task=deblur.*inpaint_box"),
   "unknown method": (f"{SR} {GOOD} --method=magic", USAGE, "--method=magic.*sdedit"),

@@ -552,6 +552,10 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
       ["--data={photos}", "--methods=dps", "--criterion=best_psnr"],
       "--num_samples: expected 2 or more for --criterion=best_psnr, got 1",
     ),
+    (
+      ["--data={photos}", "--methods=dps", "--antithetic"],
+      "--num_samples: expected an even number for --antithetic, got 1",
+    ),
     (["--data=photos", "--methods=dps", "--num_images=999"], "num_images: expected at most"),
     (["--data={photos}", "--methods=dps", "--output=nowhere/s.json"], "output: expected a folder, "),
     (

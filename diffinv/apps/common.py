@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, noise, operators, output, settings, summary
+from diffinv import antithetic, errors, methods, noise, operators, output, settings, summary
 from diffinv.batch import AXIS
 from diffinv.checkpoint import load_prior
 from diffinv.data import held_out, images
@@ -157,6 +157,27 @@ def define_study_flags(
     lower_bound=1,
     flag_values=values,
   )
+
+
+def define_sample_flags(values: flags.FlagValues) -> None:
+  """Define how many samples to draw of a picture, and how."""
+  flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=values)
+  flags.DEFINE_boolean(
+    "antithetic",
+    False,
+    "Draw the samples in pairs of opposite noise: their mean is nearer the posterior mean than that of as many others.",
+    flag_values=values,
+  )
+
+
+def check_samples(values: flags.FlagValues) -> None:
+  """Check that samples have partners where they come in pairs.
+
+  Raises:
+    UsageError: one has none.
+  """
+  if values.antithetic and values.num_samples % 2:
+    raise errors.UsageError(f"--num_samples: expected an even number for --antithetic, got {values.num_samples}")
 
 
 def require(values: flags.FlagValues, name: str, expected: str) -> None:
@@ -442,10 +463,16 @@ def _collide(one: str, other: str) -> bool:
   return short == long or (long.startswith(short) and DERIVED.match(long[len(short) :]) is not None)
 
 
-def case_keys(case: Case, samples: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Return the keys of the operator, of the noise, and of each sample's chain `[samples]`."""
-  k1, k2, k3 = jax.random.split(case.key, 3)
-  return k1, k2, jax.vmap(lambda i: jax.random.fold_in(k3, i))(jnp.arange(samples))
+def case_keys(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Return the keys of the operator, of the noise, and of all chains."""
+  return tuple(jax.random.split(case.key, 3))
+
+
+def chain_keys(values: flags.FlagValues, case: Case) -> jax.Array:
+  """Return the key of each sample's chain, `[samples]`."""
+  count = values.num_samples // 2 if values.antithetic else values.num_samples
+  keys = jax.vmap(functools.partial(jax.random.fold_in, case_keys(case)[2]))(jnp.arange(count))
+  return antithetic.pairs(keys) if values.antithetic else keys
 
 
 def read_picture(values: flags.FlagValues, prior: AnyPrior, multiple: int, path: pathlib.Path) -> np.ndarray:
@@ -600,7 +627,7 @@ def simulated(values: flags.FlagValues, prior: AnyPrior, name: str, multiple: in
 
 def measured(values: flags.FlagValues, name: str, case: Case, truth: np.ndarray) -> Problem:
   """Measure a picture; what is drawn at random depends on the seed, the picture's number and the task only."""
-  operator_key, noise_key, _ = case_keys(case, 1)
+  operator_key, noise_key, _ = case_keys(case)
   operator = make_operator(values, name, operator_key, case.shape)
   return simulate(noise_key, operator, noise_model(values, TASKS[name]), jnp.asarray(truth))
 

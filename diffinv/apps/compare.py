@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet, uncertainty
+from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet
 from diffinv.apps import common, convert
 from diffinv.apps.main import run_module
 from diffinv.data import held_out, images
@@ -47,7 +47,7 @@ common.define_study_flags(
   held_out_images=HELD_OUT_IMAGES,
 )
 flags.DEFINE_alias("input", "data", flag_values=FLAGS)
-flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
+common.define_sample_flags(FLAGS)
 flags.DEFINE_integer(
   "frames",
   12,
@@ -86,6 +86,7 @@ def check_flags() -> None:
   common.require(FLAGS, "output", "the folder to write")
   if FLAGS.frames == 1:
     raise errors.UsageError("--frames: expected 0, or at least 2 for the start and the end of a chain, got 1")
+  common.check_samples(FLAGS)
   for flag, known in (("tasks", TASKS), ("methods", METHODS)):
     common.check_choice(FLAGS, flag, known)
 
@@ -212,7 +213,9 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure
           marks = {"failed": failure}
         else:
           write_restored(folder.pictures, entrant, cases[i], restored, place)
-          marks = bench.marks(measure(entrant.task, i), restored.images[place], truths[i], lpips)
+          marks = bench.marks(
+            measure(entrant.task, i), restored.images[place], truths[i], lpips, antithetic=FLAGS.antithetic
+          )
         rows.append(row(entrant, cases[i], marks, restored, len(part)))
       folder.append(rows)
 
@@ -221,7 +224,7 @@ def restore_part(entrant: Entrant, prior, cases, measure: Measure, part: list[in
   """Restore a chunk of pictures; a shorter one is filled up with its last picture, for one compilation."""
   chosen = bench.filled(part, len(first))
   return bench.restore(
-    [common.case_keys(cases[i], FLAGS.num_samples)[2] for i in chosen],
+    [common.chain_keys(FLAGS, cases[i]) for i in chosen],
     entrant.method,
     prior,
     [measure(entrant.task, i) for i in chosen],
@@ -272,7 +275,8 @@ def write_restored(folder: pathlib.Path, entrant: Entrant, case: common.Case, re
     images.write(folder / file_name(*name, f"{k:02d}"), sample)
   if len(samples) > 1:
     images.write(folder / file_name(*name, "mean"), np.mean(samples, axis=0))
-    output.write_array(folder / ("-".join(name) + "-std.npy"), np.asarray(uncertainty.posterior_std(samples)))
+    if (spread := bench.spread(samples, antithetic=FLAGS.antithetic)) is not None:
+      output.write_array(folder / ("-".join(name) + "-std.npy"), spread)
   if restored.frames:
     images.write(folder / file_name(*name, "chain"), np.concatenate(restored.frames[place], axis=1))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, progress, sheet, uncertainty
+from diffinv import bench, errors, methods, output, progress, sheet
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images
@@ -60,7 +60,7 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
   "kernel", None, "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum.", flag_values=FLAGS
 )
-flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
+common.define_sample_flags(FLAGS)
 
 
 class Job(NamedTuple):
@@ -86,6 +86,7 @@ def check_flags() -> None:
     raise errors.UsageError("--size and --fit change photographs, not --measurement; crop it and its mask beforehand")
   if FLAGS.mask_threshold is not None and FLAGS.mask is None:
     raise errors.UsageError("--mask_threshold is of a mask, got no --mask; leave it out")
+  common.check_samples(FLAGS)
 
 
 def plan() -> Job:
@@ -110,7 +111,7 @@ def plan() -> Job:
     shapes = [picture_shape(prior, path, read_measurement(prior, path).shape) for path in paths]
   cases = common.name_cases(paths, shapes, FLAGS.seed)
   for case in {case.shape: case for case in cases}.values():
-    operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case, 1)[0], case.shape)
+    operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case)[0], case.shape)
     with errors.usage():
       methods.check(method, operator)
   common.noise_model(FLAGS, TASKS[FLAGS.task])
@@ -187,7 +188,7 @@ def load(job: Job, case: common.Case) -> tuple[Problem, np.ndarray | None]:
   if FLAGS.input:
     return common.simulated(FLAGS, job.prior, FLAGS.task, job.multiple, case)
   y = jnp.asarray(read_measurement(job.prior, case.path))
-  operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case, 1)[0], case.shape)
+  operator = common.make_operator(FLAGS, FLAGS.task, common.case_keys(case)[0], case.shape)
   return Problem(operator, common.noise_model(FLAGS, TASKS[FLAGS.task]), operator.observed(y) * y), None
 
 
@@ -233,7 +234,8 @@ def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, tru
     cells.append((title, sheet.Cell(picture, common.caption(marks))))
   if len(pictures) > 1:
     cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), common.caption(entry["mean"]))))
-    spread = np.mean(uncertainty.posterior_std(pictures), axis=-1, keepdims=True)
+  if (spread := bench.spread(pictures, antithetic=FLAGS.antithetic)) is not None:
+    spread = np.mean(spread, axis=-1, keepdims=True)
     cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
   row = (TASKS[FLAGS.task].title, [cell for _, cell in cells])
   images.write_pillow(folder / f"{name}-sheet.png", sheet.sheet([title for title, _ in cells], [row]))
@@ -262,7 +264,7 @@ def main(argv: list[str]) -> None:
       for part in parts:
         loaded = [load(job, case) for case in part]
         got = bench.restore(
-          [common.case_keys(case, FLAGS.num_samples)[2] for case in part],
+          [common.chain_keys(FLAGS, case) for case in part],
           job.method,
           job.prior,
           [problem for problem, _ in loaded],

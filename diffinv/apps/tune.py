@@ -52,7 +52,7 @@ flags.DEFINE_multi_string(
   "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
   flag_values=FLAGS,
 )
-flags.DEFINE_integer("num_samples", 1, "Posterior samples of each picture.", lower_bound=1, flag_values=FLAGS)
+common.define_sample_flags(FLAGS)
 flags.DEFINE_enum(
   "criterion",
   "psnr",
@@ -107,6 +107,7 @@ def check_flags() -> None:
     raise errors.UsageError(f"--output: expected a file NAME.json to write, got {FLAGS.output}")
   if FLAGS.criterion in SEVERAL and FLAGS.num_samples == 1:
     raise errors.UsageError(f"--num_samples: expected 2 or more for --criterion={FLAGS.criterion}, got 1")
+  common.check_samples(FLAGS)
   output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
 
 
@@ -206,10 +207,10 @@ def run_all(folder: runs.RunFolder, jobs: Sequence[Job], cases, prior: AnyPrior,
 def run(job: Job, part, size: int, cases, prior, problems: list[Problem], truths, report_progress) -> list[runs.Row]:
   """Restore every picture with some candidates, filled up to `size`; all get the same measurements and keys."""
   chosen = bench.filled(part, size)
-  keys = jnp.stack([common.case_keys(case, FLAGS.num_samples)[2] for case in cases])
+  keys = jnp.stack([common.chain_keys(FLAGS, case) for case in cases])
   tile = lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1)))
   got, _ = sample_batch(
-    jax.random.wrap_key_data(tile(jax.random.key_data(keys))),
+    jax.random.wrap_key_data(tile(jax.random.key_data(keys)), impl=jax.random.key_impl(keys)),
     tuning.stacked(job.only(chosen).found, len(cases)),
     prior,
     jax.tree.map(tile, stack(problems)),
@@ -233,7 +234,14 @@ def marks(problems: Sequence[Problem], pictures: np.ndarray, cases, truths) -> l
   for problem, samples, case, truth in zip(problems, pictures, cases, truths):
     reason = bench.failure(samples)
     entries.append(
-      {"image": case.name, **({"failed": reason} if reason else bench.marks(problem, samples, np.asarray(truth)))}
+      {
+        "image": case.name,
+        **(
+          {"failed": reason}
+          if reason
+          else bench.marks(problem, samples, np.asarray(truth), antithetic=FLAGS.antithetic)
+        ),
+      }
     )
   return entries
 
