@@ -27,7 +27,7 @@ from diffinv.methods.base import Cost
 LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
 BEST = "best_psnr"  # the mark of the sample of the smallest residual
 REFERENCE, REFERENCE_STEPS = "dps", 1000
-AVERAGED, SAMPLES = "diffpir", 2  # the mean of so many samples of this method is a method as well
+AVERAGED, SAMPLES = "diffpir", 2  # the mean of so many samples of this method, in pairs of opposite noise, is one, too
 CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as cheap
 PAGE = "results.md"
 PANEL_INCHES, LEAST_INCHES, DPI = 2.6, 3.4, 130  # one panel alone has to have room for the words under it
@@ -120,7 +120,9 @@ def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   folder, results = compared(name, study.flags)
   if study.averages:
     others = [option for option in study.flags if not option.startswith(f"--set={REFERENCE}.")]  # it takes no part
-    several = compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}"])[1]
+    several = compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}", "--antithetic"])[
+      1
+    ]
     results = averaged(results, several)
   draw(results, study.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
