@@ -87,6 +87,23 @@ def sampled(photos, tmp_path_factory):
   return folder, *run(folder, f"--data={photos}", *flags)
 
 
+def test_pairs_of_opposite_noise(sampled, photos, tmp_path):
+  """The first of a pair is the sample of before; one pair has a mean, but no spread, neither in rows nor on a page."""
+  flags = ["--tasks=inpaint_random", "--methods=diffpir", "--num_samples=2", "--antithetic", "--batch_size=4"]
+  folder = tmp_path / "out"
+  _, _ = run(folder, f"--data={photos}", *flags, "--report=true")
+  got, before = pixels(folder), pixels(sampled[0])
+  name = "a-inpaint_random-diffpir"
+  first, second, mean = (load(folder / "pictures" / f"{name}-{which}.png") for which in ("00", "01", "mean"))
+  assert got[f"{name}-00.png"] == before[f"{name}-00.png"] and got[f"{name}-01.png"] != before[f"{name}-01.png"]
+  np.testing.assert_allclose(mean, (first + second) / 2, rtol=0, atol=1.01)
+  assert f"{name}-std.npy" in before and f"{name}-std.npy" not in got
+  for row in runs.read_rows(folder):
+    assert "mean_psnr" in row and not {"crps", "coverage"} & set(row)
+  page = (folder / "report.html").read_text()
+  assert "in pairs of opposite noise" in page and 'value="mean"' in page and 'value="spread"' not in page
+
+
 def test_every_method_runs_on_every_task(compared, photos):
   folder, got, _ = compared
   assert [(r["task"], r["method"], r["skipped"] is None) for r in got["runs"]] == [

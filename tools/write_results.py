@@ -120,10 +120,8 @@ def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   folder, results = compared(name, study.flags)
   if study.averages:
     others = [option for option in study.flags if not option.startswith(f"--set={REFERENCE}.")]  # it takes no part
-    several = compared(f"{name}-mean", [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}", "--antithetic"])[
-      1
-    ]
-    results = averaged(results, several)
+    paired = [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}", "--antithetic"]
+    results = averaged(results, compared(f"{name}-mean", paired)[1])
   draw(results, study.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
   picture = Image.open(sheet).convert("RGB")
