@@ -47,20 +47,7 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import (
-  antithetic,
-  batch,
-  checkpoint,
-  classical,
-  distances,
-  exact,
-  methods,
-  metrics,
-  output,
-  priors,
-  sampler,
-  sheet,
-)
+from diffinv import batch, checkpoint, classical, distances, exact, methods, metrics, output, priors, sampler, sheet
 from diffinv import settings as shipped
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
@@ -107,10 +94,7 @@ TASK_NAMES = flags.DEFINE_list("tasks", list(RESTORATION_TASKS), "Tasks of resto
 TEST_IMAGES = flags.DEFINE_integer("test_images", 8, "Images to restore.", lower_bound=1)
 TUNING_IMAGES = flags.DEFINE_integer("tuning_images", 4, "Images to tune on.", lower_bound=1)
 CHAINS = flags.DEFINE_integer(
-  "chains",
-  4,
-  "Samples an image, in pairs of opposite noise; the mean of 4, 16, ... of them, and of all, stand beside the first.",
-  lower_bound=1,
+  "chains", 4, "Samples an image; the mean of 4, 16, ... of them, and of all, stand beside the first.", lower_bound=1
 )
 BESIDE = flags.DEFINE_list("beside", ["diffpir"], "Methods beside DPS, with the settings that ship for the prior.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Chains to time, after one that is not.", lower_bound=1)
@@ -359,11 +343,10 @@ def check_beside(subject: Subject) -> None:
 
 
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
-  """Restore, `[n, chains, h, w, c]`, neighbours of opposite noise; the first is the same however many there are."""
+  """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are."""
   root = jax.random.fold_in(jax.random.key(SEED.value), 5)
   fold = lambda i, j: jax.random.fold_in(jax.random.fold_in(root, i), j)
-  drawn = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(-(-chains // 2))))(jnp.arange(len(problems)))
-  keys = antithetic.pairs(drawn)[:, :chains]
+  keys = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(chains)))(jnp.arange(len(problems)))
   grid = prior.schedule.grid(steps)
   found, _ = batch.sample_batch(keys, method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
   return found
