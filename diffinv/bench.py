@@ -183,9 +183,9 @@ def spread(pictures: np.ndarray, *, antithetic: bool = False) -> np.ndarray | No
   `antithetic`: the samples are of `antithetic.pairs`; the variance is the mean over both halves.
   """
   sets = _independent(jnp.asarray(pictures), antithetic)
-  return (
-    None if sets is None else np.asarray(jnp.sqrt(jnp.mean(jax.vmap(uncertainty.posterior_std)(sets) ** 2, axis=0)))
-  )
+  if sets is None:
+    return None
+  return np.asarray(jnp.sqrt(jnp.mean(jax.vmap(uncertainty.posterior_std)(sets) ** 2, axis=0)))
 
 
 def _independent(samples, antithetic):

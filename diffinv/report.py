@@ -97,11 +97,6 @@ def html(run: runs.Run) -> str:
 # What the page says
 
 
-def _any_has(kind: str, data: dict[str, Any]) -> bool:
-  """Tell whether a picture of this kind is on the page, of whatever method."""
-  return any(kind in (entry or {}) for line in data["cells"] for cell in line if cell for entry in cell["methods"])
-
-
 def context(run: runs.Run) -> dict[str, Any]:
   """Return what the template needs."""
   plan = run.plan
@@ -147,6 +142,11 @@ def context(run: runs.Run) -> dict[str, Any]:
     "has_spreads": _any_has("spread", data),
     "album": album,
   }
+
+
+def _any_has(kind: str, data: dict[str, Any]) -> bool:
+  """Tell whether a picture of this kind is on the page, of whatever method."""
+  return any(kind in (entry or {}) for line in data["cells"] for cell in line if cell for entry in cell["methods"])
 
 
 def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> dict[str, Any]:

@@ -165,7 +165,8 @@ def define_sample_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_boolean(
     "antithetic",
     False,
-    "Draw the samples in pairs of opposite noise: their mean is nearer the posterior mean than that of as many others.",
+    "Draw the samples in pairs of opposite noise: their mean is nearer the posterior mean than that of as many others. "
+    "A standard deviation, and coverage, need two pairs.",
     flag_values=values,
   )
 

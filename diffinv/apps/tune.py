@@ -233,16 +233,11 @@ def marks(problems: Sequence[Problem], pictures: np.ndarray, cases, truths) -> l
   entries = []
   for problem, samples, case, truth in zip(problems, pictures, cases, truths):
     reason = bench.failure(samples)
-    entries.append(
-      {
-        "image": case.name,
-        **(
-          {"failed": reason}
-          if reason
-          else bench.marks(problem, samples, np.asarray(truth), antithetic=FLAGS.antithetic)
-        ),
-      }
-    )
+    if reason:
+      found = {"failed": reason}
+    else:
+      found = bench.marks(problem, samples, np.asarray(truth), antithetic=FLAGS.antithetic)
+    entries.append({"image": case.name, **found})
   return entries
 
 
