@@ -121,7 +121,7 @@ def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   if study.averages:
     others = [option for option in study.flags if not option.startswith(f"--set={REFERENCE}.")]  # it takes no part
     paired = [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}", "--antithetic"]
-    results = averaged(results, compared(f"{name}-mean", paired)[1])
+    results = averaged(results, compared(f"{name}-pairs", paired)[1])
   draw(results, study.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
   picture = Image.open(sheet).convert("RGB")

@@ -210,7 +210,7 @@ def run(job: Job, part, size: int, cases, prior, problems: list[Problem], truths
   keys = jnp.stack([common.chain_keys(FLAGS, case) for case in cases])
   tile = lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1)))
   got, _ = sample_batch(
-    jax.random.wrap_key_data(tile(jax.random.key_data(keys)), impl=jax.random.key_impl(keys)),
+    jnp.concatenate([keys] * size),
     tuning.stacked(job.only(chosen).found, len(cases)),
     prior,
     jax.tree.map(tile, stack(problems)),
