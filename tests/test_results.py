@@ -25,6 +25,13 @@ def entry(task, method, psnr, ssim=0.8, failed=0):
   return {"task": task, "method": method, "count": 8 - failed, "failed": failed, **marks, **costs}
 
 
+def pictures(entries):
+  """What the runs of entries hold of each of two pictures: half a dB to both sides of the mean, one sample."""
+  spread = lambda e: [("p", 0.5), ("q", -0.5)] if "psnr" in e else []
+  row = lambda e, name, off: {"image": name, "psnr": [e["psnr"]["mean"] + off], "ssim": [e["ssim"]["mean"]]}
+  return [{"task": e["task"], "method": e["method"], "images": [row(e, *s) for s in spread(e)]} for e in entries]
+
+
 @pytest.fixture
 def results():
   summary = [
@@ -35,6 +42,7 @@ def results():
   return {
     "num_samples": 1,
     "summary": summary,
+    "runs": pictures(summary),
     "tasks": [{"name": name, "title": name.upper()} for name in "ab"],
     "methods": [{"name": name, "title": title} for name, title in TITLES.items()],
   }
@@ -44,24 +52,41 @@ def test_claim_names_those_that_reach_the_reference_on_every_task(tool, results)
   text = tool.claim(results, "psnr")
   assert "in mean PSNR and SSIM on every task: DiffPIR, PiGDM." in text  # DDRM left a task out
   assert "at most 100 evaluations and no gradient: DiffPIR." in text
-  assert text.endswith("- A: DiffPIR, DDRM\n- B: DiffPIR")  # PiGDM takes gradients
+  assert "- A: DiffPIR, DDRM\n- B: DiffPIR\n\n| above DPS" in text  # PiGDM takes gradients
+
+
+def test_differences_are_picture_by_picture(tool, results):
+  lines = tool.claim(results, "psnr").splitlines()[-4:]
+  assert lines[0] == "| above DPS, picture by picture | A | B |"
+  # The same picture is the easier one for both: their marks vary from picture to picture, the difference does not.
+  assert lines[2] == "| DiffPIR | +1.00 ± 0.00 / +0.000 ± 0.000 | +0.50 ± 0.00 / +0.000 ± 0.000 |"
+  results["runs"][1]["images"].reverse()  # pictures go by their names
+  results["runs"][5]["images"][0].update(psnr=[22.0, 23.0], ssim=[0.9, 0.9])
+  lines = tool.claim(results, "psnr").splitlines()[-4:]
+  # (22.5 - 20.5, 20 - 19.5) = (2, 0.5) dB and (0.1, 0): mean ± t(0.975, 1) s / sqrt 2, t = 12.706.
+  assert lines[2] == "| DiffPIR | +1.00 ± 0.00 / +0.000 ± 0.000 | +1.25 ± 9.53 / +0.050 ± 0.635 |"
 
 
 @pytest.mark.parametrize("worse", [{"psnr": 19.9}, {"ssim": 0.79}, {"failed": 1}])
 def test_claim_needs_every_task_both_marks_and_all_pictures(tool, results, worse):
   results["summary"][5] = entry("b", "diffpir", **{"psnr": 20.5, **worse})
-  assert "no gradient: none." in tool.claim(results, "psnr")
+  text = tool.claim(results, "psnr")
+  assert "no gradient: none." in text and "| DiffPIR |" not in text
 
 
 def test_the_mean_of_samples_takes_part_at_the_cost_of_all_of_them(tool, results):
   several = {"num_samples": 2, "methods": [{"name": "diffpir", "title": "DiffPIR"}]}
   means = {"mean_psnr": {"mean": 27.5, "low": 27.0, "high": 28.0}, "mean_ssim": {"mean": 0.9}}
   entries = [{**entry("a", "diffpir", 26.0), **means}, {"task": "b", "method": "diffpir", "skipped": "cannot"}]
-  got = tool.averaged(results, {**several, "summary": entries})
+  rows = [{"image": name, "psnr": [26.0] * 2, "mean_psnr": 27.5, "ssim": [0.8] * 2, "mean_ssim": 0.9} for name in "pq"]
+  runs = [{"task": t, "method": "diffpir", "images": found} for t, found in (("a", rows), ("b", []))]
+  got = tool.averaged(results, {**several, "summary": entries, "runs": runs})
   lines = tool.table(got, "psnr").splitlines()
   assert lines[3].startswith("| DiffPIR | 100, 0 | 2.0 | 26.00")
   assert lines[4] == "| DiffPIR (mean of 2) | 200, 0 | 2.0 | 27.50 ± 0.5 / 0.900 | - |"
-  assert tool.claim(got, "psnr").endswith("- A: DiffPIR, DDRM\n- B: DiffPIR")  # 200 evaluations are not cheap
+  assert "- A: DiffPIR, DDRM\n- B: DiffPIR\n" in tool.claim(got, "psnr")  # 200 evaluations are not cheap
+  got = {**got, "tasks": got["tasks"][:1]}
+  assert "| DiffPIR (mean of 2) | +2.50 ± 6.35 / +0.100 ± 0.000 |" in tool.claim(got, "psnr")  # of 2 and 3 dB
 
 
 def test_table_holds_means_and_costs_and_the_best_in_bold(tool, results):

@@ -23,6 +23,7 @@ from diffinv.apps import main as diffinv_main
 from diffinv.apps.common import weight
 from diffinv.data import images
 from diffinv.methods.base import Cost
+from diffinv.summary import interval, picture_value
 
 LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
 BEST = "best_psnr"  # the mark of the sample of the smallest residual
@@ -101,17 +102,30 @@ def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]
   """Return the results with the mean of the samples of `several` as one more method, at the cost of all of them."""
   count, (method,) = several["num_samples"], several["methods"]
   name = f"{method['name']}_mean"
+  marks = lambda found: {"psnr": found["mean_psnr"], "ssim": found["mean_ssim"]}
 
   def mean(entry):
     if not entry.get("count"):
       return {**entry, "method": name}
     costs = {cost: count * entry[cost] for cost in ("evaluations", "gradients")}
-    return {**entry, **costs, "method": name, "psnr": entry["mean_psnr"], "ssim": entry["mean_ssim"]}
+    return {**entry, **costs, "method": name, **marks(entry)}
+
+  def run_of_mean(run):
+    return {
+      **run,
+      "method": name,
+      "images": [row if row.get("failed") else {**row, **marks(row)} for row in run["images"]],
+    }
 
   place = 1 + [m["name"] for m in results["methods"]].index(method["name"])
   methods = list(results["methods"])
   methods.insert(place, {**method, "name": name, "title": f"{method['title']} (mean of {count})"})
-  return {**results, "methods": methods, "summary": [*results["summary"], *map(mean, several["summary"])]}
+  return {
+    **results,
+    "methods": methods,
+    "summary": [*results["summary"], *map(mean, several["summary"])],
+    "runs": [*results["runs"], *map(run_of_mean, several["runs"])],
+  }
 
 
 def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
@@ -219,7 +233,33 @@ def claim(results: dict[str, Any], mark: str) -> str:
   ]
   for task in results["tasks"]:
     lines.append(f"- {task['title']}: {named(m for m in others if cheap(m) and reaches(m, task))}")
+  if always:
+    lines += ["", *differences(results, always, both)]
   return "\n".join(lines)
+
+
+def differences(results: dict[str, Any], methods: Sequence[dict], marks: Sequence[str]) -> list[str]:
+  """Return a table of how far methods are above the reference: means over pictures, and half their 95 % intervals.
+
+  A picture that is hard for one method is hard for another, so that their difference varies less than the marks do.
+  """
+  rows = {(run["task"], run["method"]): {row["image"]: row for row in run["images"]} for run in results["runs"]}
+
+  def cell(task, method):
+    found, reference = rows[task["name"], method["name"]], rows[task["name"], REFERENCE]
+    written = []
+    for mark, digits in zip(marks, (2, 3)):
+      values = [picture_value(found[image], mark) - picture_value(reference[image], mark) for image in reference]
+      mean = interval(values)
+      half = "" if mean["low"] is None else f" ± {(mean['high'] - mean['low']) / 2:.{digits}f}"
+      written.append(f"{mean['mean']:+.{digits}f}{half}")
+    return " / ".join(written)
+
+  return [
+    "| above DPS, picture by picture | " + " | ".join(task["title"] for task in results["tasks"]) + " |",
+    "|---|" + "---:|" * len(results["tasks"]),
+    *(f"| {m['title']} | " + " | ".join(cell(task, m) for task in results["tasks"]) + " |" for m in methods),
+  ]
 
 
 def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
