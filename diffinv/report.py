@@ -53,7 +53,9 @@ COST = (
   Column("evaluations", "Evaluations", "", "low", 0, "Network evaluations of one chain"),
   Column("gradients", "Gradients", "", "low", 0, "Gradients through the network of one chain"),
   Column("seconds", "Time", "s", "low", None, "Seconds for a picture, all its samples, without compilation"),
-  Column("peak_bytes", "Memory", "MiB", "low", 0, "Peak memory of a step, all chains that run at once"),
+  Column(
+    "peak_bytes", "Memory", "MiB", "low", 0, "Peak memory of a step on each device, all its chains that run at once"
+  ),
 )
 SCALE = {"peak_bytes": 2.0**-20}  # from what rows hold to the column's unit
 
@@ -135,6 +137,7 @@ def context(run: runs.Run) -> dict[str, Any]:
     "failures": [entry for entry in entries if entry.get("failed")],
     "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in plan[group]},
     "batch_sizes": batch_sizes(run),
+    "changed": changed_on_the_way(run),
     "fields": hyper_parameters(plan),
     "command": command_line(plan),
     "data": data,
@@ -373,6 +376,16 @@ def batch_sizes(run: runs.Run) -> list[int]:
   usual = run.plan["settings"].get("batch_size")
   found = {row.get("batch_size", usual) for row in run.rows.values()}
   return sorted(size for size in found if runs.is_number(size))
+
+
+# What time and memory depend on, and may change where a comparison goes on.
+CHANGEABLE = {"batch_size": "the batch size", "devices": "the number of devices", "remat": "rematerialisation"}
+
+
+def changed_on_the_way(run: runs.Run) -> list[str]:
+  """Name what time and memory depend on and is not the same in all rows."""
+  known = lambda name: {row.get(name, run.plan["settings"].get(name)) for row in run.rows.values()}
+  return [title for name, title in CHANGEABLE.items() if len(known(name)) > 1]
 
 
 def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,11 +24,12 @@ PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
 RUNNING = ".running"
-# Of the plan, what may differ where a comparison goes on: it changes nothing that is computed. Time and memory depend
-# on the batch size, which rows hold.
+# Of the plan, what may differ where a comparison goes on: it changes nothing that is computed. What time and memory
+# depend on, rows hold.
 FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
 FREE = ("device",)
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
+LATER_SETTINGS = {"antithetic": False}  # what older versions, which do not have them, do
 
 Row = dict[str, Any]
 Key = tuple[str, str, str | int]  # task, method, and the image or the candidate
@@ -310,10 +311,11 @@ class RunFolder:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
   """Name what differs between a plan and a newer one and changes a result; settings by their flags, first."""
+  before, after = ({**LATER_SETTINGS, **plan["settings"]} for plan in (one, other))
   flags = [
     f"--{name}"
-    for name in sorted({*one["settings"], *other["settings"]})
-    if name not in FREE_SETTINGS and one["settings"].get(name) != other["settings"].get(name)
+    for name in sorted({*before, *after})
+    if name not in FREE_SETTINGS and before.get(name) != after.get(name)
   ]
   known = {*one, *other} - {name for name in LATER if name not in one}
   names = [n for n in sorted(known) if n not in ("settings", *FREE) and one.get(n) != other.get(n)]

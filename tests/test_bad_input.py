@@ -517,6 +517,11 @@ CASES = {
     USAGE,
     "photo.png lies in .*ours, which",
   ),
+  "over its own settings": (
+    f"{COMPARE} --data=photos --settings={{place}}/ours/results.json --output={{place}}/ours --overwrite",
+    USAGE,
+    "results.json lies in .*ours, which",
+  ),
   "field of one of several out of its range": (
     f"{COMPARE} {GOOD} --methods=diffpir --set=diffpir.zeta=-1",
     USAGE,
@@ -575,6 +580,12 @@ CASES = {
 @pytest.mark.parametrize("line, code, message", CASES.values(), ids=CASES.keys())
 def test_bad_input_is_one_line(line, code, message, files, place, capfd):
   fails(line, code, message, files, place, capfd)
+
+
+def test_a_prior_that_is_read_is_not_replaced(files, place, capfd):
+  (place / "ours" / "prior.json").write_text("{}")
+  line = f"{SAMPLE} --prior={{place}}/ours --output={{place}}/ours --overwrite"
+  fails(line, USAGE, "prior.json lies in .*ours, which", files, place, capfd)
 
 
 # Failures in the middle of the work. All run the same two programs, of `SR` and `SAMPLE`.

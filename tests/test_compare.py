@@ -1,6 +1,7 @@
 """`diffinv compare` and `diffinv tune`: fair, resumable, and blind to the truth; 16x16 pictures, chains of 4 steps."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -19,10 +20,11 @@ import pytest
 import test_perceptual
 from PIL import Image
 
-from diffinv import bench, metrics, output, perceptual, runs, settings, summary
-from diffinv.apps import compare, main
+from diffinv import bench, metrics, output, perceptual, priors, runs, settings, summary
+from diffinv.apps import common, compare, main
 from diffinv.apps import tune as tune_app
 from diffinv.data import images
+from diffinv.schedules import Schedule
 from diffinv.tasks import TASKS
 
 OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothing to keep
@@ -200,7 +202,7 @@ def test_several_samples_have_a_mean_a_spread_and_a_coverage(sampled):
       chain = load(folder / "pictures" / f"{name}-chain.png")
       assert chain.shape == (16, 3 * 16, 3)
       np.testing.assert_allclose(chain[:, 32:], load(folder / "pictures" / f"{name}-00.png"), atol=1)
-  assert "±" in said
+  assert "±" in said and "PSNR of mean  SSIM of mean" in said
   assert [path.name for path in sorted(folder.glob("*-sheet.png"))] == ["a-sheet.png", "b-sheet.png", "c-sheet.png"]
 
 
@@ -353,6 +355,23 @@ def test_another_comparison_is_not_mixed_in(photos, tmp_path, monkeypatch, capsy
   assert (
     "unfinished comparison that differs in --seed; give its own flags to go on, or --restart" in capsys.readouterr().err
   )
+
+
+def test_a_prior_s_digest_is_of_its_numbers_and_of_how_they_are_used():
+  params = {"w": np.ones(3, np.float32)}
+  prior = priors.Prior(params, lambda params, x, t: x, Schedule("linear", 10), "eps", "fixed_small", True)
+  others = [
+    dataclasses.replace(prior, **change)
+    for change in (
+      {"params": {"w": np.zeros(3, np.float32)}},
+      {"clip": False},
+      {"prediction": "v"},
+      {"schedule": Schedule("linear", 11)},
+    )
+  ]
+  same = dataclasses.replace(prior, apply=lambda params, x, t: x)
+  assert common.fingerprint(same) == common.fingerprint(prior)
+  assert len({common.fingerprint(p) for p in (prior, *others)}) == 5
 
 
 def test_other_noise_levels_of_the_same_settings_file_are_not_mixed_in(photos, tmp_path, monkeypatch, capsys):

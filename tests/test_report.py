@@ -538,7 +538,14 @@ def test_batch_sizes_are_told_where_rows_have_them(own, page):
   assert "chains at once" not in page
   rewrite(own, lambda number, row: {**row, "batch_size": 8 if number else 4})
   text = Words(report.html(runs.read(own))).text
-  assert "Time and memory are with up to 4 and 8 chains at once: the batch size was changed on the way." in text
+  assert "Time and memory are with up to 4 and 8 chains at once. Changed on the way: the batch size." in text
+
+
+def test_what_time_and_memory_depend_on_is_told_where_it_changed(own, page):
+  assert "Changed on the way" not in page
+  rewrite(own, lambda number, row: {**row, "devices": 8 if number else None, "remat": bool(number)})
+  text = Words(report.html(runs.read(own))).text
+  assert "Changed on the way: the number of devices, rematerialisation." in text
 
 
 def rewrite(folder, change):

@@ -1,8 +1,10 @@
 """The page of results: its tables and claims from numbers that are known."""
 
 import importlib.util
+import json
 import pathlib
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -98,6 +100,35 @@ def test_table_holds_means_and_costs_and_the_best_in_bold(tool, results):
   assert lines[3] == "| DiffPIR | 100, 0 | 2.0 | 26.00 ± 1.0 / 0.800 | failed on 2 |"
   assert lines[4] == "| PiGDM | 50-100, 100 | 2.0 | 27.00 ± 1.0 / 0.800 | **21.00 ± 1.0 / 0.800** |"
   assert lines[5] == "| DDRM | 20, 0 | 2.0 | **28.00 ± 1.0 / 0.800** | - |"
+
+
+def test_the_best_of_several_samples_takes_all_of_them(tool, results):
+  results["num_samples"] = 4
+  entry_of_dps = results["summary"][0]
+  assert tool.costs(entry_of_dps, results, "psnr") == (1000, 1000)
+  assert tool.costs(entry_of_dps, results, tool.BEST) == (4000, 4000)
+
+
+def test_a_picture_without_a_mark_is_left_out_of_the_differences(tool, results):
+  results["runs"][1]["images"][0]["psnr"] = [None]  # infinite
+  assert "| DiffPIR | +1.00 / +0.000 ± 0.000 |" in tool.claim(results, "psnr")
+
+
+def test_a_kept_comparison_is_of_the_same_prior_and_flags(tool, tmp_path, capsys):
+  options = ["--prior=natural", "--tasks=denoising", "--methods=ddrm", "--size=16", "--fit=resize", "--steps=5"]
+  tool.FLAGS(["write_results", f"--work={tmp_path}"])
+  with jax.numpy_rank_promotion("allow"):
+    folder, first = tool.compared("a", [*options, "--report=false"])
+  assert "diffinv compare" in capsys.readouterr().out
+  assert tool.compared("a", options) == (folder, first)
+  assert "diffinv compare" not in capsys.readouterr().out
+  with pytest.raises(SystemExit, match="a: expected the comparison of now, got one that differs in --seed; remove it"):
+    tool.compared("a", [*options, "--seed=1"])
+  plan = json.loads((folder / "run.json").read_text())
+  plan["prior"]["sha256"] = "0"
+  (folder / "run.json").write_text(json.dumps(plan))
+  with pytest.raises(SystemExit, match="differs in prior; remove it"):
+    tool.compared("a", options)
 
 
 def test_blocks_are_replaced_and_the_words_stay(tool):

@@ -109,6 +109,7 @@ def test_a_damaged_line_is_named(tmp_path):
     (changed(lpips={"sha256": "1"}), "lpips"),
     (changed(images=[{"name": "a", "sha256": "1"}]), "images"),
     (changed(versions={"jax": "1"}), "versions"),
+    (changed(settings={**PLAN["settings"], "antithetic": True}), "--antithetic"),
   ],
 )
 def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
@@ -132,6 +133,11 @@ def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):
 def test_what_changes_no_result_may_change(tmp_path, plan):
   runs.RunFolder(tmp_path / "out", PLAN).append([row("a")])
   assert runs.RunFolder(tmp_path / "out", plan).rows
+
+
+def test_a_comparison_begun_before_samples_came_in_pairs_goes_on_without_them(tmp_path):
+  runs.RunFolder(tmp_path / "out", PLAN).append([row("a")])
+  assert runs.RunFolder(tmp_path / "out", changed(settings={**PLAN["settings"], "antithetic": False})).rows
 
 
 def test_a_comparison_begun_before_plans_said_which_lpips_goes_on(tmp_path):

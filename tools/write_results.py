@@ -1,10 +1,11 @@
 """Run the comparisons of docs/results.md and write their tables and figures into it.
 
-usage: python tools/write_results.py --output=docs [--work=out/results] [--studies=photo,faces,phase,blur]
+usage: python tools/write_results.py --output=docs [--work=out/results] [--studies=photo,faces,phase,phase_01,blur]
 
 Each study is one `diffinv compare`, in a folder of its own under --work, and a small one beside it where the table has
-a mean of several samples; one that is there is not run again, one that was stopped goes on. The blocks of results.md
-between `<!-- NAME -->` and `<!-- end -->` are replaced; the words about them are written by hand, and stay.
+a mean of several samples; one that is there is not run again but has to be of the same prior, pictures, settings and
+flags, one that was stopped goes on. The blocks of results.md between `<!-- NAME -->` and `<!-- end -->` are replaced;
+the words about them are written by hand, and stay.
 """
 
 import json
@@ -18,7 +19,8 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffinv import output
+from diffinv import output, runs
+from diffinv.apps import compare
 from diffinv.apps import main as diffinv_main
 from diffinv.apps.common import weight
 from diffinv.data import images
@@ -86,16 +88,27 @@ def compared(name: str, options: Sequence[str]) -> tuple[pathlib.Path, dict[str,
   """Return the folder of a comparison and its results, after running what is missing of it.
 
   Raises:
-    SystemExit: the comparison failed; it has said why.
+    SystemExit: the comparison failed, and has said why, or what is there is another one.
   """
   folder = pathlib.Path(WORK.value) / name
-  if not (folder / output.RESULTS).exists():
-    line = ["compare", f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *options]
-    print("diffinv " + " ".join(line), flush=True)
-    code = diffinv_main.execute(line)
+  line = [f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *options]
+  if (folder / output.RESULTS).exists():
+    changed = changes(folder, line)
+    if changed:
+      raise SystemExit(f"{folder}: expected the comparison of now, got one that differs in {changed[0]}; remove it")
+  else:
+    print("diffinv compare " + " ".join(line), flush=True)
+    code = diffinv_main.execute(["compare", *line])
     if code:
       raise SystemExit(code)
   return folder, json.loads((folder / output.RESULTS).read_text(encoding="utf-8"))
+
+
+def changes(folder: pathlib.Path, line: Sequence[str]) -> list[str]:
+  """Name what a kept comparison has otherwise than one that would begin now, but for versions of packages."""
+  diffinv_main.parse("compare", compare.FLAGS, line)
+  now = json.loads(output.json_text({"format": runs.COMPARISON.format, **compare.prepared().plan}))
+  return [name for name in runs.differences(runs.read_plan(folder), now) if name != "versions"]
 
 
 def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +185,12 @@ def cells(entry: dict[str, Any], mark: str) -> str:
   return f"{quality['mean']:.2f}{half} / {similarity:.3f}"
 
 
+def costs(entry: dict[str, Any], results: dict[str, Any], mark: str) -> tuple[int, int]:
+  """Return the evaluations and gradients that a restored picture took."""
+  chains = results["num_samples"] if mark == BEST else 1  # all samples take part in the choice of the best
+  return chains * entry["evaluations"], chains * entry["gradients"]
+
+
 def span(counts: Sequence[int]) -> str:
   """Return a number, or the smallest and the largest where tasks differ."""
   return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
@@ -196,8 +215,7 @@ def table(results: dict[str, Any], mark: str) -> str:
     solved = [entry for entry in entries if entry.get("count")]
     if not solved:
       continue
-    chains = results["num_samples"] if mark == BEST else 1  # all samples take part in the choice of the best
-    costs = ", ".join(span([chains * entry[cost] for entry in solved]) for cost in ("evaluations", "gradients"))
+    spent = ", ".join(map(span, zip(*(costs(entry, results, mark) for entry in solved))))
     seconds = np.mean([value(entry, "seconds") for entry in solved])
     written = [
       f"**{cells(entry, mark)}**"
@@ -205,7 +223,7 @@ def table(results: dict[str, Any], mark: str) -> str:
       else cells(entry, mark)
       for entry in entries
     ]
-    lines.append(f"| {method['title']} | {costs} | {seconds:.1f} | " + " | ".join(written) + " |")
+    lines.append(f"| {method['title']} | {spent} | {seconds:.1f} | " + " | ".join(written) + " |")
   return "\n".join(lines)
 
 
@@ -249,8 +267,8 @@ def differences(results: dict[str, Any], methods: Sequence[dict], marks: Sequenc
     found, reference = rows[task["name"], method["name"]], rows[task["name"], REFERENCE]
     written = []
     for mark, digits in zip(marks, (2, 3)):
-      values = [picture_value(found[image], mark) - picture_value(reference[image], mark) for image in reference]
-      mean = interval(values)
+      pairs = [[picture_value(rows_of[image], mark) for rows_of in (found, reference)] for image in reference]
+      mean = interval(ours - theirs for ours, theirs in pairs if None not in (ours, theirs))
       half = "" if mean["low"] is None else f" ± {(mean['high'] - mean['low']) / 2:.{digits}f}"
       written.append(f"{mean['mean']:+.{digits}f}{half}")
     return " / ".join(written)
@@ -267,9 +285,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   panels, names = [], [method["name"] for method in results["methods"]]
   for task in results["tasks"]:
     entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]
-    points = [
-      (weight(Cost(e["evaluations"], e["gradients"])), value(e, mark), names.index(e["method"])) for e in entries
-    ]
+    points = [(weight(Cost(*costs(e, results, mark))), value(e, mark), names.index(e["method"])) for e in entries]
     panels.append((task["title"], points))
   figure = Figure((max(PANEL_INCHES * len(panels), LEAST_INCHES), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
   for axes, (heading, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):

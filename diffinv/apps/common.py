@@ -22,7 +22,7 @@ from absl import flags
 
 from diffinv import antithetic, errors, methods, noise, operators, output, settings, summary
 from diffinv.batch import AXIS
-from diffinv.checkpoint import load_prior
+from diffinv.checkpoint import DESCRIPTION, load_prior
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
@@ -165,8 +165,8 @@ def define_sample_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_boolean(
     "antithetic",
     False,
-    "Draw the samples in pairs of opposite noise: their mean is nearer the posterior mean than that of as many others. "
-    "A standard deviation, and coverage, need two pairs.",
+    "Draw the samples in pairs of opposite noise: on linear tasks their mean is nearer the posterior mean than that of "
+    "as many others. A standard deviation, and coverage, need two pairs.",
     flag_values=values,
   )
 
@@ -219,11 +219,12 @@ def check_apart(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> None
   """Check that --overwrite will not remove what is read.
 
   Raises:
-    UsageError: a picture, or a file that a flag names, lies in the output folder.
+    UsageError: a picture, or a file or the prior that a flag names, lies in the output folder.
   """
   folder = pathlib.Path(values.output).resolve()
   files = [getattr(values, flag) for flag in FILE_FLAGS if flag in values]
-  for path in [*paths, *(pathlib.Path(file) for file in files if file)]:
+  prior = pathlib.Path(values.prior).expanduser() / DESCRIPTION  # which a prior's name is not the folder of
+  for path in [*paths, *(pathlib.Path(file) for file in files if file), *([prior] if prior.exists() else [])]:
     if folder in path.resolve().parents:
       raise errors.UsageError(f"--output: {path} lies in {values.output}, which would be replaced; choose another")
 
@@ -536,6 +537,7 @@ def _read_held_out(values, prior, purpose, count):
       "give photographs of your own"
     )
   note_set(values.data[0])
+  check_apart(values, [])
   with errors.usage():
     names, truths = held_out.held_out(values.data[0], purpose, count, held_out_size(values, prior))
   paths = [pathlib.Path(values.data[0], name) for name in names]
@@ -676,8 +678,11 @@ def identity(values: flags.FlagValues, prior: AnyPrior, cases: Sequence[Case], t
 
 
 def fingerprint(prior: AnyPrior) -> str:
-  """Return a digest of a prior's numbers."""
+  """Return a digest of a prior's numbers and of how they are used: schedule, prediction, variance, clipping, size."""
   digest = hashlib.sha256()
+  fields = [field.name for field in dataclasses.fields(prior) if field.metadata.get("static")]
+  used = {name: getattr(prior, name) for name in fields if not callable(getattr(prior, name))}
+  digest.update(repr(used).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(prior):
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(leaf))

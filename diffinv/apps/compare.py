@@ -65,6 +65,18 @@ flags.DEFINE_boolean("restart", False, "Throw away an unfinished comparison in O
 flags.DEFINE_boolean("report", True, "Write report.html at the end.", flag_values=FLAGS)
 
 
+class Comparison(NamedTuple):
+  """What the flags ask for, loaded and checked, nothing of it done."""
+
+  prior: AnyPrior
+  cases: list[common.Case]
+  truths: list[np.ndarray]
+  measure: Measure
+  entrants: list["Entrant"]
+  lpips: perceptual.LPIPS | None
+  plan: dict[str, Any]  # the contents of run.json
+
+
 class Entrant(NamedTuple):
   """One method on one task."""
 
@@ -138,11 +150,13 @@ def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
     raise ValueError(f"--lpips: {error}") from None
 
 
-def main(argv: list[str]) -> None:
-  """Measure, restore with every method, write, report."""
-  del argv
-  check_flags()
-  output.check(FLAGS.output, overwrite=FLAGS.overwrite)
+def prepared() -> Comparison:
+  """Load the prior and the pictures, build the methods, and plan the comparison that the flags ask for.
+
+  Raises:
+    UsageError: flags do not go together.
+    ValueError: a file or a picture cannot be used.
+  """
   prior = common.prepare(FLAGS)
   FLAGS.data = FLAGS.data or [str(bundled())]
   multiple = common.task_multiple([TASKS[task] for task in FLAGS.tasks])
@@ -150,7 +164,16 @@ def main(argv: list[str]) -> None:
   common.mesh(FLAGS)
   measure = functools.lru_cache(KEPT_PROBLEMS)(lambda task, i: common.measured(FLAGS, task, cases[i], truths[i]))
   entrants, lpips = plan_entrants(prior, measure), read_lpips(cases[0].shape)
-  folder = runs.RunFolder(FLAGS.output, plan(prior, cases, truths, entrants), restart=FLAGS.restart)
+  return Comparison(prior, cases, truths, measure, entrants, lpips, plan(prior, cases, truths, entrants))
+
+
+def main(argv: list[str]) -> None:
+  """Measure, restore with every method, write, report."""
+  del argv
+  check_flags()
+  output.check(FLAGS.output, overwrite=FLAGS.overwrite)
+  prior, cases, truths, measure, entrants, lpips, planned = prepared()
+  folder = runs.RunFolder(FLAGS.output, planned, restart=FLAGS.restart)
   with errors.interruption(f"give the same command again to go on with {folder.partial}"):
     with folder.held():
       if folder.rows:
@@ -246,7 +269,10 @@ def row(entrant: Entrant, case: common.Case, marks: dict[str, Any], restored: be
     "seconds": restored.run_seconds / len(restored.images),
     "compile_seconds": restored.compile_seconds / count,
     "peak_bytes": restored.step_bytes,
-    "batch_size": FLAGS.batch_size,  # what the two above and the seconds depend on
+    # What the two above and the seconds depend on.
+    "batch_size": FLAGS.batch_size,
+    "devices": FLAGS.devices,
+    "remat": FLAGS.remat,
   }
 
 
@@ -331,8 +357,9 @@ def sorted_rows(folder: runs.RunFolder) -> list[runs.Row]:
 
 def print_report(got: dict[str, Any]) -> None:
   """Print the table: means over the pictures with their 95 % intervals; seconds a picture without compilation."""
-  marks = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "lpips": ("LPIPS", 3), "chi2": ("chi2", 2)}
-  marks = {name: how for name, how in marks.items() if name != "lpips" or FLAGS.lpips is not None}
+  marks = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "chi2": ("chi2", 2)}
+  more = {"lpips": ("LPIPS", 3), "mean_psnr": ("PSNR of mean", 2), "mean_ssim": ("SSIM of mean", 3)}
+  marks |= {name: how for name, how in more.items() if any(name in entry for entry in got["summary"])}
   header = ["task", "method", *(title for title, _ in marks.values()), "seconds", "evaluations", "gradients", "MB"]
   rows = []
   for entry in got["summary"]:

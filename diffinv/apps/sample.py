@@ -57,6 +57,7 @@ def main(argv: list[str]) -> None:
   del argv
   common.require(FLAGS, "output", "the folder to write")
   output.check(FLAGS.output, overwrite=FLAGS.overwrite)
+  common.check_apart(FLAGS, [])
   prior = common.prepare(FLAGS)
   method = build_sampler(prior)
   with errors.usage():

@@ -4,7 +4,8 @@ usage: diffinv tune --prior=PRIOR --data=FOLDER|photos|faces --tasks=TASK,... --
 
 Restores validation pictures with every combination of the searched values, one compiled sweep for all numbers, and
 writes those of the highest mean mark into a copy of the prior's settings: a file that --settings takes. The held-out
-sets give their validation pictures here and their test pictures to `diffinv compare`: they share none.
+sets give their validation pictures here and their test pictures to `diffinv compare`: at one --size they share none. Of
+a folder both take the same files: give them different ones.
 
 With --num_samples=K the mark may be that of the mean picture of K samples, or of the sample whose residual is smallest,
 which needs no truth. A line per finished candidate goes to NAME.json.running/rows.jsonl; after a stop the same command
