@@ -325,8 +325,8 @@ def train_step(
     optimiser: how.
 
   Returns:
-    The state after the step, and "loss", "grad_norm" and "learning_rate", [] each. A gradient that is not finite
-    leaves the weights as they are.
+    The state after the step, and "loss", "grad_norm", "learning_rate" and "skipped", [] each. A gradient that is not
+    finite leaves the weights as they are: such a step is skipped, 1, others are not, 0.
   """
   step_key = jax.random.fold_in(key, state.step)
   value, grads = gradients(
@@ -338,11 +338,12 @@ def train_step(
   params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)
   keep = ema_rate(state.step, optimiser.ema_decay)
   ema = jax.tree.map(lambda average, p: average + (1 - keep) * (p - average), state.ema, params)
-  moved = (params, ema, opt_state)
+  moved, finite = (params, ema, opt_state), jnp.isfinite(norm)
   params, ema, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(jnp.isfinite(norm), new, old), moved, (state.params, state.ema, state.opt_state)
+    lambda new, old: jnp.where(finite, new, old), moved, (state.params, state.ema, state.opt_state)
   )
-  return TrainState(state.step + 1, params, ema, opt_state), {"loss": value, "grad_norm": norm, "learning_rate": rate}
+  metrics = {"loss": value, "grad_norm": norm, "learning_rate": rate, "skipped": 1.0 - finite.astype(jnp.float32)}
+  return TrainState(state.step + 1, params, ema, opt_state), metrics
 
 
 class Validation(NamedTuple):

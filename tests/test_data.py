@@ -1,5 +1,7 @@
 """Training data: pure functions of the seed and the position; files that cannot be read are named and skipped."""
 
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -133,6 +135,67 @@ def test_a_jpeg_of_too_many_pixels_is_reduced_for_the_whole_and_skipped_for_its_
   assert not folder.Folder(tmp_path, ["a.jpg"], size=16, seed=0, report=lambda line: None).readable("a.jpg")
 
 
+def test_a_file_whose_damage_raises_what_nobody_expects_is_skipped_by_its_name(tmp_path):
+  """The second page of a TIFF without its width: Pillow says TypeError."""
+  page = Image.new("RGB", (20, 20))
+  page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+  data = bytearray((tmp_path / "a.tif").read_bytes())
+  width = b"\x00\x01\x03\x00\x01\x00\x00\x00\x14\x00"  # tag 256, a short, one of them, 20; little endian
+  width = width if width in data else b"\x00\x01\x04\x00\x01\x00\x00\x00\x14\x00"
+  place = data.rindex(width)
+  assert data.count(width) == 2
+  data[place : place + 2] = b"\xff\x7f"
+  (tmp_path / "a.tif").write_bytes(data)
+  Image.new("RGB", (20, 20), "red").save(tmp_path / "b.png")
+  items = folder.Folder(tmp_path, ["a.tif", "b.png"], size=16, seed=0, report=lambda line: None)
+  assert all(items.item(i)[0, 0, 0] == 255 for i in range(4)) and list(items.corrupt) == ["a.tif"]
+  with pytest.raises(ValueError, match="a.tif: expected a whole image"):
+    images.read(tmp_path / "a.tif", convert=True)
+
+
+def test_random_regions_reach_from_the_size_of_the_item_to_the_whole_picture():
+  boxes = np.array([folder.region(folder.item_rng(0, i), 4000, 3000, 64, "random", 0.0) for i in range(4000)])
+  spans = boxes[:, 2] - boxes[:, 0]
+  np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], spans)
+  assert boxes[:, :2].min() >= 0 and boxes[:, 2].max() <= 4000 and boxes[:, 3].max() <= 3000
+  # ln of the span is uniform from ln 64 to ln 3000: its mean has an error of 0.3 % of that distance.
+  share = (np.log(spans) - np.log(64)) / np.log(3000 / 64)
+  assert abs(share.mean() - 0.5) < 0.02 and share.min() < 0.01 and share.max() > 0.99
+  few = np.array([folder.region(folder.item_rng(0, i), 4000, 3000, 64, "random", 2.0) for i in range(100)])
+  assert (few[:, 2] - few[:, 0]).max() <= 128
+  left, top, right, bottom = folder.region(folder.item_rng(0, 0), 20, 10, 64, "random", 0.0)  # smaller than an item
+  assert (right - left, bottom - top) == (10, 10) and top == 0
+
+
+@pytest.mark.parametrize("orientation", (1, 3, 6, 8))
+def test_a_crop_of_a_turned_photograph_is_that_of_an_upright_one(tmp_path, orientation):
+  y, x = np.mgrid[0:300, 0:400]
+  smooth = np.stack([x / 400, y / 300, (x + y) / 700], axis=-1) * 255
+  picture = Image.fromarray(smooth.astype(np.uint8))
+  turns = {1: 0, 3: 180, 6: 90, 8: 270}  # that undo what a viewer does
+  picture.save(tmp_path / "a.png")
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  turned = picture.rotate(turns[orientation], expand=True)
+  turned.save(tmp_path / "a.jpg", quality=98, subsampling=0, exif=exif)
+  png, jpeg = (folder.Folder(tmp_path, [name], size=16, seed=0) for name in ("a.png", "a.jpg"))
+  for i in range(8):
+    np.testing.assert_allclose(png.item(i).astype(float), jpeg.item(i).astype(float), atol=4)
+
+
+def test_all_threads_have_work():
+  """Each of them waits for all others, which can only be if none is left without a batch."""
+  barrier = threading.Barrier(12, timeout=60)
+
+  class Source:
+    def item(self, index):
+      barrier.wait()
+      return np.full((1, 1, 3), index, np.uint8)
+
+  found = list(folder.stream(Source(), 1, 0, 24, workers=12))
+  assert [int(v[0, 0, 0, 0]) for v in found] == list(range(24))
+
+
 def test_files_that_are_known_not_to_be_readable_are_not_tried(pictures):
   lines = []
   items = source(pictures, report=lines.append, corrupt={"04.png": "cut"})
@@ -142,13 +205,13 @@ def test_files_that_are_known_not_to_be_readable_are_not_tried(pictures):
 
 def test_random_crop_of_an_image_of_the_crop_size_is_the_image():
   pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-  cut = folder.crop(folder.item_rng(0, 0), Image.fromarray(pixels), 16, "random", 2.0, False)
+  cut = folder.crop(Image.fromarray(pixels), folder.region(folder.item_rng(0, 0), 16, 16, 16, "random", 2.0), 16)
   np.testing.assert_array_equal(cut, pixels)
 
 
 def test_random_crops_at_full_scale_are_cut_not_resampled():
   pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-  cut = folder.crop(folder.item_rng(0, 1), Image.fromarray(pixels), 16, "random", 1.0, False)
+  cut = folder.crop(Image.fromarray(pixels), folder.region(folder.item_rng(0, 1), 20, 20, 16, "random", 1.0), 16)
   windows = np.lib.stride_tricks.sliding_window_view(pixels, (16, 16, 3)).reshape(-1, 16, 16, 3)
   assert np.any(np.all(windows == cut, axis=(1, 2, 3)))
 

@@ -420,11 +420,12 @@ class Stopped(SystemExit):
   pass
 
 
-def counting_run(tmp_path, stops=()):
-  """Go on with a run of 9 steps that only counts them, validates every 4 and is stopped in those after `stops`."""
-  main.parse(
-    "train", train_app.FLAGS, ["--data=faces", "--steps=9", "--validate_every=4", f"--output={tmp_path / 'p'}"]
-  )
+def counting_run(tmp_path, stops=(), length=("--steps=9", "--validate_every=4"), during=lambda step: None, skipped=0.0):
+  """Go on with a run of 9 steps that only counts them, validates every 4 and is stopped in those after `stops`.
+
+  `during` is called in each step with its number, from 1, and in validations with None.
+  """
+  main.parse("train", train_app.FLAGS, ["--data=faces", *length, f"--output={tmp_path / 'p'}"])
   s = train_app.settings_from_flags()
   train_app.training_folder(s).mkdir(exist_ok=True)
   run = train_app.Run(s, train_app.make_plan(s))
@@ -432,9 +433,11 @@ def counting_run(tmp_path, stops=()):
 
   def step(state, x0, total):
     state = train.TrainState(state.step + 1, state.params, {"a": state.ema["a"] + 1}, state.opt_state)
-    return state, {name: jnp.zeros(()) for name in ("loss", "grad_norm", "learning_rate")}
+    during(int(state.step))
+    return state, {name: jnp.zeros(()) for name in ("loss", "grad_norm", "learning_rate")} | {"skipped": skipped}
 
   def validate(ema):
+    during(None)
     if int(ema["a"][0]) in stops:
       raise Stopped(143)
     return train.Validation(1.0 / ema["a"][0], jnp.ones(len(train_app.VALIDATION_SBARS)))
@@ -462,6 +465,58 @@ def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
   manager = ocp.CheckpointManager(run.path / "best")
   assert manager.all_steps() == [9]
   manager.close()
+
+
+def test_a_signal_to_stop_waits_for_the_end_of_the_step(tmp_path):
+  def stop(*_):
+    raise Stopped(143)
+
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    with pytest.raises(Stopped):
+      counting_run(tmp_path, during=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None)
+    assert signal.getsignal(signal.SIGTERM) is stop
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  manager = ocp.CheckpointManager(tmp_path / "p.training" / "last")
+  assert manager.all_steps() == [6]
+  manager.close()
+
+
+@pytest.mark.parametrize("validation", (0.0, 300.0))
+def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, monkeypatch, validation):
+  class Clock:
+    now = 0.0
+
+    def monotonic(self):
+      return self.now
+
+  clock = Clock()
+  monkeypatch.setattr(train_app, "time", clock)
+
+  def spend(step):
+    clock.now += validation if step is None else 60.0 if step == 1 else 2.0  # the first one compiles
+
+  run = counting_run(tmp_path, length=("--minutes=300", "--validate_every=200", "--log_every=500"), during=spend)
+  assert run.total_steps > 3000
+  assert abs(clock.now / 60 / 300 - 1) < 0.04
+
+
+def test_a_run_that_has_diverged_ends(tmp_path, capsys):
+  with pytest.raises(ValueError, match="expected finite gradients, got none in the last 100 steps; start again"):
+    counting_run(tmp_path, length=("--steps=900",), skipped=1.0)
+  assert "20 of 20 steps skipped for gradients that are not finite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "skips, lost", [([0, 0], 0), ([1, 0, 1, 1], 2), ([1, 1], 9), ([0, 1], 1)], ids=("none", "some", "all", "last")
+)
+def test_skipped_steps_in_a_row_are_counted(tmp_path, skips, lost):
+  run = counting_run(tmp_path)
+  metrics = [{"loss": 0.0, "grad_norm": 0.0, "learning_rate": 0.0, "skipped": float(v)} for v in skips]
+  meter = train_app.Meter(1)
+  meter.mark(0)
+  assert train_app._report(run, meter, 9, metrics, 7) == lost
 
 
 # Folders
@@ -581,7 +636,11 @@ def test_the_commit_is_that_of_the_code_and_not_of_what_lies_around_it(tmp_path,
   subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
   assert train_app._commit() is None
   subprocess.run([*git, "add", "train.py"], check=True)
-  assert len(train_app._commit()) == 40
+  subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+  commit = train_app._commit()
+  assert len(commit) == 40
+  (tmp_path / "train.py").write_text("changed")
+  assert train_app._commit() == f"{commit}-dirty"
 
 
 @pytest.mark.slow

@@ -171,6 +171,24 @@ def test_an_analytic_prior_has_no_weights(tmp_path, capsys):
   assert "init: natural: expected a prior with a network, got an analytic one" in said
 
 
+@pytest.mark.parametrize(
+  "size, flags, multipliers, patch, p_mean",
+  [
+    (16, (), [1, 2, 3], 2, -0.6),
+    (64, (), [1, 2, 3], 2, -0.6),
+    (128, (), [1, 2, 3, 3], 2, 0.093),
+    (200, (), [1, 2, 3], 2, -0.6),  # no multiple of 16
+    (256, (), [1, 2, 3, 3], 4, 0.786),
+    (256, ("--patch=2", "--p_mean=0"), [1, 2, 3, 3], 2, 0.0),
+    (768, (), [1, 1, 2, 3, 3], 4, 1.885),
+  ],
+)
+def test_defaults_follow_the_size_of_the_images(tmp_path, size, flags, multipliers, patch, p_mean):
+  main.parse("train", train_app.FLAGS, ["--data=x", f"--output={tmp_path}", "--steps=1", f"--size={size}", *flags])
+  s = train_app.settings_from_flags()
+  assert (s["multipliers"], s["patch"], s["p_mean"]) == (multipliers, patch, p_mean)
+
+
 # Plans
 
 
@@ -204,6 +222,14 @@ def test_a_run_that_goes_on_takes_what_may_change_and_says_so(begun, plan, capsy
   assert "planned for 4 steps, now 9" in capsys.readouterr().out
   assert plan("--minutes=3")["total_steps"] == 4
   assert "goes on to the 4 steps that were planned; --minutes is of new runs" in capsys.readouterr().out
+
+
+def test_a_run_keeps_what_it_began_with(begun, plan, monkeypatch):
+  """The code, and how often a longer one validates."""
+  first = plan("--steps=4")
+  assert plan("--steps=24000")["validate_every"] == 2000
+  monkeypatch.setattr(train_app, "_commit", lambda: "another")
+  assert plan("--steps=4")["commit"] == f"{first['commit']}, another"
 
 
 def test_a_plan_of_a_name_that_is_no_text_is_found_again(tmp_path):

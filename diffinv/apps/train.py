@@ -3,17 +3,21 @@
 usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME (--minutes=M | --steps=N) [--config=NAME]
 
 Everything a run needs to go on, but the images and the prior of --init, is in the folder OUTPUT.training: run the same
-command again after a stop, and it continues to exactly the weights that it would have had. It holds log.jsonl, sample
-grids and the checkpoints too.
+command again after a stop, and it continues to exactly the weights that it would have had (on a GPU up to rounding, but
+for XLA_FLAGS=--xla_gpu_deterministic_ops=true). It holds log.jsonl, sample grids and the checkpoints too.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import math
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -57,6 +61,16 @@ CONFIGS = {
   "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": -0.4},
 }
 
+# Defaults by the size of the images, from so many pixels on; smaller ones are as 64. The coarsest level stays at 8x8
+# positions, and noise grows in proportion, for the same effect (Hoogeboom et al., "Simple diffusion", ICML 2023).
+REFERENCE_SIZE = 64
+SIZES = {
+  128: {"multipliers": ["1", "2", "3", "3"], "patch": 2},
+  256: {"multipliers": ["1", "2", "3", "3"], "patch": 4},
+  512: {"multipliers": ["1", "1", "2", "3", "3"], "patch": 4},
+}
+
+MOST_WORKERS = 16  # where --workers does not say
 UNKNOWN_STEPS = 2**30  # the length of a run whose speed is still being measured: no decay yet
 POSITIVE = 1e-9  # bounds of flags count themselves in
 BELOW_ONE = 1 - 1e-6  # of averages that would never move
@@ -65,7 +79,9 @@ DATA = _string("data", None, "Folder of images (searched through), 'photos' (bun
 OUTPUT = _string("output", None, "Prior folder to write; OUTPUT.training beside it holds the run itself.")
 CONFIG = _enum("config", "default", list(CONFIGS), "Set of defaults for the flags below.")
 STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1, upper_bound=UNKNOWN_STEPS - 1)
-MINUTES = _float("minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones.")
+MINUTES = _float(
+  "minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones and of a quarter."
+)
 SEED = _integer(
   "seed", 0, "Seed of the weights, the data order and the noise.", lower_bound=0, upper_bound=common.MAX_SEED
 )
@@ -84,7 +100,10 @@ CROP = _enum(
   "than --size are enlarged, and grayscale ones become three equal channels.",
 )
 MAX_DOWNSCALE = _float(
-  "max_downscale", 2.0, "For folders: largest random reduction before a random crop, factor.", lower_bound=1.0
+  "max_downscale",
+  0.0,
+  "For folders: largest random reduction before a random crop, factor, at least 1; 0: up to the whole picture.",
+  lower_bound=0.0,
 )
 FLIP = _boolean("flip", True, "For folders and faces: mirror half of the images.")
 AUGMENT = _float(
@@ -94,7 +113,12 @@ AUGMENT = _float(
   lower_bound=0.0,
   upper_bound=10.0,  # beyond, nothing of a photograph is left
 )
-WORKERS = _integer("workers", 2, "Threads that prepare images.", lower_bound=1)
+WORKERS = _integer(
+  "workers",
+  None,
+  f"Threads that prepare images. Not set: one for two cores, at least 2, at most {MOST_WORKERS}.",
+  lower_bound=1,
+)
 HELD_OUT = _integer("held_out", 80, "Crops of held-out images for the validation, at most.", lower_bound=1)
 
 BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
@@ -125,7 +149,9 @@ EMA_DECAY = _float(
 
 PREDICTION = _enum("prediction", "edm", list(train.OBJECTIVES), "What the network predicts.")
 LEVELS = _enum("levels", "lognormal", list(train.LEVELS), "Noise levels: log-normal, or uniform over the schedule.")
-P_MEAN = _float("p_mean", -0.6, "Mean of ln(sigma/alpha), for log-normal levels.")
+P_MEAN = _float(
+  "p_mean", -0.6, "Mean of ln(sigma/alpha), for log-normal levels. Not set, images of 128 on: more by ln(size / 64)."
+)
 P_STD = _float("p_std", 1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.", lower_bound=0.0)
 WIDE = _float(
   "wide",
@@ -150,10 +176,19 @@ SCHEDULE_STEPS = _integer(
 )
 
 CHANNELS = _integer("channels", 64, "Channels of the network at its finest level.", lower_bound=1)
-MULTIPLIERS = _list("multipliers", ["1", "2", "3"], "Channels of each level over --channels, finest first.")
+MULTIPLIERS = _list(
+  "multipliers",
+  ["1", "2", "3"],
+  "Channels of each level over --channels, finest first. Not set, images of 128 on: more levels.",
+)
 BLOCKS = _integer("blocks", 1, "Residual blocks a level, each way.", lower_bound=1)
 MIDDLE_BLOCKS = _integer("middle_blocks", 2, "Residual blocks at the coarsest level.", lower_bound=1)
-PATCH = _integer("patch", 2, "Edge of the square of pixels that is one position of the network.", lower_bound=1)
+PATCH = _integer(
+  "patch",
+  2,
+  "Edge of the square of pixels that is one position of the network. Not set, images of 256 on: 4.",
+  lower_bound=1,
+)
 ATTENTION = _boolean("attention", False, "Attention at the coarsest level: for images of one size only.")
 HEAD_CHANNELS = _integer("head_channels", 64, "Channels of a head of attention.", lower_bound=1)
 EMBEDDING = _integer("embedding", 192, "Width of the embedding of the noise level.", lower_bound=4)
@@ -184,7 +219,9 @@ FREE = (
 )
 
 MEASURED_STEPS = 20  # of which the speed fixes the number of steps of --minutes; fewer than any sensible warm-up
-OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints
+OVERHEAD = 0.04  # part of the time that goes into validation, samples and checkpoints, before that is known
+MOST_SKIPPED = 100  # steps in a row: such a run has diverged
+FASTER = "--workers=N takes more threads, --crop=resize or smaller files take less work"
 VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
 SAMPLES, SAMPLE_STEPS = 16, 20  # steps even in log-SNR
 PLAN, LOG, GRIDS, STATE, BEST = "run.json", "log.jsonl", "samples", "last", "best"  # of OUTPUT.training
@@ -198,7 +235,7 @@ def settings_from_flags() -> dict[str, Any]:
   Raises:
     UsageError: flags are missing or contradict each other.
   """
-  preset = CONFIGS[FLAGS.config]
+  preset = {**size_defaults(FLAGS.size), **CONFIGS[FLAGS.config]}
   names = [flag.name for flag in FLAGS.get_flags_for_module(sys.modules[__name__])]
   settings = {n: preset[n] if n in preset and not FLAGS[n].present else FLAGS[n].value for n in names}
   for name in ("data", "output"):
@@ -211,6 +248,9 @@ def settings_from_flags() -> dict[str, Any]:
       common.finite(FLAGS, name)
   if settings["minutes"] is not None and settings["minutes"] <= 0:
     raise errors.UsageError(f"minutes: expected a positive time, got {settings['minutes']:g}")
+  if 0 < settings["max_downscale"] < 1:
+    raise errors.UsageError(f"max_downscale: expected 0, or 1 or more, got {settings['max_downscale']:g}")
+  settings["workers"] = settings["workers"] or min(max(2, (os.cpu_count() or 2) // 2), MOST_WORKERS)
   settings["multipliers"] = _multipliers(settings["multipliers"])
   _check_network(settings)
   if settings["learned_variance"] and settings["levels"] != "uniform":
@@ -224,6 +264,14 @@ def settings_from_flags() -> dict[str, Any]:
       f"batch_size: expected a multiple of {parts} (devices times --accumulate), got {settings['batch_size']}"
     )
   return settings
+
+
+def size_defaults(size: int) -> dict[str, Any]:
+  """Return what images of `size` pixels change of the defaults: of the largest of SIZES whose network takes them."""
+  for least, shape in sorted(SIZES.items(), reverse=True):
+    if size >= least and size % (shape["patch"] * 2 ** (len(shape["multipliers"]) - 1)) == 0:
+      return {**shape, "p_mean": round(FLAGS["p_mean"].default + math.log(size / REFERENCE_SIZE), 3)}
+  return {}
 
 
 def _multipliers(texts: list[str]) -> list[int]:
@@ -277,6 +325,7 @@ class Data(NamedTuple):
   held_out: np.ndarray  # [n, size, size, 3], [-1, 1]
   held_out_files: list[str]  # that no training image is of; of a folder, `held_out` begins with one crop of each
   skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
+  ahead: int = 0  # batches that are prepared before they are asked for
 
 
 def open_data(s: dict[str, Any], report: Callable[[str], None]) -> Data:
@@ -296,7 +345,7 @@ def _photos(s: dict[str, Any]) -> Data:
   source = photos.Photos(size=s["size"], seed=s["seed"], augment=s["augment"])
   held_out = photos.held_out_crops(s["size"])[: s["held_out"]]
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
-  return Data(stream, images.from_uint8(held_out), list(photos.HELD_OUT), dict)
+  return Data(stream, images.from_uint8(held_out), list(photos.HELD_OUT), dict, folder_data.ahead(s["workers"]))
 
 
 def _folder(s: dict[str, Any], report: Callable[[str], None]) -> Data:
@@ -322,7 +371,7 @@ def _folder(s: dict[str, Any], report: Callable[[str], None]) -> Data:
   report(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
   source = make(training, flip=s["flip"], corrupt=everything.corrupt)
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
-  return Data(stream, images.from_uint8(held_out), kept, lambda: source.corrupt)
+  return Data(stream, images.from_uint8(held_out), kept, lambda: source.corrupt, folder_data.ahead(s["workers"]))
 
 
 def _faces(s: dict[str, Any]) -> Data:
@@ -492,7 +541,8 @@ def make_plan(s: dict[str, Any]) -> dict[str, Any]:
   """Return the plan of the run: of the one that OUTPUT.training holds, or of a new one.
 
   Returns:
-    "settings", that what is computed depends on; "total_steps" and "validate_every", None while not fixed.
+    "settings", that what is computed depends on; "total_steps" and "validate_every", None while not fixed; "commit" of
+    the code that has a part in it; "init", the provenance of the weights that it begins with, or None.
 
   Raises:
     UsageError: OUTPUT.training holds a run of other settings.
@@ -504,11 +554,14 @@ def make_plan(s: dict[str, Any]) -> dict[str, Any]:
     fixed["files"] = folder_data.fingerprint(s["data"])
   devices = common.batch_mesh(s["devices"]).devices
   fixed["devices"] = f"{devices.size} {devices[0].device_kind}"
-  plan = {"settings": fixed, "total_steps": None, "validate_every": None}
+  commit, before = _commit(), None if s["init"] is None else checkpoint.load_provenance(s["init"])
+  plan = {"settings": fixed, "total_steps": None, "validate_every": None, "commit": commit, "init": before}
   file = training_folder(s) / PLAN
   if file.exists() and not s["restart"]:
-    plan = json.loads(file.read_text())
+    plan |= json.loads(file.read_text())
     _check_settings(plan["settings"], fixed, file.parent)
+    if str(commit) not in str(plan["commit"]):
+      plan["commit"] = f"{plan['commit']}, {commit}"
   return _fixed(plan, _total_steps(plan["total_steps"], s), s["validate_every"])
 
 
@@ -544,8 +597,10 @@ def _total_steps(planned: int | None, s: dict[str, Any]) -> int | None:
 
 
 def _fixed(plan: dict[str, Any], total_steps: int | None, validate_every: int) -> dict[str, Any]:
-  """Return the plan with the number of steps and, where that is known, how often to validate; 0: as it was."""
-  every = validate_every or plan["validate_every"] or (total_steps and max(100, total_steps // 12))
+  """Return the plan with the number of steps and, where that is known, how often to validate; 0: as it was said."""
+  usual = lambda total: total and max(100, total // 12)
+  said = plan["validate_every"] if plan["validate_every"] != usual(plan["total_steps"]) else None
+  every = validate_every or said or usual(total_steps)
   return {**plan, "total_steps": total_steps, "validate_every": every}
 
 
@@ -696,6 +751,23 @@ class Meter:
   def __init__(self, batch_size: int):
     self._batch_size, self.begun = batch_size, time.monotonic()
     self._first = None  # (step, time)
+    self._waited = 0.0  # seconds for batches since then
+
+  def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches, and keep the time that they were waited for."""
+    while True:
+      asked = time.monotonic()
+      try:
+        batch = next(batches)
+      except StopIteration:
+        return
+      if self._first is not None:
+        self._waited += time.monotonic() - asked
+      yield batch
+
+  def waiting(self) -> float:
+    """Return which part of the time went into waiting for batches."""
+    return 0.0 if self._first is None else self._waited / max(1e-9, time.monotonic() - self._first[1])
 
   def mark(self, step: int) -> None:
     """Begin to measure after the step that compiled."""
@@ -714,53 +786,116 @@ class Meter:
 def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: train.TrainState) -> train.TrainState:
   """Take all steps that are left, with all that happens between them."""
   meter, saved = Meter(s["batch_size"]), time.monotonic()
-  step, losses = int(state.step), []
+  step, recent, lost, told = int(state.step), [], 0, data.ahead == 0
   total = UNKNOWN_STEPS if run.total_steps is None else run.total_steps
-  measured = step + 1 + min(MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
-  with contextlib.closing(data.stream(step, total)) as stream, run.saving(lambda: state):
+  # Of a run of minutes: batches that were prepared while the first step compiled would make the data look quicker. The
+  # learning rate asks for the number of steps after the warm-up only.
+  measured = step + 1 + min(data.ahead + MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
+  marks, corrected = {max(step + 1, measured - MEASURED_STEPS): 0.0, measured: 0.0}, None
+  with contextlib.closing(data.stream(step, total)) as stream, run.saving(lambda: state), deferred() as asked:
     if run.owes_validation(step):
       _validate(run, functions, state, step)
-    for batch in stream:
+    for batch in meter.timed(stream):
       state, metrics = functions.step(state, functions.place(batch), total)
       step += 1
-      losses.append(metrics["loss"])
-      if meter._first is None or step == measured:
+      recent.append(metrics)
+      if meter._first is None or step in marks:
         jax.block_until_ready(state)
       meter.mark(step)
+      if step in marks:
+        marks[step] = time.monotonic()
       if run.total_steps is None and step == measured:
-        left = 60 * s["minutes"] * (1 - OVERHEAD) - (time.monotonic() - meter.begun)
-        total = min(step + max(1, int(left / meter.seconds_a_step(step))), UNKNOWN_STEPS - 1)
+        (first, since), (_, now) = sorted(marks.items())
+        left = 60 * s["minutes"] * (1 - OVERHEAD) - (now - meter.begun)
+        total = planned(step, left, (now - since) / (step - first))
         run.fix(total, s["validate_every"])
-        print(f"{meter.rate(step):.1f} images/s: {total} steps in {s['minutes']:g} minutes", flush=True)
+        print(f"{total} steps in {s['minutes']:g} minutes", flush=True)
+        corrected = total // 4 if total // 4 > step else None
       if step % s["log_every"] == 0 or step == total:
-        losses = _report(run, meter, step, losses, metrics)
+        lost = _report(run, meter, step, recent, lost)
+        recent = []
+        if not told and meter.waiting() > 0.5:
+          print(f"note: {100 * meter.waiting():.0f} % of the time is spent waiting for images; {FASTER}", flush=True)
+          told = True
       if run.validates(step):
         _validate(run, functions, state, step)
       if step == total or (run.total_steps is not None and step % (s["sample_every"] or max(1, total // 4)) == 0):
         pictures = np.asarray(functions.sample(state.ema))
         images.write_pillow(run.path / GRIDS / f"{step:08d}.png", sheet.grid(list(pictures)))
+      if step == corrected:  # by what validations, samples and checkpoints took, too
+        now = time.monotonic()
+        left = 60 * s["minutes"] - (now - meter.begun)
+        total = planned(step, left, (now - marks[measured]) / (step - measured))
+        run.fix(total, s["validate_every"])
+        print(f"{total} steps in {s['minutes']:g} minutes, as it has gone so far", flush=True)
       if step == total or time.monotonic() - saved > s["save_seconds"]:
         run.save(state)
         saved = time.monotonic()
       if step == total:
         break
+      if asked:
+        asked[0]()
   return state
 
 
-def _report(run: Run, meter: Meter, step: int, losses: list, metrics: dict[str, Any]) -> list:
+def planned(step: int, seconds: float, seconds_a_step: float) -> int:
+  """Return how many steps there are in all if `seconds` are left after `step`."""
+  return min(step + max(1, int(seconds / seconds_a_step)), UNKNOWN_STEPS - 1)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[Callable[[], None]]]:
+  """Collect what signals to stop would do, to be done between two steps; a second signal does it at once.
+
+  In the middle of a step the state that it works on may be gone, and that after it not there yet.
+  """
+  asked, before = [], {}
+
+  def handle(number, frame):
+    act = lambda: before[number](number, frame)
+    if asked:
+      act()
+    asked.append(act)
+
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGINT, signal.SIGTERM):
+      if callable(signal.getsignal(number)):
+        before[number] = signal.signal(number, handle)
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _report(run: Run, meter: Meter, step: int, recent: list[dict[str, Any]], lost: int) -> int:
+  """Log and print the means of recent steps; return how many steps in a row, `lost` before these, were skipped.
+
+  Raises:
+    ValueError: too many were.
+  """
+  skipped = [bool(metrics["skipped"]) for metrics in recent]
   entry = {
     "step": step,
-    "loss": float(np.mean([float(v) for v in losses])),
-    "grad_norm": float(metrics["grad_norm"]),
-    "learning_rate": float(metrics["learning_rate"]),
+    "loss": float(np.mean([float(metrics["loss"]) for metrics in recent])),
+    "grad_norm": float(recent[-1]["grad_norm"]),
+    "learning_rate": float(recent[-1]["learning_rate"]),
+    "skipped": sum(skipped),
     "images_per_second": round(meter.rate(step), 2),
   }
   run.log(entry)
   left = ""
   if run.total_steps is not None:
     left = f"/{run.total_steps}, {progress.duration((run.total_steps - step) * meter.seconds_a_step(step))} left"
-  print(f"step {step}{left}: loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s", flush=True)
-  return []
+  words = f", {sum(skipped)} of {len(recent)} steps skipped for gradients that are not finite" if any(skipped) else ""
+  print(f"step {step}{left}: loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s{words}", flush=True)
+  lost = lost + len(recent) if all(skipped) else skipped[::-1].index(False)
+  if lost >= MOST_SKIPPED:
+    raise ValueError(
+      f"train: expected finite gradients, got none in the last {lost} steps; start again with --restart and a lower "
+      "--learning_rate"
+    )
+  return lost
 
 
 def _validate(run: Run, functions: Functions, state: train.TrainState, step: int) -> None:
@@ -784,16 +919,16 @@ def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> N
   if info is None:
     raise ValueError("train: expected a finite validation loss, got none; start again with a lower --learning_rate")
   params = run.restore_best(state.ema)
-  before = {} if s["init"] is None else checkpoint.load_provenance(s["init"])
+  before = run.plan["init"] or {}
   provenance = {
     "data": s["data"],
     "seed": s["seed"],
     "steps": int(state.step),
-    "images_seen": int(state.step) * s["batch_size"] + before.get("images_seen", 0),
     "weights_of_step": info["step"],
+    "images_seen": info["step"] * s["batch_size"] + before.get("images_seen", 0),  # by these weights
     "validation_loss": info["loss"],
     "validation_psnr": info["psnr"],
-    "commit": _commit(),
+    "commit": run.plan["commit"],
     "held_out_files": data.held_out_files,
     "skipped_files": data.skipped(),
     "settings": run.plan["settings"],
@@ -804,12 +939,16 @@ def write(s: dict[str, Any], run: Run, data: Data, state: train.TrainState) -> N
 
 
 def _commit() -> str | None:
-  """Return the commit of the code; None outside of its repository, such as in an environment within another one."""
+  """Return the commit of the code, `-dirty` where it has been changed since.
+
+  None outside of its repository, such as in an environment within another one.
+  """
   file = pathlib.Path(__file__)
   git = functools.partial(subprocess.run, cwd=file.parent, capture_output=True, text=True, check=True)
   try:
     git(["git", "ls-files", "--error-unmatch", file.name])
-    return git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    return git(["git", "rev-parse", "HEAD"]).stdout.strip() + ("-dirty" if changed else "")
   except (OSError, subprocess.CalledProcessError):
     return None
 

@@ -13,10 +13,10 @@ import math
 import os
 import pathlib
 import threading
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from diffinv import errors
 from diffinv.data import images
@@ -24,6 +24,8 @@ from diffinv.data import images
 CROPS = ("random", "resize")
 VALIDATION_SHARE = 0.1  # at most this part of the files is held out
 JPEG_MARGIN = 2  # least reduction that is left to Lanczos' filter, whose pictures are better than JPEG's own
+QUARTER_TURNS = 5  # the least EXIF orientation that lies on its side
+AHEAD = 4  # batches that are prepared before they are asked for, at least
 MAX_TRIES = 64  # files in a row that may fail before the folder is given up
 
 
@@ -53,8 +55,9 @@ def list_images(folder: str | pathlib.Path) -> list[str]:
 
 
 def fingerprint(folder: str | pathlib.Path) -> str:
-  """Return a hash of the names of the images below `folder`: others are another training set."""
-  return hashlib.sha256("\n".join(list_images(folder)).encode("utf-8", "surrogateescape")).hexdigest()
+  """Return a hash of the names and lengths of the images below `folder`: others are another training set."""
+  files = (f"{name}\n{os.path.getsize(os.path.join(folder, name))}" for name in list_images(folder))
+  return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def split(
@@ -71,60 +74,69 @@ def split(
   return [name for name in names if name not in held_out], [name for name in names if name in held_out]
 
 
-def decode(path: pathlib.Path, shortest: int | None = None) -> Image.Image:
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+  """Return width and height of a picture as it is to be seen, of which nothing but the header is read."""
+  with Image.open(path) as image:
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNS
+    return image.size[::-1] if turned else image.size
+
+
+def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
   """Return an RGB image; of another mode it is converted.
 
   Args:
     path: of the file.
-    shortest: pixels; a JPEG may come reduced as long as its shorter side stays at least as long. None: as it is.
+    scale: at most 1; a JPEG may come reduced, which is quicker, but to no less than this part of its size.
 
   Raises:
     ValueError, OSError: it is damaged, of a kind that is no picture, or too large.
   """
   with Image.open(path) as image:
-    is_plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
-    if is_plain_jpeg and shortest is not None:
-      image.draft("RGB", (shortest, shortest))  # before the size is looked at: the rest is never in memory
-    if math.prod(image.size) > images.MAX_PIXELS:
-      raise ValueError(
-        f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
-      )
-    if is_plain_jpeg:
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+      if scale < 1.0:
+        # Before the size is looked at: the rest is never in memory.
+        image.draft("RGB", tuple(math.ceil(scale * edge) for edge in image.size))
+      if math.prod(image.size) > images.MAX_PIXELS:
+        raise ValueError(
+          f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
+        )
       image.load()
       return ImageOps.exif_transpose(image).convert("RGB")
-  return images.to_pillow(images.read(path, convert=True))
+  return images.read_rgb(path)
 
 
-def crop(
-  rng: np.random.Generator, image: Image.Image, size: int, how: str, max_downscale: float, flip: bool
-) -> np.ndarray:
-  """Return a square of `size` pixels, uint8, [size, size, 3].
+Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels
+
+
+def region(rng: np.random.Generator, width: int, height: int, size: int, how: str, max_downscale: float) -> Box:
+  """Return the square of a picture that an item shows.
 
   Args:
     rng: of this item.
-    image: RGB.
-    size: pixels.
-    how: "random": reduce by a log-uniform factor in 1 .. `max_downscale` and cut anywhere; "resize": scale the shorter
-      side to `size` and cut the centre. Images smaller than `size` are enlarged either way.
-    max_downscale: of "random", at least 1.
-    flip: mirror half of them.
+    width, height: of the picture.
+    size: pixels of the item.
+    how: "random": anywhere, `size` times a log-uniform factor in 1 .. `max_downscale` wide; "resize": the whole of the
+      shorter side, the middle of the longer one. At most the shorter side, either way.
+    max_downscale: of "random"; 0: as far as the picture goes.
   """
-  shorter = min(image.size)
+  shorter = min(width, height)
   if how == "resize":
-    span, left, top = float(shorter), (image.width - shorter) / 2, (image.height - shorter) / 2
-  else:
-    span = size * math.exp(rng.uniform(0.0, math.log(max_downscale)))
-    span = min(float(shorter), span)
-    left, top = rng.uniform(0.0, image.width - span), rng.uniform(0.0, image.height - span)
-    if span <= size:  # whole pixels: no resampling
-      left, top = math.floor(left), math.floor(top)
-  box = (left, top, left + span, top + span)
-  if span == size:
-    cut = image.crop(tuple(int(v) for v in box))
-  else:
-    cut = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-  pixels = np.asarray(cut, np.uint8)
-  return pixels[:, ::-1] if flip and rng.random() < 0.5 else pixels
+    left, top = (width - shorter) / 2, (height - shorter) / 2
+    return left, top, left + shorter, top + shorter
+  largest = max_downscale or max(1.0, shorter / size)
+  span = min(float(shorter), size * math.exp(rng.uniform(0.0, math.log(largest))))
+  left, top = rng.uniform(0.0, width - span), rng.uniform(0.0, height - span)
+  if span <= size:  # whole pixels: no resampling
+    left, top = math.floor(left), math.floor(top)
+  return left, top, left + span, top + span
+
+
+def crop(image: Image.Image, box: Box, size: int) -> np.ndarray:
+  """Cut a square out of an RGB image, and scale it to `size`: uint8, [size, size, 3]."""
+  if box[2] - box[0] == box[3] - box[1] == size and all(edge == int(edge) for edge in box):
+    return np.asarray(image.crop(tuple(int(edge) for edge in box)), np.uint8)
+  inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # but for rounding
+  return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=inside), np.uint8)
 
 
 class Folder:
@@ -138,7 +150,7 @@ class Folder:
     size: int,
     seed: int,
     how: str = "random",
-    max_downscale: float = 2.0,
+    max_downscale: float = 0.0,
     flip: bool = True,
     corrupt: dict[str, str] | None = None,
     report: Callable[[str], None] = print,
@@ -151,7 +163,7 @@ class Folder:
       size: pixels along an edge.
       seed: of the order and the crops.
       how: of CROPS.
-      max_downscale: see `crop`.
+      max_downscale: see `region`.
       flip: mirror half of them.
       corrupt: files that are known not to be readable, and why.
       report: called once with a line for each file that cannot be read.
@@ -182,21 +194,40 @@ class Folder:
       name = self._names[order[(position + k) % len(order)]]
       if name in self._corrupt:
         continue
-      image = self._decoded(name)
-      if image is not None:
-        return crop(item_rng(self.seed, index), image, self.size, self._how, self._max_downscale, self._flip)
+      found = self._cut(name, index)
+      if found is not None:
+        return found
     raise ValueError(f"data: expected images that can be read in {self._folder}, got {len(self._corrupt)} that cannot")
 
   def readable(self, name: str) -> bool:
     """Tell whether a file can be decoded; one that cannot counts as `corrupt`."""
-    return self._decoded(name) is not None
+    size = self._try(name, upright_size)
+    # Of the whole of a picture no more than this is ever needed.
+    scale = self._scale(min(size)) if size is not None and self._how == "resize" else 1.0
+    return size is not None and self._try(name, lambda path: decode(path, scale)) is not None
 
-  def _decoded(self, name: str) -> Image.Image | None:
-    # A reduced JPEG would be reduced once more by a random crop: its pictures would be smaller than those of a PNG.
-    shortest = JPEG_MARGIN * self.size if self._how == "resize" else None
+  def _cut(self, name: str, index: int) -> np.ndarray | None:
+    rng = item_rng(self.seed, index)  # anew for each file: what was tried before has no part in it
+    size = self._try(name, upright_size)
+    if size is None:
+      return None
+    box = region(rng, *size, self.size, self._how, self._max_downscale)
+    scale = self._scale(box[2] - box[0])
+    image = self._try(name, lambda path: decode(path, scale))
+    if image is None:
+      return None
+    across, down = image.width / size[0], image.height / size[1]  # of what came reduced
+    pixels = crop(image, (across * box[0], down * box[1], across * box[2], down * box[3]), self.size)
+    return pixels[:, ::-1] if self._flip and rng.random() < 0.5 else pixels
+
+  def _scale(self, span: float) -> float:
+    """Return to which part of its size a JPEG may come reduced whose square of `span` pixels is shown."""
+    return min(1.0, JPEG_MARGIN * self.size / span)
+
+  def _try(self, name: str, read: Callable[[pathlib.Path], Any]) -> Any:
     try:
-      return decode(self._folder / name, shortest)
-    except (*images.DECODING_ERRORS, Image.DecompressionBombError) as error:
+      return read(self._folder / name)
+    except Exception as error:  # whatever it is that a decoder raises on damaged bytes
       self._skip(name, error)
       return None
 
@@ -215,14 +246,19 @@ def batch(source, index: int, batch_size: int) -> np.ndarray:
   return np.stack([source.item(index * batch_size + j) for j in range(batch_size)])
 
 
-def stream(source, batch_size: int, start: int, stop: int, *, workers: int = 2, ahead: int = 4) -> Iterator[np.ndarray]:
-  """Yield batches `start` .. `stop` - 1 in order, prepared by `workers` threads, at most `ahead` of the reader."""
+def ahead(workers: int) -> int:
+  """Return how many batches are prepared ahead of the reader: work for all threads."""
+  return max(AHEAD, workers)
+
+
+def stream(source, batch_size: int, start: int, stop: int, *, workers: int = 2) -> Iterator[np.ndarray]:
+  """Yield batches `start` .. `stop` - 1 in order, prepared by `workers` threads, `ahead` of the reader at most."""
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     pending = collections.deque()
     try:
       for index in range(start, stop):
         pending.append(pool.submit(batch, source, index, batch_size))
-        if len(pending) > ahead:
+        if len(pending) > ahead(workers):
           yield pending.popleft().result()
       while pending:
         yield pending.popleft().result()

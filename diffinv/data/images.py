@@ -35,7 +35,10 @@ NAMES = {
 }
 FITS = ("none", "crop", "resize")
 # What Pillow raises on bytes that are not what their header says.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+DECODING_ERRORS = (
+  *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
+  *(struct.error, zlib.error),
+)
 
 
 def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
@@ -116,6 +119,17 @@ def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) 
     image = _converted(image, mode, path)
   pixels = from_uint8(np.asarray(image, np.uint8))
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
+
+
+def read_rgb(path: str | pathlib.Path) -> Image.Image:
+  """Read a picture of any kind that `read` converts, of 8 bits, as a Pillow image.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged, no image, or too large.
+  """
+  image = _decode(pathlib.Path(path))
+  return image if _kind(image) == NAMES["RGB"] else _converted(image, "RGB", pathlib.Path(path))
 
 
 def read_array(path: str | pathlib.Path, *, channels: int | None = None) -> np.ndarray:
