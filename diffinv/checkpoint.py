@@ -244,6 +244,12 @@ def conditional_apply(apply: Callable) -> Callable:
   return lambda params, x_t, t: apply(params["network"], x_t, t, params["label"])
 
 
+def is_shipped(name_or_folder: str | os.PathLike) -> bool:
+  """Tell whether a prior is analytic or of `checkpoints/`, and not one of the user's that may have the same name."""
+  name = os.fspath(name_or_folder)
+  return name in ANALYTIC or _find(name).resolve().parent in [root.resolve() for root in _roots()]
+
+
 def known_names() -> list[str]:
   """Return the names that `load_prior` takes besides folders."""
   found = {p.parent.name for root in _roots() for p in root.glob(f"*/{DESCRIPTION}")}
@@ -278,7 +284,7 @@ def _read_description(folder: Path) -> dict:
     description = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise FileNotFoundError(f"{path}: no such file; {folder} is not a prior, make one with `diffinv convert`") from None
-  except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f"{path}: expected JSON, got {e.__class__.__name__}; the file is truncated or damaged") from None
   if not isinstance(description, dict):
     raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")

@@ -32,7 +32,7 @@ def sliced_wasserstein(a: jax.Array, b: jax.Array, directions: jax.Array) -> jax
   """
   if a.shape != b.shape:
     raise ValueError(f"b: expected the shape {a.shape} of a, got {b.shape}; draw as many samples of each")
-  sorted_a, sorted_b = (jnp.sort(x @ directions, axis=0) for x in (a, b))
+  sorted_a, sorted_b = (jnp.sort(jnp.matmul(x, directions, precision="highest"), axis=0) for x in (a, b))
   return jnp.sqrt(jnp.mean((sorted_a - sorted_b) ** 2))
 
 

@@ -1,6 +1,7 @@
 """Results that are there in full or not at all: written under a temporary name, renamed at the end."""
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -47,7 +48,11 @@ def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator
     partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
     partial.chmod(0o777 & ~_umask())
     yield partial
-    check_place()
+    try:
+      check_place()
+    except OSError as error:  # somebody has put something there meanwhile: no reason to lose what is finished
+      kept, partial = partial, None
+      raise FileExistsError(f"{error}; what was to lie there is in {kept}") from None
     _replace(partial, path)
   except BaseException:
     if partial is not None:
@@ -138,6 +143,9 @@ def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without them say
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
   """Keep other processes from writing into a folder that is gone on with after stops; a stop frees it.
@@ -158,6 +166,9 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       raise FileExistsError(
         f"output: another process writes into {folder}; wait for it, or choose another --output"
       ) from None
+    except OSError as error:
+      if error.errno not in NO_LOCKS:  # not on this file system: nothing tells
+        raise
     try:
       yield
     finally:

@@ -95,7 +95,12 @@ class LPIPS:
   def _convolve(self, x, layer):
     padding = [(layer.padding, layer.padding)] * 2
     out = jax.lax.conv_general_dilated(
-      x, self.kernels[layer.index], (layer.stride, layer.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+      x,
+      self.kernels[layer.index],
+      (layer.stride, layer.stride),
+      padding,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      precision=jax.lax.Precision.HIGHEST,  # the same marks on every device
     )
     return out + self.biases[layer.index][None, None, None, :]
 

@@ -63,7 +63,7 @@ def read_plan(folder: str | pathlib.Path, kind: Kind = COMPARISON) -> dict[str, 
     plan = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise ValueError(f"{folder}: expected the folder of a {kind.noun}, got one without {PLAN}; name another") from None
-  except (NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+  except (NotADirectoryError, ValueError, RecursionError) as error:
     raise ValueError(f"{path}: expected JSON, got {error}; run the {kind.noun} again") from None
   if not isinstance(plan, dict) or plan.get("format") != kind.format:
     came = plan.get("format") if isinstance(plan, dict) else type(plan).__name__
@@ -85,7 +85,7 @@ def read_rows(folder: str | pathlib.Path) -> list[Row]:
   for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
     try:
       rows.append(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):
       raise ValueError(f"{path}: expected JSON in line {number}, got {line[:40]!r}; remove the line") from None
   return rows
 

@@ -463,6 +463,40 @@ def test_files_about_a_picture_of_any_name_can_be_written(name, wanted, tmp_path
   assert set(os.listdir(tmp_path / "out")) == {*(f"{wanted}{end}" for end in ENDS), "results.json"}
 
 
+def test_names_collide_where_files_about_pictures_would():
+  def collide(one, other):
+    short, long = sorted((one.casefold(), other.casefold()), key=len)
+    return short == long or (long.startswith(short) and common.DERIVED.match(long[len(short) :]) is not None)
+
+  parts = (
+    "a",
+    "A",
+    "b",
+    "a-mean",
+    "a-00",
+    "a-0",
+    "A-Mean",
+    "a-mean-00",
+    "a-denoising-x",
+    "a-truth-b",
+    "a-b",
+    "b-sheet",
+  )
+  for one in parts:
+    for other in parts:
+      taken = common.Names()
+      taken.add(one)
+      assert (other in taken) == collide(one, other), (one, other)
+
+
+def test_many_pictures_are_named_at_once():
+  """Each is compared with no other: forty thousand would take 800 million comparisons."""
+  names = common.Names()
+  for i in range(40000):
+    assert f"{i:05d}" not in names
+    names.add(f"{i:05d}")
+
+
 def test_names_that_become_alike_are_told_apart():
   paths = [pathlib.Path(os.fsdecode(name)) for name in (b"a\\b.png", b"a_b.png", b"A_b.png", b"\xe9.png", b"\xe8.png")]
   names = [case.name for case in common.name_cases(paths, [(16, 16, 3)] * 5, 0)]

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import sys
 
 import jax
@@ -138,6 +139,28 @@ def test_torch_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):
   (tmp_path / "a.pt").write_bytes(b"")
   error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
   assert 'pip install "diffinv[convert]"' in error
+
+
+def test_the_file_that_is_read_is_not_replaced(capsys, tmp_path):
+  (tmp_path / "prior.json").write_text("{}")
+  (tmp_path / "w.pt").write_bytes(b"weights")
+  line = ["convert", f"--input={tmp_path / 'w.pt'}", f"--output={tmp_path}", "--overwrite", "--image_size=32"]
+  assert main.execute(line) == 2
+  assert "w.pt lies in" in capsys.readouterr().err and (tmp_path / "w.pt").exists()
+
+
+@pytest.mark.parametrize(
+  "name, shape, message",
+  [
+    ("output_blocks.999999999.0.x", (1, 1), "expected decoder blocks 0 to"),
+    ("out.2.weight", (), "tensor 'out.2.weight': expected the weights of a layer, got the shape ()"),
+    ("time_embed.0.weight", (4, 0), "tensor 'time_embed.0.weight': expected the weights of a layer"),
+  ],
+)
+def test_names_and_shapes_of_nothing_are_errors(state_dict, name, shape, message):
+  shapes = {key: value.shape for key, value in state_dict.items()} | {name: shape}
+  with pytest.raises(ValueError, match=re.escape(message)):
+    guided_diffusion.infer_config(shapes, num_heads=1)
 
 
 def test_missing_file_is_named(capsys, tmp_path):

@@ -285,6 +285,20 @@ def test_what_is_no_image_is_an_error_that_names_it(tmp_path, name, content):
     images.read(tmp_path / name)
 
 
+def test_a_program_for_a_printer_is_not_run_whatever_its_name(tmp_path):
+  (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+  with pytest.raises(ValueError, match="a.png: expected an image, got a file that is none"):
+    images.read(tmp_path / "a.png")
+
+
+def test_an_array_that_promises_more_than_it_holds_is_an_error_that_names_it(tmp_path):
+  header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 3), }"
+  header += b" " * (-(len(header) + 11) % 64) + b"\n"
+  (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+  with pytest.raises(ValueError, match="a.npy: expected a .npy array of numbers, got a damaged or other file"):
+    images.read(tmp_path / "a.npy")
+
+
 def test_a_flipped_byte_in_a_png_is_an_error(tmp_path):
   path = save(tmp_path / "a.png", RGB)
   data = bytearray(path.read_bytes())
@@ -577,6 +591,13 @@ def test_files_keep_their_order_and_lists_are_split_at_commas(folder):
   b, c, comma = folder / "in" / "b.png", folder / "in" / "c.npy", folder / "a,b.png"
   assert images.collect([f"{c},{b}", str(comma)]) == [c, b, comma]
   assert images.collect([str(c), str(b), str(c)]) == [c, b, c]
+
+
+def test_a_list_may_be_longer_than_the_name_of_a_file(tmp_path):
+  paths = [tmp_path / f"{i:03d}-{'x' * 40}.png" for i in range(120)]
+  for path in paths:
+    path.touch()
+  assert images.collect([",".join(map(str, paths))]) == paths
 
 
 def test_a_named_file_needs_no_known_ending(folder):

@@ -109,7 +109,15 @@ def test_a_folder_made_meanwhile_by_another_is_kept(tmp_path):
       (partial / output.RESULTS).write_text("new")
       (tmp_path / "run").mkdir()
       (tmp_path / "run" / "theirs").write_text("theirs")
-  assert tree(tmp_path) == {"run/theirs": "theirs"} and names(tmp_path) == ["run"]
+  assert tree(tmp_path / "run") == {"theirs": "theirs"}
+
+
+def test_what_is_finished_is_kept_where_its_place_was_taken(tmp_path):
+  with pytest.raises(FileExistsError, match="the folder .*out exists; .*; what was to lie there is in .*out.partial-"):
+    with output.folder(tmp_path / "out") as partial:
+      (partial / "a.txt").write_text("hours of work")
+      (tmp_path / "out").mkdir()
+  assert [path.read_text() for path in tmp_path.glob("out.partial-*/a.txt")] == ["hours of work"]
 
 
 def test_the_old_folder_comes_back_when_the_rename_fails(tmp_path, monkeypatch):
@@ -260,6 +268,20 @@ def test_a_folder_is_cleared_and_stays_locked(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [output.LOCK]
     with pytest.raises(FileExistsError, match="another process writes"), output.locked(tmp_path):
       pass
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+  import fcntl
+
+  def refuse(code):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(fcntl, "flock", lambda *_: refuse(errno.ENOLCK))
+  with output.locked(tmp_path):
+    pass
+  monkeypatch.setattr(fcntl, "flock", lambda *_: refuse(errno.EIO))
+  with pytest.raises(OSError, match=os.strerror(errno.EIO)), output.locked(tmp_path):
+    pass
 
 
 def test_usage_turns_a_value_error_into_wrong_usage_and_nothing_else():

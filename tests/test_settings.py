@@ -190,3 +190,9 @@ def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path, bad):
 def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="a.json"):
     settings.read_settings(tmp_path / "a.json")
+
+
+def test_a_file_nested_too_deeply_is_an_error_that_names_it(tmp_path):
+  (tmp_path / "s.json").write_text("[" * 100000)
+  with pytest.raises(ValueError, match="expected JSON in .*s.json"):
+    settings.read_settings(tmp_path / "s.json")

@@ -85,7 +85,7 @@ def begun(tmp_path):
 
 
 def picture(path, colour=0):
-  path.parent.mkdir(exist_ok=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(np.full((20, 20, 3), colour, np.uint8)).save(path)
 
 
@@ -125,6 +125,15 @@ def test_images_and_run_lie_apart(begun, tmp_path, capsys, data):
   for flags in ((), ("--restart",)):
     assert "expected a place apart from --data" in fails(capsys, tmp_path / "p", f"--data={tmp_path / data}", *flags)
   assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("data", ("p", "p/pictures"))
+def test_images_do_not_lie_in_what_is_replaced(tmp_path, capsys, data):
+  picture(tmp_path / data / "a.png")
+  (tmp_path / "p" / "prior.json").write_text("{}")
+  before = files_of(tmp_path)
+  said = fails(capsys, tmp_path / "p", f"--data={tmp_path / data}", "--overwrite")
+  assert "which --overwrite would remove" in said and files_of(tmp_path) == before
 
 
 # Weights to start from

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+import diffinv
 from diffinv import antithetic, errors, methods, noise, operators, output, settings, summary
 from diffinv.batch import AXIS
-from diffinv.checkpoint import DESCRIPTION, load_prior
+from diffinv.checkpoint import ANALYTIC, DESCRIPTION, is_shipped, load_description, load_prior
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
@@ -63,7 +64,8 @@ def define_run_flags(values: flags.FlagValues, *, steps: str | None = None) -> N
     "dtype",
     None,
     list(unet.DTYPES),
-    "Precision of the network's products; all else is float32. Not set: float32.",
+    "Precision of the network's products; all else is float32. Not set: float32, whose products JAX rounds on a GPU or "
+    "TPU unless the environment has JAX_DEFAULT_MATMUL_PRECISION=highest.",
     flag_values=values,
   )
   flags.DEFINE_boolean(
@@ -127,7 +129,10 @@ def define_problem_flags(values: flags.FlagValues, *, set_help: str) -> None:
     "rate", 1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", lower_bound=1e-6, flag_values=values
   )
   flags.DEFINE_string(
-    "settings", None, "JSON file of hyper-parameters per method and task. Not set: the prior's.", flag_values=values
+    "settings",
+    None,
+    "JSON file of hyper-parameters per method and task. Not set: those that ship for the prior, or the literature's.",
+    flag_values=values,
   )
   flags.DEFINE_multi_string("set", [], set_help + " Repeatable.", flag_values=values)
 
@@ -222,9 +227,10 @@ def check_apart(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> None
     UsageError: a picture, or a file or the prior that a flag names, lies in the output folder.
   """
   folder = pathlib.Path(values.output).resolve()
-  files = [getattr(values, flag) for flag in FILE_FLAGS if flag in values]
-  prior = pathlib.Path(values.prior).expanduser() / DESCRIPTION  # which a prior's name is not the folder of
-  for path in [*paths, *(pathlib.Path(file) for file in files if file), *([prior] if prior.exists() else [])]:
+  files = [pathlib.Path(getattr(values, flag)) for flag in FILE_FLAGS if flag in values and getattr(values, flag)]
+  # The name of a prior is not the folder of one.
+  priors = [pathlib.Path(values.prior).expanduser() / DESCRIPTION] if "prior" in values else []
+  for path in [*paths, *files, *(path for path in priors if path.exists())]:
     if folder in path.resolve().parents:
       raise errors.UsageError(f"--output: {path} lies in {values.output}, which would be replaced; choose another")
 
@@ -238,7 +244,13 @@ def prepare(values: flags.FlagValues) -> AnyPrior:
   split_cpu(values.devices)
   if values.compilation_cache and CACHE_VARIABLE not in os.environ:
     _keep_compiled(os.path.expanduser(values.compilation_cache), asked=bool(values["compilation_cache"].present))
-  return load_prior(values.prior, **given_options(values))
+  prior = load_prior(values.prior, **given_options(values))
+  if "settings" in values and values.settings is None and _name_of_settings(values.prior) == settings.LITERATURE:
+    print(
+      f"note: {values.prior} gets the settings of the literature, for the FFHQ network; diffinv tune finds its own",
+      file=sys.stderr,
+    )
+  return prior
 
 
 def given_options(values: flags.FlagValues) -> dict[str, Any]:
@@ -322,7 +334,12 @@ def read_settings(values: flags.FlagValues) -> dict[str, Any]:
   """Return the table of hyper-parameters: of --settings, or those of the prior."""
   if values.settings is not None:
     return settings.read_settings(values.settings)
-  return settings.load_settings(pathlib.PurePath(values.prior).name)
+  return settings.load_settings(_name_of_settings(values.prior))
+
+
+def _name_of_settings(prior: str) -> str:
+  name = pathlib.PurePath(prior).name
+  return name if is_shipped(prior) and settings.has_own(name) else settings.LITERATURE
 
 
 def assignments(texts: Sequence[str]) -> dict[str, str]:
@@ -443,11 +460,11 @@ def name_cases(paths: Sequence[pathlib.Path], shapes: Sequence[tuple], seed: int
 
   A name is the file's without its ending, with what JSON or another system does not take replaced, and not too long.
   """
-  root, taken, cases = jax.random.key(seed), set(), []
+  root, taken, cases = jax.random.key(seed), Names(), []
   for number, (path, shape) in enumerate(zip(paths, shapes)):
     stem = _tame(path.stem)
     tries = (stem if i == 1 else f"{stem}_{i}" for i in itertools.count(1))
-    name = next(name for name in tries if not any(_collide(name, other) for other in taken))
+    name = next(name for name in tries if name not in taken)
     taken.add(name)
     cases.append(Case(name, path, shape, jax.random.fold_in(root, number)))
   return cases
@@ -459,10 +476,29 @@ def _tame(stem: str) -> str:
   return name.encode()[:NAME_BYTES].decode(errors="ignore")  # a letter that is cut goes
 
 
-def _collide(one: str, other: str) -> bool:
-  """Tell whether files of two pictures may have one name: some file systems do not tell "A.png" from "a.png"."""
-  short, long = sorted((one.casefold(), other.casefold()), key=len)
-  return short == long or (long.startswith(short) and DERIVED.match(long[len(short) :]) is not None)
+class Names:
+  """Names of pictures; another one is "in" them if it may give files the same names.
+
+  Files about the picture "a" may be called "a-mean", as the picture "a-mean" is; and some file systems do not tell
+  "A.png" from "a.png".
+  """
+
+  def __init__(self):
+    self._whole, self._begun = set(), set()  # the names, and what they may be derived from
+
+  def add(self, name: str) -> None:
+    """Take a name."""
+    self._whole.add(name.casefold())
+    self._begun.update(self._origins(name))
+
+  def __contains__(self, name: str) -> bool:
+    plain = name.casefold()
+    return plain in self._whole or plain in self._begun or not self._whole.isdisjoint(self._origins(name))
+
+  @staticmethod
+  def _origins(name):
+    plain = name.casefold()
+    return [plain[:i] for i, letter in enumerate(plain) if letter == "-" and DERIVED.match(plain[i:])]
 
 
 def case_keys(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -652,13 +688,19 @@ def describe_noise(model: Any) -> dict[str, Any]:
 def provenance(values: flags.FlagValues, command: str) -> dict[str, Any]:
   """Return what made a result: flags, seed, versions, device."""
   device = jax.devices()[0]
-  packages = ("diffinv", "jax", "jaxlib", "flax", "numpy", "pillow")
+  packages = ("jax", "jaxlib", "flax", "numpy", "pillow")
+  versions = {"python": platform.python_version(), "diffinv": diffinv.__version__}
   return {
     "command": command,
     "settings": {flag: values[flag].value for flag in values if not flag.startswith("?")},
     "seed": values.seed,
-    "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-    "device": {"platform": device.platform, "kind": device.device_kind, "used": values.devices or 1},
+    "versions": {**versions, **{name: metadata.version(name) for name in packages}},
+    "device": {
+      "platform": device.platform,
+      "kind": device.device_kind,
+      "used": values.devices or 1,
+      "matmul_precision": jax.config.jax_default_matmul_precision,
+    },
   }
 
 
@@ -673,7 +715,8 @@ def identity(values: flags.FlagValues, prior: AnyPrior, cases: Sequence[Case], t
     }
     for case, truth in zip(cases, truths)
   ]
-  prior_entry = {"name": values.prior, "sha256": fingerprint(prior)}
+  network = None if values.prior in ANALYTIC else dataclasses.asdict(load_description(values.prior)[1])
+  prior_entry = {"name": values.prior, "sha256": fingerprint(prior), "network": network}
   return {"prior": prior_entry, "data": ", ".join(values.data), "images": about}
 
 

@@ -88,6 +88,8 @@ def _read_safetensors(path):
     return load_file(path)
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)})") from None
+  except (AttributeError, TypeError) as error:  # of a type that NumPy does not have
+    raise ValueError(f"{path}: expected tensors of NumPy's types, got others ({errors.brief(error)})") from None
 
 
 def _read_torch(path):
@@ -118,7 +120,10 @@ def _read_torch(path):
         f"{path}: expected a bare state_dict, a table of tensors, got one with {name!r} of type "
         f"{type(value).__name__}; save the network's state_dict alone"
       )
-  return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
+  try:
+    return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
+  except (TypeError, RuntimeError) as error:  # sparse, quantised, or of a type that NumPy does not have
+    raise ValueError(f"{path}: expected dense tensors of NumPy's types, got others ({errors.brief(error)})") from None
 
 
 def _is_pickle(path):
@@ -167,6 +172,7 @@ def main(argv: list[str]) -> None:
   image_size = _image_size()
   checkpoint.check_free(FLAGS.output, overwrite=FLAGS.overwrite)
   path = pathlib.Path(FLAGS.input)
+  common.check_apart(FLAGS, [path])
   state_dict = read_state_dict(path)
   try:
     config = guided_diffusion.identify(

@@ -52,6 +52,9 @@ def build_sampler(prior: AnyPrior) -> Method:
   return SAMPLERS[FLAGS.sampler](shape)
 
 
+GRID_PICTURES = 256  # of the first so many pictures; more is nothing to look at
+
+
 def main(argv: list[str]) -> None:
   """Draw, write, report."""
   del argv
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> None:
     files = [f"{i:0{digits}d}.png" for i in range(len(pictures))]
     for file, picture in zip(files, pictures):
       images.write(folder / file, picture)
-    images.write_pillow(folder / "grid.png", sheet.grid(pictures))
+    images.write_pillow(folder / "grid.png", sheet.grid(pictures[:GRID_PICTURES]))
     results = {
       **common.provenance(FLAGS, "sample"),
       "method": common.describe(method),

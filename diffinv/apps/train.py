@@ -516,9 +516,13 @@ def check_place(s: dict[str, Any]) -> None:
     UsageError: it lies in the folder of --data, or that in it.
     FileExistsError: it holds something else, which --restart would remove.
   """
-  folder = training_folder(s)
+  folder, prior = training_folder(s), pathlib.Path(s["output"]).resolve()
   if s["data"] not in held_out_data.SETS:
     data = pathlib.Path(s["data"]).resolve()
+    if data == prior or prior in data.parents:
+      raise errors.UsageError(
+        f"output: expected a place apart from --data={s['data']}, which --overwrite would remove; choose another"
+      )
     if data == folder or folder in data.parents or data in folder.parents:
       raise errors.UsageError(
         f"output: expected a place apart from --data={s['data']}, as samples of the run go into {folder}; choose "

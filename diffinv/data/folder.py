@@ -76,7 +76,7 @@ def split(
 
 def upright_size(path: pathlib.Path) -> tuple[int, int]:
   """Return width and height of a picture as it is to be seen, of which nothing but the header is read."""
-  with Image.open(path) as image:
+  with images.open_image(path) as image:
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNS
     return image.size[::-1] if turned else image.size
 
@@ -91,7 +91,7 @@ def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
   Raises:
     ValueError, OSError: it is damaged, of a kind that is no picture, or too large.
   """
-  with Image.open(path) as image:
+  with images.open_image(path) as image:
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
       if scale < 1.0:
         # Before the size is looked at: the rest is never in memory.

@@ -8,6 +8,7 @@ Arrays come as `.npy` as well: float, [h, w, c], [-1, 1]; objects are refused.
 """
 
 import math
+import os
 import pathlib
 import struct
 import warnings
@@ -33,6 +34,8 @@ NAMES = {
   "RGBA": "RGB with alpha",
   "F": "32-bit float grayscale",
 }
+# What Pillow may take a file for, whatever its name is: formats of pictures alone. EPS would be run by Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
 FITS = ("none", "crop", "resize")
 # What Pillow raises on bytes that are not what their header says.
 DECODING_ERRORS = (
@@ -76,7 +79,8 @@ def _split(paths: Sequence[str]) -> list[pathlib.Path]:
   """Split lists at commas, except where the whole is a file: names may hold commas."""
   parts = []
   for path in paths:
-    parts += [path] if path and pathlib.Path(path).exists() else [part for part in path.split(",") if part]
+    # Not pathlib's: it raises where a list is longer than a name may be.
+    parts += [path] if path and os.path.exists(path) else [part for part in path.split(",") if part]
   return [pathlib.Path(part) for part in parts]
 
 
@@ -96,7 +100,7 @@ def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) 
   """Read an image.
 
   Args:
-    path: a file of any format that Pillow reads, or `.npy`.
+    path: a file of one of FORMATS, or `.npy`.
     mode: "RGB" or "L" (grayscale): what the file must hold.
     convert: take other modes too: alpha is laid over white, palettes are looked up, 16 bits become 8, gray becomes
       RGB and RGB becomes luminance, and of an animation the first frame is taken.
@@ -156,7 +160,9 @@ def read_array(path: str | pathlib.Path, *, channels: int | None = None) -> np.n
 def _load_npy(path: str | pathlib.Path) -> np.ndarray:
   path = _require_file(path)
   try:
-    array = np.load(path, allow_pickle=False)
+    # Mapped first: a damaged header may promise more than there is, and more than there is memory for.
+    array = np.load(path, allow_pickle=False, mmap_mode="r")
+    array = np.array(array) if isinstance(array, np.ndarray) else array
   except PermissionError:
     raise
   except DECODING_ERRORS as error:
@@ -203,10 +209,15 @@ def read_written(path: str | pathlib.Path) -> Image.Image:
   return image if image.mode == "RGB" else image.convert("RGB")  # without a copy: a strip may take gigabytes
 
 
+def open_image(path: pathlib.Path) -> Image.Image:
+  """Open a picture of one of FORMATS, of which nothing is decoded yet."""
+  return Image.open(path, formats=FORMATS)
+
+
 def _decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
   """Open and decode the whole file, so that damage shows here, and turn it upright; see `read_written`."""
   # The opener of one format does without Pillow's own limit, which is about that of photographs.
-  opened, most = (PngImagePlugin.PngImageFile, MAX_STRIP_PIXELS) if written else (Image.open, MAX_PIXELS)
+  opened, most = (PngImagePlugin.PngImageFile, MAX_STRIP_PIXELS) if written else (open_image, MAX_PIXELS)
   _require_file(path)
   with warnings.catch_warnings():
     warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -98,12 +98,17 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], **choices: Any) -> UNetC
       raise ValueError(
         f"tensor {name!r}: expected in a guided-diffusion UNet, the file has none; give a bare state_dict of one"
       )
-    return tuple(shapes[name])
+    found = tuple(shapes[name])
+    if len(found) < 2 or 0 in found:
+      raise ValueError(f"tensor {name!r}: expected the weights of a layer, got the shape {found}")
+    return found
 
   out_channels = shape("out.2.weight")[0]
   model_channels = shape("time_embed.0.weight")[1]
-  count = 1 + max((int(m[1]) for m in (re.match(r"output_blocks\.(\d+)\.", name) for name in shapes) if m), default=-1)
-  blocks = [f"output_blocks.{i}" for i in range(count)]
+  numbers = {m[1] for m in (re.match(r"output_blocks\.(\d+)\.", name) for name in shapes) if m}
+  count, blocks = len(numbers), [f"output_blocks.{i}" for i in range(len(numbers))]
+  if numbers != {str(i) for i in range(count)}:
+    raise ValueError(f"state_dict: expected decoder blocks 0 to {count - 1}, got {', '.join(sorted(numbers)[:20])}")
   # Only the decoder says where the levels are: resampling blocks of the encoder look like any other.
   ups = [any(f"{b}.{j}.{k}.weight" in shapes for j in (1, 2) for k in ("conv", "in_layers.2")) for b in blocks]
   levels = sum(ups) + 1

@@ -23,10 +23,14 @@ AT = "@"
 ABOUT = "about"  # how a file came about; no method
 
 
+def has_own(prior_name: str) -> bool:
+  """Tell whether settings ship for the prior of that name."""
+  return (FOLDER / f"{prior_name}.json").is_file()
+
+
 def load_settings(prior_name: str) -> dict[str, Any]:
   """Return the settings shipped for the prior of that name, or the literature's."""
-  path = FOLDER / f"{prior_name}.json"
-  return read_settings(path if path.is_file() else FOLDER / f"{LITERATURE}.json")
+  return read_settings(FOLDER / f"{prior_name if has_own(prior_name) else LITERATURE}.json")
 
 
 def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
   """
   try:
     settings = json.loads(pathlib.Path(path).read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"settings: expected JSON in {path}, got {error}; see diffinv/settings/literature.json") from None
   if isinstance(settings, dict):
     settings.pop(ABOUT, None)
