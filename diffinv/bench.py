@@ -84,10 +84,16 @@ def restore(
   return Restored(list(got), min(clock[0], elapsed), seconds, camera.films(), camera.step_bytes)
 
 
+DIVERGED = 100.0  # of pictures on [-1, 1]: no restoration, however bad
+
+
 def failure(samples: np.ndarray) -> str | None:
-  """Say how many chains of one image, `[samples, h, w, c]`, left the finite numbers; None where none did."""
+  """Say how many chains of one image, `[samples, h, w, c]`, left the numbers that are pictures; None where none did."""
+  unbounded = int(np.sum(~np.all(np.abs(samples) < DIVERGED, axis=(1, 2, 3))))  # of NaN, too
   lost = int(np.sum(~np.all(np.isfinite(samples), axis=(1, 2, 3))))
-  return f"NaN or infinity in {lost} of {len(samples)} chains; its steps are too large, lower them" if lost else None
+  what = "NaN or infinity" if lost else f"values beyond {DIVERGED:g}"
+  count = lost or unbounded
+  return f"{what} in {count} of {len(samples)} chains; its steps are too large, lower them" if count else None
 
 
 def require_finite(name: str, images: Sequence[np.ndarray]) -> None:

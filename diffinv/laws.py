@@ -13,6 +13,7 @@ Levels are told by alpha_bar = alpha^2 of `now` and `nxt`, descending in time: `
 (p, abar, prev, ...) -> Affine; a chain is the list of its steps.
 """
 
+import functools
 from typing import Callable, NamedTuple, Sequence
 
 import jax
@@ -46,6 +47,9 @@ class Affine(NamedTuple):
   L: np.ndarray  # [d, d]
 
 
+_product = functools.partial(jnp.matmul, precision="highest")  # on any device
+
+
 @pytree
 class Dense(LinearOperator):
   """y = A x for an image of shape `[d]` by a matrix, with everything in closed form; build it with `dense`."""
@@ -56,14 +60,20 @@ class Dense(LinearOperator):
   v: jax.Array = None  # [d, r], right singular vectors
 
   def __call__(self, x):
-    return self.matrix @ x
+    return _product(self.matrix, x)
 
   def solve(self, v, gamma):
-    coords = self.u.T @ v
-    return (v + self.u @ (coords * (gamma / (self.values**2 + gamma) - 1.0))) / gamma
+    coords = _product(self.u.T, v)
+    if self.u.shape[0] == self.u.shape[1]:
+      return _product(self.u, coords / (self.values**2 + gamma))
+    return (v + _product(self.u, coords * (gamma / (self.values**2 + gamma) - 1.0))) / gamma
+
+  def ridge(self, y, gamma):  # directly: of a small gamma, `solve` is the difference of large numbers
+    return _product(self.v, self.values / (self.values**2 + gamma) * _product(self.u.T, y))
 
   def spectral(self):
-    return Spectral(self.values, lambda x: self.v.T @ x, lambda coords: self.v @ coords, lambda y: self.u.T @ y)
+    onto = lambda matrix: functools.partial(_product, matrix)
+    return Spectral(self.values, onto(self.v.T), onto(self.v), onto(self.u.T))
 
 
 def dense(matrix: np.ndarray) -> Dense:

@@ -1,4 +1,4 @@
-"""Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`. All on the [-1, 1] scale of the images.
+"""Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`, in the units of what is measured.
 
 Methods that descend towards the data use `misfit`, which is the log-likelihood in units of squared residuals:
 -2 sigma^2 (log p(y | clean) - log p(y | y)), sigma^2 one mean variance, so that Gaussian noise gives (y - clean)^2 and
@@ -80,7 +80,8 @@ class Poisson:
     logs = jnp.log(jnp.maximum(count, MIN_PHOTONS)) - jnp.log(lit)  # a count of 0 has weight 0
     deviance = 2.0 * (lit - count + count * logs)
     parabola = ((predicted - count) ** 2 - (floor - count) ** 2) / floor
-    return mean_variance * (deviance + jnp.where(dark, parabola, 0.0))
+    least = jnp.where(count < MIN_PHOTONS, MIN_PHOTONS, 0.0)  # where a count of 0 has its minimum, on the parabola
+    return mean_variance * (deviance + jnp.where(dark, parabola, 0.0) - least)
 
   def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return the variance at the predicted count, at least that of `misfit`'s lambda0, the shape of `y`."""

@@ -72,7 +72,7 @@ class Problem:
   def mean_variance(self) -> jax.Array:
     """Return the mean of sigma_y^2 over the observed values, []: one number for all; 0 without noise."""
     observed = self.operator.observed(self.y)
-    return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.sum(observed)
+    return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.maximum(jnp.sum(observed), 1.0)
 
   def stiffness(self, kind: str = "likelihood") -> jax.Array | float:
     """Return how many times steeper than of Gaussian noise the misfit rises at most from its minimum, [], at least 1.
@@ -105,13 +105,17 @@ def simulate(key: jax.Array, operator: Operator, noise: Any, x0: jax.Array) -> P
     x0: the truth, `operator.in_shape`, [-1, 1].
 
   Raises:
-    ValueError: the image is not of the operator's shape.
+    ValueError: the image is not of the operator's shape, or what the operator measures of it is complex.
   """
   if jnp.shape(x0) != tuple(operator.in_shape):
     raise ValueError(
       f"x0: expected one image of shape {operator.in_shape} as the operator, got {jnp.shape(x0)}; resize it or use vmap"
     )
   clean = operator(x0)
+  if jnp.iscomplexobj(clean):  # adjoints and norms are those of real numbers
+    raise ValueError(
+      f"operator: expected real measurements, got {clean.dtype}; return real and imaginary parts as two numbers"
+    )
   return Problem(operator, noise, operator.observed(clean) * noise.sample(key, clean))
 
 

@@ -190,7 +190,10 @@ def vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> Level:
 
 
 def ve_grid(sigmas: np.ndarray) -> Level:
-  """Return the variance-exploding levels x_t = x0 + sigma eps at descending `sigmas`, then the clean image."""
+  """Return the variance-exploding levels x_t = x0 + sigma eps at descending `sigmas`, then the clean image.
+
+  For `ScoreALD`'s Langevin chain, which takes no reverse step: those are for levels that keep the variance.
+  """
   sigmas = np.asarray(sigmas, np.float64)
   return Level(
     t=np.append(np.arange(len(sigmas))[::-1].astype(np.float64), 0.0),

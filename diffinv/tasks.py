@@ -2,7 +2,8 @@
 
 Sizes are those of Chung et al. (DPS, ICLR 2023, arXiv 2209.14687, App. D) at 256x256 and scale with the image where
 the task itself does (the box, its margin); kernels keep their size in pixels. sigma_y is on [-1, 1], or in k-space, the
-spectrum and the coefficients of an orthonormal transform of such images, on each real number.
+spectrum and the coefficients of an orthonormal transform of such images, on each real number; of `phase_retrieval_01`
+it is in the spectrum of images on [0, 1].
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class Task:
   title: str  # for tables and sheets
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels
   citation: str  # where the setting is from
-  sigma: float = SIGMA_Y  # default noise, standard deviation on [-1, 1]
+  sigma: float = SIGMA_Y  # default noise, standard deviation in the units of the measurement
 
 
 def _box(key: jax.Array, shape: Shape) -> Operator:

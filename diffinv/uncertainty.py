@@ -188,7 +188,7 @@ def crps(samples: jax.Array, truth: jax.Array) -> jax.Array:
   ordered = jnp.sort(samples - truth[None], axis=0)  # of the size of the error: sums of the values would lose digits
   # sum_ij |x_i - x_j| = 2 sum_i (2 i - K - 1) x_(i)
   weights = jnp.arange(1 - count, count, 2, dtype=samples.dtype) / (count * (count - 1))
-  return jnp.mean(jnp.abs(ordered), axis=0) - jnp.tensordot(weights, ordered, 1)
+  return jnp.mean(jnp.abs(ordered), axis=0) - jnp.tensordot(weights, ordered, 1, precision="highest")
 
 
 def gaussian_crps(mean: jax.Array, std: jax.Array, truth: jax.Array) -> jax.Array:

@@ -101,6 +101,13 @@ def test_chains_are_counted_that_left_the_numbers():
   bench.require_finite("dps", [samples[:1], samples[2:]])
 
 
+def test_a_chain_that_is_no_picture_any_more_has_failed():
+  samples = np.zeros((3, 2, 2, 1))
+  assert bench.failure(samples) is None
+  samples[1, 0, 0, 0] = -6e14
+  assert bench.failure(samples) == "values beyond 100 in 1 of 3 chains; its steps are too large, lower them"
+
+
 def test_marks_are_those_of_the_metrics(measured, truths):
   samples = np.stack([truths[0] + 0.1, truths[0] - 0.3])
   got = bench.marks(measured[0], samples, truths[0])

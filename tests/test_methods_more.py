@@ -26,7 +26,7 @@ from diffinv.methods.mmps import MMPS
 from diffinv.methods.pigdm import PiGDM
 from diffinv.methods.red_diff import REDDiff
 from diffinv.methods.tmpd import TMPD
-from diffinv.operators.base import LinearOperator
+from diffinv.operators.base import LinearOperator, conjugate_gradients
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, Schedule
 
@@ -614,3 +614,27 @@ def test_daps_looks_at_its_chain_at_the_time_of_the_noise():
   want = schedules.level_at(prior.schedule, level.sigma / level.alpha).t
   assert abs(float(level.t) - float(want)) > 1.0  # what interpolation on the grid would give
   np.testing.assert_allclose(times, [float(want)], rtol=1e-6)
+
+
+def test_a_solve_ends_before_a_direction_that_leads_away():
+  """Of the matrix diag(2, 1, -1): the third value alone has no step; with the first two it ends where these led."""
+  matrix = jnp.diag(jnp.asarray([2.0, 1.0, -1.0]))
+  solve = lambda b: np.asarray(conjugate_gradients(lambda v: matrix @ v, jnp.asarray(b), 3))
+  np.testing.assert_array_equal(solve([0.0, 0.0, 1.0]), 0.0)
+  np.testing.assert_allclose(solve([1.0, 1.0, 0.0]), [0.5, 1.0, 0.0], atol=1e-6)
+  found = solve([1.0, 1.0, 0.5])
+  assert np.all(np.isfinite(found)) and 0 < np.linalg.norm(found) < 3
+
+
+@pytest.mark.parametrize("levels", [{"sigma_min": 5.0, "sigma_max": 5.0}, {"ode_end": 0.5, "sigma_min": 0.1}])
+def test_daps_levels_fall(levels):
+  with pytest.raises(ValueError, match="daps: expected ode_end <= sigma_min < sigma_max, got"):
+    methods.check(DAPS(**levels), operators.identity((4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+  "method", [MMPS(iterations=0), JFPS(iterations=0), DAPS(ode_steps=0), SDEdit(repeats=0), ScoreALD(steps_per_level=0)]
+)
+def test_nothing_is_done_no_times(method):
+  with pytest.raises(ValueError, match=f"{method.name}: expected .* to be at least 1, got 0"):
+    methods.check(method, operators.identity((4, 4, 1)))

@@ -70,6 +70,15 @@ def test_poisson_misfit_is_the_log_likelihood_in_units_of_squares(make):
     np.testing.assert_allclose(jnp.sum(gradients[0] * direction), scale * slope, rtol=1e-6)
 
 
+@pytest.mark.parametrize("photons", (0, 1, 3, 40))
+def test_poisson_misfit_is_nothing_at_its_minimum(photons):
+  light = lambda count: jnp.float32(2.0 * count / 255.0 - 1.0)
+  predicted = jnp.linspace(-5.0, 80.0, 8501)
+  found = jax.vmap(lambda p: noise.Poisson(1.0).misfit(light(photons), light(p), jnp.float32(1.0)))(predicted)
+  assert float(predicted[jnp.argmin(found)]) == pytest.approx(photons, abs=0.05)
+  assert abs(float(found.min())) < 1e-4
+
+
 def test_poisson_misfit_is_near_the_squares_at_the_truth():
   problem = measured()
   np.testing.assert_allclose(problem.misfit(image(0)), problem.misfit(image(0), "squares"), rtol=0.15)

@@ -10,7 +10,9 @@ import pytest
 from test_operators import LINEAR, build, dense
 
 from diffinv import exact, noise, operators, priors
+from diffinv.operators.pixels import Inpainting
 from diffinv.problems import Problem, simulate, stack
+from diffinv.pytree import pytree
 
 KEY = jax.random.key(1)
 SHAPE = (16, 12, 3)
@@ -60,6 +62,22 @@ def test_residual_is_y_minus_the_measurement():
   operator = OPERATORS["super_resolution"](SHAPE)
   problem = simulate(KEY, operator, NOISES["gaussian"], image())
   np.testing.assert_array_equal(problem.residual(image(1)), problem.y - operator(image(1)))
+
+
+def test_simulate_refuses_complex_measurements():
+  @pytree
+  class Spectrum(operators.Operator):
+    def __call__(self, x):
+      return jnp.fft.fft2(x, axes=(0, 1))
+
+  with pytest.raises(ValueError, match="operator: expected real measurements, got complex64; return real and"):
+    simulate(jax.random.key(0), Spectrum((4, 4, 1)), noise.NoNoise(), jnp.zeros((4, 4, 1)))
+
+
+def test_nothing_observed_has_no_variance():
+  operator = Inpainting((4, 4, 1), jnp.zeros((4, 4, 1)))
+  problem = Problem(operator, noise.Gaussian(0.1), jnp.zeros((4, 4, 1)))
+  assert float(problem.mean_variance()) == 0.0
 
 
 def test_simulate_refuses_a_batch_and_other_shapes():

@@ -121,7 +121,8 @@ def define_problem_flags(values: flags.FlagValues, *, set_help: str) -> None:
   flags.DEFINE_float(
     "sigma",
     None,
-    "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1). Not set: the task's.",
+    "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1, but for the task "
+    "phase_retrieval_01, whose pictures are on [0, 1]). Not set: the task's.",
     lower_bound=0.0,
     flag_values=values,
   )

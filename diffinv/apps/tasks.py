@@ -2,8 +2,8 @@
 
 usage: diffinv tasks
 
-Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures; --sigma of the other
-commands changes it.
+Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures ([0, 1] for
+phase_retrieval_01); --sigma of the other commands changes it.
 """
 
 import jax

@@ -119,8 +119,8 @@ COLUMNS = {
   "mixture": (
     *NAMED,
     ("W1", several("w1", "6.2f")),
-    ("published", several("published", "5.2f")),
-    ("1.96 s.e.", several("published_error", ".2f")),
+    ("reference", several("reference", "5.2f")),
+    ("1.96 s.e.", several("reference_error", ".2f")),
     ("verdict", verdict),
   ),
 }

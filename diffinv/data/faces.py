@@ -8,7 +8,8 @@ spans |x| < R, R² = W² cos²θ + D² sin²θ, and the ray through x meets it i
 which gives every pixel its azimuth φ and place (a, v) on the skin. Features are drawn there, so they foreshorten,
 slide with parallax and vanish behind the head by themselves. Nose, lips, sockets and cheeks are a relief on the same
 coordinates; its gradient tilts the normal, and one light shades everything. Hair and hats are larger stacks about the
-same axis. Edges are covered by signed distances (`diffinv.data.sdf`), so a picture has no pixel noise at any size.
+same axis. Edges are covered by signed distances (`diffinv.data.sdf`). Textures are not filtered: wrinkles, freckles and
+strands are as fine as a pixel at 64 pixels, and coarser than one from 128 on; and the corners of eyes have a hard edge.
 
 Lengths are in head half-heights: the chin is at v = -1, the eyes near 0, the crown at 1; x grows to the right of the
 picture, y up, z towards the viewer. Colours are display values in [0, 1]; a light of irradiance E turns a colour c

@@ -56,7 +56,7 @@ class Range(NamedTuple):
     return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
-POSITIVE, NOT_NEGATIVE, PART = Range(0, above=True), Range(0), Range(0, 1)
+POSITIVE, NOT_NEGATIVE, PART, COUNT = Range(0, above=True), Range(0), Range(0, 1), Range(1)
 
 
 class Method(Protocol):

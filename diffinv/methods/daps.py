@@ -56,7 +56,10 @@ class DAPS(base.Chain):
 
   name, title = "daps", "DAPS"
   citation = "Zhang et al., CVPR 2025, arXiv 2407.01521"
-  ranges = {name: base.POSITIVE for name in ("tau", "step_size", "last_step", "sigma_max", "sigma_min", "ode_end")}
+  ranges = {
+    **{name: base.POSITIVE for name in ("tau", "step_size", "last_step", "sigma_max", "sigma_min", "ode_end")},
+    **{name: base.COUNT for name in ("ode_steps", "langevin_steps")},
+  }
 
   def levels(self, grid):
     """Return as many levels as the grid has, at this method's own noises, then the clean image."""
@@ -71,6 +74,11 @@ class DAPS(base.Chain):
     return base.Cost(self.ode_steps * (num_levels - 1), 0)
 
   def check(self, operator):
+    if not self.ode_end <= self.sigma_min < self.sigma_max:
+      raise ValueError(
+        f"daps: expected ode_end <= sigma_min < sigma_max, got {float(self.ode_end):g}, {float(self.sigma_min):g} and "
+        f"{float(self.sigma_max):g}"
+      )
     if not isinstance(operator, LinearOperator):
       return
     bound = float(self.step_size * norm_squared(operator) / self.tau**2)

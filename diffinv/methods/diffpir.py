@@ -17,7 +17,7 @@ nonlinear ones take a step of Fisher scoring of the log-likelihood, sigma_y as t
 
 sigma_y and images are on one scale here, [-1, 1]: the authors' code has sigma_y on [0, 1] beside sbar on [-1, 1], so
 that its lambda is 4 times ours. It also starts at y noised to the first level, and leaves the data step out at the
-last, where rho makes it nothing.
+last, where a large lambda makes it nothing.
 """
 
 import jax
@@ -33,14 +33,14 @@ from diffinv.pytree import pytree, static
 class DiffPIR(base.Chain):
   """Plug-and-play restoration (Alg. 1); any differentiable operator."""
 
-  weight: jax.Array | float = 7.0  # lambda; 1-25
+  weight: jax.Array | float = 1.75  # lambda on [-1, 1]; 0.25-6.25: 1-25 of the paper, on [0, 1], are four times ours
   zeta: jax.Array | float = 0.3  # part of the noise that is fresh, in [0, 1]
   iterations: int = static(50)  # of conjugate gradients, where A has no closed form
   misfit: str = static("likelihood")  # of MISFITS, for nonlinear operators
 
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"
-  ranges = {"weight": base.POSITIVE, "zeta": base.PART}
+  ranges = {"weight": base.POSITIVE, "zeta": base.PART, "iterations": base.COUNT}
 
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A(D)||."""

@@ -37,7 +37,7 @@ class JFPS(base.Chain):
 
   name, title = "jfps", "JFPS"
   citation = "after Yismaw et al., arXiv 2409.08906"
-  ranges = {"eta": base.PART}
+  ranges = {"eta": base.PART, "iterations": base.COUNT}
   linear_only = True
 
   def check(self, operator):

@@ -7,11 +7,12 @@ denoised image D by x_t (second-order Tweedie), so that
   x0 = D + c J^T A^T (A c J A^T + sigma_y^2 I)^-1 (y - A D),
 
 the inverse by a few conjugate gradients, matrix-free: one backward pass through the network each. For a Gaussian prior
-and enough of them x0 is the exact mean of x0 given x_t and y. What is approximate: the few iterations, which only
-underestimate the correction; and the Gaussian law of x0 given x_t.
+and enough of them x0 is the exact mean of x0 given x_t and y. What is approximate: the few iterations, which where J is
+symmetric only underestimate the correction; and the Gaussian law of x0 given x_t.
 
 Differs from the paper: c J^T in place of c J inside the solve (J of an exact denoiser is symmetric), and conjugate
-gradients where J of a network is not quite symmetric (the paper's code also offers GMRES).
+gradients where J of a network is not quite symmetric (the paper's code also offers GMRES). Where the prior clips D, J
+is 0 at saturated pixels and far from symmetric: there the solve may end early, with a smaller correction.
 """
 
 import jax
@@ -30,7 +31,7 @@ class MMPS(base.Chain):
 
   name, title = "mmps", "MMPS"
   citation = "Rozet et al., NeurIPS 2024, arXiv 2405.13712"
-  ranges = {"eta": base.PART}
+  ranges = {"eta": base.PART, "iterations": base.COUNT}
   linear_only = True
 
   def cost(self, num_levels):

@@ -44,7 +44,7 @@ class ScoreALD(base.Chain):
 
   name, title = "score_ald", "ScoreALD"
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
-  ranges = {"c": base.POSITIVE, "rate": base.POSITIVE, "balance": base.NOT_NEGATIVE}
+  ranges = {"c": base.POSITIVE, "rate": base.POSITIVE, "balance": base.NOT_NEGATIVE, "steps_per_level": base.COUNT}
   linear_only = True
 
   def levels(self, grid):

@@ -119,6 +119,9 @@ def as_picture(x: jax.Array) -> jax.Array:
 def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
   """Solve matvec(w) = b from zero in at most `iterations` steps, one product each; fewer at float precision.
 
+  It ends, too, before a direction along which the matrix is not positive, which of a covariance no direction is, but
+  of what a network makes of one some may be: a step there would lead away.
+
   JAX's own solver starts with a product at zero, which for a covariance that is a network's costs a backward pass.
   """
   least = (CG_EPS * float(jnp.finfo(b.dtype).eps)) ** 2 * jnp.sum(b**2)
@@ -130,9 +133,10 @@ def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.
   def step(carry):
     w, residual, direction, power, count = carry
     product = matvec(direction)
-    length = power / jnp.sum(direction * product)
+    curvature = jnp.sum(direction * product)
+    length = jnp.where(curvature > 0, power / jnp.where(curvature > 0, curvature, 1.0), 0.0)
     residual = residual - length * product
-    now = jnp.sum(residual**2)
+    now = jnp.where(curvature > 0, jnp.sum(residual**2), 0.0)  # 0: the end
     return w + length * direction, residual, residual + now / power * direction, now, count + 1
 
   start = (jnp.zeros_like(b), b, b, jnp.sum(b**2), 0)
