@@ -860,6 +860,8 @@ def deferred() -> Iterator[list[Callable[[], None]]]:
     if asked:
       act()
     asked.append(act)
+    # Not print, which the signal may have come in the middle of.
+    os.write(2, b"stopping after this step; once more stops at once\n")
 
   if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGINT, signal.SIGTERM):
