@@ -248,6 +248,23 @@ def test_a_prior_of_a_folder_of_which_nothing_was_held_out_is_not_measured(tool,
     tool.held_out(folder_subject(9), "denoising", 8)
 
 
+def test_a_folder_that_is_not_that_of_the_training_is_refused(tool, tmp_path):
+  from absl import app, flags
+  from PIL import Image
+
+  from diffinv.data import folder
+
+  for name in ("images", "p"):
+    (tmp_path / name).mkdir()
+  Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+  settings = {"data": str(tmp_path / "images"), "files": folder.fingerprint(tmp_path / "images"), "seed": 0}
+  (tmp_path / "p" / "prior.json").write_text(json.dumps({"provenance": {"settings": settings}}))
+  Image.effect_noise((64, 64), 50).save(tmp_path / "images" / "a.png")
+  flags.FLAGS(["evaluate", f"--prior={tmp_path / 'p'}", "--output=o"])
+  with pytest.raises(app.UsageError, match="--prior: expected the images of its training in .*images, got others"):
+    tool.load_subject()
+
+
 @pytest.mark.slow
 def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   from absl import app, flags

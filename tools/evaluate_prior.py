@@ -53,6 +53,7 @@ from diffinv import spectral_prior as spectral
 from diffinv.apps import common
 from diffinv.apps import train as train_app
 from diffinv.data import faces, photos
+from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
 from diffinv.methods import METHODS
@@ -138,6 +139,11 @@ def load_subject() -> Subject:
   settings = {"workers": os.cpu_count(), **description["provenance"]["settings"]}
   if settings["data"] == "faces" and settings["seed"] in range(SEED.value, SEED.value + len(PURPOSES)):
     raise app.UsageError(f"--seed: expected one that training did not use, got {SEED.value}")
+  if "files" in settings and settings["files"] != folder_data.fingerprint(settings["data"]):
+    raise app.UsageError(
+      f"--prior: expected the images of its training in {settings['data']}, got others: which of them were held out "
+      "cannot be told; put the same ones there"
+    )
   shape = (settings["size"], settings["size"], 3)
   return Subject(folder.name, checkpoint.load_prior(folder), settings, shape)
 
@@ -525,7 +531,9 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
   trials = {f"{who} {task}": values for (who, task), values in tried.items()}
   steps_and_scales = {"steps": STEPS.value, "default": {"rule": "code"}}
   settings = {"dps": {**steps_and_scales, **{task: {"scale": s} for task, s in chosen["network"].items()}}}
-  return {"steps": STEPS.value, **chosen, "trials": trials, "settings": settings}, [table]
+  return {"of": tuning_identity(subject), "steps": STEPS.value, **chosen, "trials": trials, "settings": settings}, [
+    table
+  ]
 
 
 WHAT = {"network": "DPS scale, network", "natural": "DPS scale, natural", "tv": "total variation weight"}
@@ -538,8 +546,14 @@ def read_tuning(subject: Subject) -> dict[str, Any] | None:
     return None
   found = json.loads(path.read_text())
   complete = all(task in found["network"] for task in TASK_NAMES.value)
-  same = (found["prior"], found["steps"]) == (subject.name, STEPS.value)
+  same = found.get("of") == tuning_identity(subject)
   return found if complete and same else None
+
+
+def tuning_identity(subject: Subject) -> dict[str, Any]:
+  """Return what a tuning depends on."""
+  weights = common.fingerprint(subject.prior)
+  return {"prior": weights, "steps": STEPS.value, "seed": SEED.value, "images": TUNING_IMAGES.value}
 
 
 def tune_and_write(subject: Subject) -> dict[str, Any]:
