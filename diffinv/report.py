@@ -373,9 +373,7 @@ def verdict(levels: Sequence[float], empirical: Sequence[float]) -> str:
 
 def batch_sizes(run: runs.Run) -> list[int]:
   """Return how many chains ran at once, as far as it is known: a comparison may go on with another --batch_size."""
-  usual = run.plan["settings"].get("batch_size")
-  found = {row.get("batch_size", usual) for row in run.rows.values()}
-  return sorted(size for size in found if runs.is_number(size))
+  return sorted(filter(runs.is_number, _worked_with(run, "batch_size")))
 
 
 # What time and memory depend on, and may change where a comparison goes on.
@@ -384,8 +382,12 @@ CHANGEABLE = {"batch_size": "the batch size", "devices": "the number of devices"
 
 def changed_on_the_way(run: runs.Run) -> list[str]:
   """Name what time and memory depend on and is not the same in all rows."""
-  known = lambda name: {row.get(name, run.plan["settings"].get(name)) for row in run.rows.values()}
-  return [title for name, title in CHANGEABLE.items() if len(known(name)) > 1]
+  return [title for name, title in CHANGEABLE.items() if len(_worked_with(run, name)) > 1]
+
+
+def _worked_with(run: runs.Run, name: str) -> set:
+  """Return the values of a setting with which rows were made: their own, or those of the plan where they do not say."""
+  return {row.get(name, run.plan["settings"].get(name)) for row in run.rows.values()}
 
 
 def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:

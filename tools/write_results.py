@@ -181,8 +181,12 @@ def cells(entry: dict[str, Any], mark: str) -> str:
   if not competes(entry):
     return f"failed on {entry['failed']}"
   quality, similarity = entry[mark], value(entry, mark.replace("psnr", "ssim"))
-  half = "" if quality["low"] is None else f" ± {(quality['high'] - quality['low']) / 2:.1f}"
-  return f"{quality['mean']:.2f}{half} / {similarity:.3f}"
+  return f"{quality['mean']:.2f}{half_width(quality, 1)} / {similarity:.3f}"
+
+
+def half_width(mean: dict[str, Any], digits: int) -> str:
+  """Return ` ± half of the interval` of a mean; nothing of one that has none."""
+  return "" if mean["low"] is None else f" ± {(mean['high'] - mean['low']) / 2:.{digits}f}"
 
 
 def costs(entry: dict[str, Any], results: dict[str, Any], mark: str) -> tuple[int, int]:
@@ -269,8 +273,7 @@ def differences(results: dict[str, Any], methods: Sequence[dict], marks: Sequenc
     for mark, digits in zip(marks, (2, 3)):
       pairs = [[picture_value(rows_of[image], mark) for rows_of in (found, reference)] for image in reference]
       mean = interval(ours - theirs for ours, theirs in pairs if None not in (ours, theirs))
-      half = "" if mean["low"] is None else f" ± {(mean['high'] - mean['low']) / 2:.{digits}f}"
-      written.append(f"{mean['mean']:+.{digits}f}{half}")
+      written.append(f"{mean['mean']:+.{digits}f}{half_width(mean, digits)}")
     return " / ".join(written)
 
   return [

@@ -65,18 +65,6 @@ flags.DEFINE_boolean("restart", False, "Throw away an unfinished comparison in O
 flags.DEFINE_boolean("report", True, "Write report.html at the end.", flag_values=FLAGS)
 
 
-class Comparison(NamedTuple):
-  """What the flags ask for, loaded and checked, nothing of it done."""
-
-  prior: AnyPrior
-  cases: list[common.Case]
-  truths: list[np.ndarray]
-  measure: Measure
-  entrants: list["Entrant"]
-  lpips: perceptual.LPIPS | None
-  plan: dict[str, Any]  # the contents of run.json
-
-
 class Entrant(NamedTuple):
   """One method on one task."""
 
@@ -87,6 +75,18 @@ class Entrant(NamedTuple):
   grid: Level
   spent: Cost
   excuse: str | None  # why it cannot solve the task; None where it can
+
+
+class Comparison(NamedTuple):
+  """What the flags ask for, loaded and checked, nothing of it done."""
+
+  prior: AnyPrior
+  cases: list[common.Case]
+  truths: list[np.ndarray]
+  measure: Measure
+  entrants: list[Entrant]
+  lpips: perceptual.LPIPS | None
+  plan: dict[str, Any]  # the contents of run.json
 
 
 def check_flags() -> None:
