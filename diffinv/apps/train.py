@@ -787,15 +787,49 @@ class Meter:
     return self._batch_size / max(1e-9, self.seconds_a_step(step))
 
 
+class Pace:
+  """How many steps a run of minutes takes: told by the speed from step `first` to `last`, and again at `review`."""
+
+  def __init__(self, s: dict[str, Any], step: int, ahead: int, begun: float):
+    """Measure nothing yet; `ahead`: batches that are prepared while the first step compiles, `begun`: the start."""
+    self._minutes, self._begun = s["minutes"], begun
+    # Batches that were prepared while the first step compiled would make the data look quicker. The learning rate asks
+    # for the number of steps after the warm-up only.
+    self.last = step + 1 + min(ahead + MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
+    self.first = max(step + 1, self.last - MEASURED_STEPS)
+    self.review = None  # a step, once there is a plan
+    self._since = None  # when the speed began to be measured
+
+  def begin(self) -> None:
+    """Begin to measure, after step `first`."""
+    self._since = time.monotonic()
+
+  def plan(self) -> int:
+    """Return the number of steps in all by the speed until now, after step `last`."""
+    total = self._total(self.first, self.last, 1 - OVERHEAD)
+    print(f"{total} steps in {self._minutes:g} minutes", flush=True)
+    self.review = total // 4 if total // 4 > self.last else None
+    self.begin()
+    return total
+
+  def corrected(self) -> int:
+    """Return it by what validations, samples and checkpoints took, too, after step `review`."""
+    total = self._total(self.last, self.review, 1.0)
+    print(f"{total} steps in {self._minutes:g} minutes, as it has gone so far", flush=True)
+    return total
+
+  def _total(self, since, step, part):
+    now = time.monotonic()
+    left = 60 * self._minutes * part - (now - self._begun)
+    return min(step + max(1, int(left * (step - since) / (now - self._since))), UNKNOWN_STEPS - 1)
+
+
 def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: train.TrainState) -> train.TrainState:
   """Take all steps that are left, with all that happens between them."""
   meter, saved = Meter(s["batch_size"]), time.monotonic()
   step, recent, lost, told = int(state.step), [], 0, data.ahead == 0
   total = UNKNOWN_STEPS if run.total_steps is None else run.total_steps
-  # Of a run of minutes: batches that were prepared while the first step compiled would make the data look quicker. The
-  # learning rate asks for the number of steps after the warm-up only.
-  measured = step + 1 + min(data.ahead + MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
-  marks, corrected = {max(step + 1, measured - MEASURED_STEPS): 0.0, measured: 0.0}, None
+  pace = Pace(s, step, data.ahead, meter.begun) if run.total_steps is None else None
   with contextlib.closing(data.stream(step, total)) as stream, run.saving(lambda: state), deferred() as asked:
     if run.owes_validation(step):
       _validate(run, functions, state, step)
@@ -803,18 +837,14 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
       state, metrics = functions.step(state, functions.place(batch), total)
       step += 1
       recent.append(metrics)
-      if meter._first is None or step in marks:
+      if meter._first is None or (pace and step in (pace.first, pace.last)):
         jax.block_until_ready(state)
       meter.mark(step)
-      if step in marks:
-        marks[step] = time.monotonic()
-      if run.total_steps is None and step == measured:
-        (first, since), (_, now) = sorted(marks.items())
-        left = 60 * s["minutes"] * (1 - OVERHEAD) - (now - meter.begun)
-        total = planned(step, left, (now - since) / (step - first))
+      if pace and step == pace.first:
+        pace.begin()
+      if pace and step == pace.last:
+        total = pace.plan()
         run.fix(total, s["validate_every"])
-        print(f"{total} steps in {s['minutes']:g} minutes", flush=True)
-        corrected = total // 4 if total // 4 > step else None
       if step % s["log_every"] == 0 or step == total:
         lost = _report(run, meter, step, recent, lost)
         recent = []
@@ -826,12 +856,9 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
       if step == total or (run.total_steps is not None and step % (s["sample_every"] or max(1, total // 4)) == 0):
         pictures = np.asarray(functions.sample(state.ema))
         images.write_pillow(run.path / GRIDS / f"{step:08d}.png", sheet.grid(list(pictures)))
-      if step == corrected:  # by what validations, samples and checkpoints took, too
-        now = time.monotonic()
-        left = 60 * s["minutes"] - (now - meter.begun)
-        total = planned(step, left, (now - marks[measured]) / (step - measured))
+      if pace and step == pace.review:
+        total = pace.corrected()
         run.fix(total, s["validate_every"])
-        print(f"{total} steps in {s['minutes']:g} minutes, as it has gone so far", flush=True)
       if step == total or time.monotonic() - saved > s["save_seconds"]:
         run.save(state)
         saved = time.monotonic()
@@ -840,11 +867,6 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
       if asked:
         asked[0]()
   return state
-
-
-def planned(step: int, seconds: float, seconds_a_step: float) -> int:
-  """Return how many steps there are in all if `seconds` are left after `step`."""
-  return min(step + max(1, int(seconds / seconds_a_step)), UNKNOWN_STEPS - 1)
 
 
 @contextlib.contextmanager
