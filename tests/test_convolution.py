@@ -44,3 +44,22 @@ def test_gradients_in_a_loop_are_convolutions_in_the_fast_order():
   step = lambda x, _: (x - jax.grad(lambda x: jnp.sum(convolution.convolve(x, kernel) ** 2))(x), None)
   text = jax.jit(lambda x: jax.lax.scan(step, x, None, 3)[0]).lower(x).compile().as_text()
   assert "b01f_01io->b01f" in text and "b01f_01oi->b01f" not in text
+
+
+def test_no_kernel_as_large_as_the_image_on_cpus():
+  if jax.default_backend() != "cpu":
+    pytest.skip("of CPUs")
+  x, kernel, weights = drawn(3, 12, 14)
+  loss = lambda convolve: lambda x, kernel: jnp.sum(weights * jnp.sin(convolve(x, kernel)))
+  text = lambda convolve: jax.jit(jax.grad(loss(convolve), 1)).lower(x, kernel).compile().as_text()
+  assert "size=12x14" in text(plain) and "size=12x14" not in text(convolution.convolve)
+
+
+def test_the_gradient_of_a_kernel_in_half_precision_is_summed_in_float32():
+  x, _, weights = drawn(3, 48, 48)
+  half_x, half_weights = x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
+  half = convolution.gradient_by_products(3, half_x, half_weights)
+  assert half.dtype == jnp.bfloat16
+  want = convolution.gradient_by_products(3, half_x.astype(jnp.float32), half_weights.astype(jnp.float32))
+  # One rounding at the end, 2^-9 of the value; a sum in bfloat16 would round 4,608 times.
+  np.testing.assert_allclose(half.astype(jnp.float32), want, rtol=2**-8, atol=1e-3)
