@@ -415,9 +415,12 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   network = small.SmallNet(config).apply
   weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
 
+  # Each device by itself: a loop over images, which kernels' gradients are on CPUs, would fetch all images to each.
+  apart = jax.shard_map(network, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+
   def step(state, x0, total):
     x0 = images.from_uint8(x0) if x0.dtype == jnp.uint8 else x0
-    return train.train_step(state, run_key, x0, total, network=network, objective=goal, optimiser=how)
+    return train.train_step(state, run_key, x0, total, network=apart, objective=goal, optimiser=how)
 
   def in_parts(params, x, t):  # of as many images as a step has at once: the held-out ones may be more than fit
     one = lambda pair: network(params, pair[0][None], pair[1][None])[0]
@@ -782,9 +785,9 @@ class Meter:
     """Return the mean so far, validation and all."""
     return (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
 
-  def rate(self, step: int) -> float:
-    """Return images a second."""
-    return self._batch_size / max(1e-9, self.seconds_a_step(step))
+  def rate(self, step: int) -> float | None:
+    """Return images a second; None after the step that compiled."""
+    return self._batch_size / max(1e-9, self.seconds_a_step(step)) if step > self._first[0] else None
 
 
 class Pace:
@@ -902,21 +905,22 @@ def _report(run: Run, meter: Meter, step: int, recent: list[dict[str, Any]], los
   Raises:
     ValueError: too many were.
   """
-  skipped = [bool(metrics["skipped"]) for metrics in recent]
+  skipped, speed = [bool(metrics["skipped"]) for metrics in recent], meter.rate(step)
   entry = {
     "step": step,
     "loss": float(np.mean([float(metrics["loss"]) for metrics in recent])),
     "grad_norm": float(recent[-1]["grad_norm"]),
     "learning_rate": float(recent[-1]["learning_rate"]),
     "skipped": sum(skipped),
-    "images_per_second": round(meter.rate(step), 2),
+    "images_per_second": None if speed is None else round(speed, 2),
   }
   run.log(entry)
-  left = ""
-  if run.total_steps is not None:
-    left = f"/{run.total_steps}, {progress.duration((run.total_steps - step) * meter.seconds_a_step(step))} left"
+  left = "" if run.total_steps is None else f"/{run.total_steps}"
+  if run.total_steps is not None and speed is not None:
+    left += f", {progress.duration((run.total_steps - step) * meter.seconds_a_step(step))} left"
   words = f", {sum(skipped)} of {len(recent)} steps skipped for gradients that are not finite" if any(skipped) else ""
-  print(f"step {step}{left}: loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s{words}", flush=True)
+  fast = "" if speed is None else f", {speed:.1f} images/s"
+  print(f"step {step}{left}: loss {entry['loss']:.4f}{fast}{words}", flush=True)
   lost = lost + len(recent) if all(skipped) else skipped[::-1].index(False)
   if lost >= MOST_SKIPPED:
     raise ValueError(
