@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffinv import classical, distances, operators, priors, spectral_prior
+from diffinv.methods.dps import DPS
 from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level
@@ -195,6 +196,26 @@ def test_means_are_of_four_and_more_samples_and_of_all(tool, chains, counts):
   assert tool.averaged_counts(chains) == counts
 
 
+def test_samples_in_pairs_begin_with_the_same_sample_and_go_on_with_its_opposite(tool):
+  from absl import flags
+  from absl.testing import flagsaver
+
+  flags.FLAGS(["evaluate", "--prior=natural", "--output=unused"])
+  problems = tool.measure_images(np.zeros((2, 16, 16, 3), np.float32), "super_resolution", 6)
+  method = DPS(scale=jnp.float32(0.1), rule="squared")
+  restored = lambda chains: tool.restore(method, priors.natural(), problems, "4", chains)
+  alone, apart = restored(1), restored(4)
+  with flagsaver.flagsaver(antithetic=True):
+    paired = restored(4)
+    np.testing.assert_array_equal(restored(1), alone)
+  np.testing.assert_array_equal(paired[:, 0], apart[:, 0])
+  np.testing.assert_array_equal(paired[:, 2], apart[:, 1])
+  # This rule is affine in the noise under a Gaussian prior: the means of both pairs are one, those of others are not.
+  means = lambda samples: (samples[:, 0] + samples[:, 1], samples[:, 2] + samples[:, 3])
+  np.testing.assert_allclose(*means(paired), atol=1e-4)
+  assert np.max(np.abs(np.subtract(*means(apart)))) > 0.1
+
+
 def test_test_and_tuning_crops_are_different(tool):
   chosen = {purpose: tool.held_out_photos(64, purpose, 8) for purpose in ("restoration", "tuning")}
   assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)
@@ -324,6 +345,9 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   # Clipping gains a little; the noise of 4 16x16x3 images has a relative error of sqrt(2/3072) = 3 %, 0.1 dB.
   np.testing.assert_allclose(found["psnr_pooled"]["network"][0], 10 * np.log10(4 / expected), atol=0.5)
   assert (tmp_path / "out" / "samples.png").is_file()
+  with flagsaver.flagsaver(antithetic=True, chains=3):
+    with pytest.raises(app.UsageError, match="--chains: expected an even number for --antithetic, got 3"):
+      tool.main([])
   with flagsaver.flagsaver(tasks=["gaussian_blur"], beside=["diffpir", "ddnm_plus"]):
     with pytest.raises(
       app.UsageError, match="--beside: gaussian_blur: ddnm_plus: expected an operator whose pseudo-inv"

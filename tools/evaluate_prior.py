@@ -47,7 +47,20 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import batch, checkpoint, classical, distances, exact, methods, metrics, output, priors, sampler, sheet
+from diffinv import (
+  antithetic,
+  batch,
+  checkpoint,
+  classical,
+  distances,
+  exact,
+  methods,
+  metrics,
+  output,
+  priors,
+  sampler,
+  sheet,
+)
 from diffinv import settings as shipped
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
@@ -96,6 +109,9 @@ TEST_IMAGES = flags.DEFINE_integer("test_images", 8, "Images to restore.", lower
 TUNING_IMAGES = flags.DEFINE_integer("tuning_images", 4, "Images to tune on.", lower_bound=1)
 CHAINS = flags.DEFINE_integer(
   "chains", 4, "Samples an image; the mean of 4, 16, ... of them, and of all, stand beside the first.", lower_bound=1
+)
+ANTITHETIC = flags.DEFINE_boolean(
+  "antithetic", False, "Draw the samples of restoration in pairs of opposite noise, as `diffinv reconstruct` does."
 )
 BESIDE = flags.DEFINE_list("beside", ["diffpir"], "Methods beside DPS, with the settings that ship for the prior.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Chains to time, after one that is not.", lower_bound=1)
@@ -349,10 +365,13 @@ def check_beside(subject: Subject) -> None:
 
 
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
-  """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are."""
+  """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are, in pairs or not."""
   root = jax.random.fold_in(jax.random.key(SEED.value), 5)
   fold = lambda i, j: jax.random.fold_in(jax.random.fold_in(root, i), j)
-  keys = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(chains)))(jnp.arange(len(problems)))
+  in_pairs = ANTITHETIC.value and chains > 1  # tuning looks at one sample
+  count = chains // 2 if in_pairs else chains
+  keys = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(count)))(jnp.arange(len(problems)))
+  keys = antithetic.pairs(keys) if in_pairs else keys
   grid = prior.schedule.grid(steps)
   found, _ = batch.sample_batch(keys, method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
   return found
@@ -470,7 +489,9 @@ def restoration_table(means: dict, count: int, steps: str) -> Table:
     lead = [v for task, other in zip(tasks, best) for v in means[task][name] - other]
     rows.append([f"lead of {name}, over the best of the others", *lead])
   columns = ["method", *(f"{TASKS[task].title}: {mark}" for task in tasks for mark in ("dB", "SSIM"))]
-  return Table(f"Mean PSNR and SSIM of {count} images, DPS with {steps} steps", columns, rows, [2, 3] * len(tasks))
+  paired = "; samples in pairs of opposite noise" if ANTITHETIC.value else ""
+  title = f"Mean PSNR and SSIM of {count} images, DPS with {steps} steps{paired}"
+  return Table(title, columns, rows, [2, 3] * len(tasks))
 
 
 # Tuning
@@ -657,6 +678,8 @@ def main(argv: list[str]) -> None:
       raise app.UsageError(f"--{flag.name}: expected some of {', '.join(known)}, got {','.join(flag.value)}")
   if not set(BESIDE.value) <= set(METHODS):
     raise app.UsageError(f"--beside: expected some of {', '.join(METHODS)}, or none, got {','.join(BESIDE.value)}")
+  if ANTITHETIC.value and CHAINS.value % 2:
+    raise app.UsageError(f"--chains: expected an even number for --antithetic, got {CHAINS.value}")
   if MANY % (DEVICES.value or 1):
     raise app.UsageError(f"--devices: expected a divisor of {MANY}, the images that are timed, got {DEVICES.value}")
   pathlib.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
