@@ -47,20 +47,7 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import (
-  antithetic,
-  batch,
-  checkpoint,
-  classical,
-  distances,
-  exact,
-  methods,
-  metrics,
-  output,
-  priors,
-  sampler,
-  sheet,
-)
+from diffinv import batch, checkpoint, classical, distances, exact, methods, metrics, output, priors, sampler, sheet
 from diffinv import settings as shipped
 from diffinv import spectral_prior as spectral
 from diffinv.apps import common
@@ -367,13 +354,10 @@ def check_beside(subject: Subject) -> None:
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
   """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are, in pairs or not."""
   root = jax.random.fold_in(jax.random.key(SEED.value), 5)
-  fold = lambda i, j: jax.random.fold_in(jax.random.fold_in(root, i), j)
   in_pairs = ANTITHETIC.value and chains > 1  # tuning looks at one sample
-  count = chains // 2 if in_pairs else chains
-  keys = jax.vmap(lambda i: jax.vmap(lambda j: fold(i, j))(jnp.arange(count)))(jnp.arange(len(problems)))
-  keys = antithetic.pairs(keys) if in_pairs else keys
+  keys = [common.sample_keys(jax.random.fold_in(root, i), chains, in_pairs=in_pairs) for i in range(len(problems))]
   grid = prior.schedule.grid(steps)
-  found, _ = batch.sample_batch(keys, method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
+  found, _ = batch.sample_batch(jnp.stack(keys), method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
   return found
 
 
@@ -552,9 +536,8 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
   trials = {f"{who} {task}": values for (who, task), values in tried.items()}
   steps_and_scales = {"steps": STEPS.value, "default": {"rule": "code"}}
   settings = {"dps": {**steps_and_scales, **{task: {"scale": s} for task, s in chosen["network"].items()}}}
-  return {"of": tuning_identity(subject), "steps": STEPS.value, **chosen, "trials": trials, "settings": settings}, [
-    table
-  ]
+  identity = tuning_identity(subject)
+  return {"of": identity, "steps": STEPS.value, **chosen, "trials": trials, "settings": settings}, [table]
 
 
 WHAT = {"network": "DPS scale, network", "natural": "DPS scale, natural", "tv": "total variation weight"}

@@ -509,9 +509,13 @@ def case_keys(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def chain_keys(values: flags.FlagValues, case: Case) -> jax.Array:
   """Return the key of each sample's chain, `[samples]`."""
-  count = values.num_samples // 2 if values.antithetic else values.num_samples
-  keys = jax.vmap(functools.partial(jax.random.fold_in, case_keys(case)[2]))(jnp.arange(count))
-  return antithetic.pairs(keys) if values.antithetic else keys
+  return sample_keys(case_keys(case)[2], values.num_samples, in_pairs=values.antithetic)
+
+
+def sample_keys(key: jax.Array, count: int, *, in_pairs: bool) -> jax.Array:
+  """Return the keys of `count` samples, `[count]`: those of the first do not depend on it; an even one `in_pairs`."""
+  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count // 2 if in_pairs else count))
+  return antithetic.pairs(keys) if in_pairs else keys
 
 
 def read_picture(values: flags.FlagValues, prior: AnyPrior, multiple: int, path: pathlib.Path) -> np.ndarray:
