@@ -216,6 +216,31 @@ def test_samples_in_pairs_begin_with_the_same_sample_and_go_on_with_its_opposite
   assert np.max(np.abs(np.subtract(*means(apart)))) > 0.1
 
 
+def test_tuning_marks_a_sample_or_the_mean_of_a_pair(tool, monkeypatch):
+  from absl import flags
+  from absl.testing import flagsaver
+
+  flags.FLAGS(["evaluate", "--prior=natural", "--output=unused", "--steps=4", "--tasks=super_resolution"])
+  truths = np.asarray(jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-0.5, maxval=0.5))
+  monkeypatch.setattr(tool, "held_out", lambda subject, purpose, count: truths)
+  monkeypatch.setattr(tool, "search", lambda score, start: {start: score(start)})
+  monkeypatch.setattr(tool, "TV_STEPS", 1)
+  subject = tool.Subject("natural", priors.natural(), {}, (16, 16, 3))
+  problems = tool.measure_images(truths, "super_resolution", 7)
+  marks, identities = [], []
+  for antithetic in (False, True):
+    with flagsaver.flagsaver(antithetic=antithetic):
+      found, _ = tool.tune(subject)
+      pair = tool.restore_dps(subject.prior, problems, tool.FIRST_SCALE, "4", 2)
+      picture = pair.mean(axis=1) if antithetic else pair[:, 0]
+      (mark,) = found["trials"]["network super_resolution"].values()
+      assert mark == pytest.approx(tool.marks(picture, truths)[:, 0].mean(), abs=1e-3)
+      marks.append(mark)
+      identities.append(found["of"])
+  assert marks[0] != pytest.approx(marks[1], abs=0.01)
+  assert identities[0] != identities[1]  # neither's settings are taken for the other's
+
+
 def test_test_and_tuning_crops_are_different(tool):
   chosen = {purpose: tool.held_out_photos(64, purpose, 8) for purpose in ("restoration", "tuning")}
   assert chosen["restoration"].shape == chosen["tuning"].shape == (8, 64, 64, 3)

@@ -6,7 +6,8 @@ Each measure writes NAME.md and NAME.json into the folder, with the command that
 
   denoising    PSNR of E[x0 | x_t] on held-out images at four noise levels
   sampling     sliced Wasserstein distances of samples to held-out images, and a sheet of samples
-  tune         step sizes of DPS and the weight of total variation, on held-out images that no other measure uses
+  tune         step sizes of DPS and the weight of total variation, on held-out images that no other measure uses;
+               with --antithetic for the mean of a pair of samples, not for one
   restoration  four tasks: DPS with the network and with `natural`, Wiener filters, total variation, interpolation;
                a sample of DPS pays for its sharpness in PSNR, up to 3 dB, so that the mean of several stands beside it;
                takes its settings from the folder's tuning.json, and runs `tune` first where there is none;
@@ -98,7 +99,9 @@ CHAINS = flags.DEFINE_integer(
   "chains", 4, "Samples an image; the mean of 4, 16, ... of them, and of all, stand beside the first.", lower_bound=1
 )
 ANTITHETIC = flags.DEFINE_boolean(
-  "antithetic", False, "Draw the samples of restoration in pairs of opposite noise, as `diffinv reconstruct` does."
+  "antithetic",
+  False,
+  "Draw the samples of restoration in pairs of opposite noise, as `diffinv reconstruct` does, and tune a pair's mean.",
 )
 BESIDE = flags.DEFINE_list("beside", ["diffpir"], "Methods beside DPS, with the settings that ship for the prior.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Chains to time, after one that is not.", lower_bound=1)
@@ -354,7 +357,7 @@ def check_beside(subject: Subject) -> None:
 def restore(method: Any, prior: Any, problems: Sequence[Problem], steps: str, chains: int) -> np.ndarray:
   """Restore, `[n, chains, h, w, c]`; the first chain is the same however many there are, in pairs or not."""
   root = jax.random.fold_in(jax.random.key(SEED.value), 5)
-  in_pairs = ANTITHETIC.value and chains > 1  # tuning looks at one sample
+  in_pairs = ANTITHETIC.value and chains > 1
   keys = [common.sample_keys(jax.random.fold_in(root, i), chains, in_pairs=in_pairs) for i in range(len(problems))]
   grid = prior.schedule.grid(steps)
   found, _ = batch.sample_batch(jnp.stack(keys), method, prior, stack(problems), grid, chunk=BATCH_SIZE.value)
@@ -473,9 +476,13 @@ def restoration_table(means: dict, count: int, steps: str) -> Table:
     lead = [v for task, other in zip(tasks, best) for v in means[task][name] - other]
     rows.append([f"lead of {name}, over the best of the others", *lead])
   columns = ["method", *(f"{TASKS[task].title}: {mark}" for task in tasks for mark in ("dB", "SSIM"))]
-  paired = "; samples in pairs of opposite noise" if ANTITHETIC.value else ""
-  title = f"Mean PSNR and SSIM of {count} images, DPS with {steps} steps{paired}"
+  title = f"Mean PSNR and SSIM of {count} images, DPS with {steps} steps{paired()}"
   return Table(title, columns, rows, [2, 3] * len(tasks))
+
+
+def paired() -> str:
+  """Return what titles say of --antithetic."""
+  return "; samples in pairs of opposite noise" if ANTITHETIC.value else ""
 
 
 # Tuning
@@ -507,16 +514,18 @@ def search(score: Callable[[float], float], start: float, *, factor: float = 2.0
 
 
 def tune(subject: Subject) -> tuple[dict, list[Table]]:
-  """Find the settings of the highest mean PSNR on the tuning images."""
+  """Find the settings of the highest mean PSNR on the tuning images: of a sample, or of the mean of a pair."""
+  chains = 2 if ANTITHETIC.value else 1
   truths = held_out(subject, "tuning", TUNING_IMAGES.value)
   natural, tried = priors.natural(), {}
   start = {"network": FIRST_SCALE, "natural": FIRST_SCALE, "tv": FIRST_WEIGHT}  # then where the last task ended
   for task in TASK_NAMES.value:
     problems = measure_images(truths, task, 7)
     psnr = lambda images: float(marks(images, truths)[:, 0].mean())
+    dps = lambda prior, s: restore_dps(prior, problems, s, STEPS.value, chains).mean(axis=1)  # noqa: B023
     scores = {
-      "network": lambda s: psnr(restore_dps(subject.prior, problems, s, STEPS.value)[:, 0]),  # noqa: B023
-      "natural": lambda s: psnr(restore_dps(natural, problems, s, STEPS.value)[:, 0]),  # noqa: B023
+      "network": lambda s: psnr(dps(subject.prior, s)),  # noqa: B023
+      "natural": lambda s: psnr(dps(natural, s)),  # noqa: B023
       "tv": lambda w: psnr(np.stack([restore_tv(p, task, w) for p in problems])),  # noqa: B023
     }
     for who, score in scores.items():
@@ -528,7 +537,7 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
     chosen[who][task] = float(f"{max(values, key=values.get):.3g}")
   rows = [[f"{WHAT[who]}", *(chosen[who][task] for task in TASK_NAMES.value)] for who in chosen]
   table = Table(
-    f"Settings of the highest mean PSNR on {len(truths)} tuning images, DPS with {STEPS.value} steps",
+    f"Settings of the highest mean PSNR on {len(truths)} tuning images, DPS with {STEPS.value} steps{paired()}",
     ["setting", *(TASKS[task].title for task in TASK_NAMES.value)],
     rows,
     [3] * len(TASK_NAMES.value),
@@ -557,7 +566,8 @@ def read_tuning(subject: Subject) -> dict[str, Any] | None:
 def tuning_identity(subject: Subject) -> dict[str, Any]:
   """Return what a tuning depends on."""
   weights = common.fingerprint(subject.prior)
-  return {"prior": weights, "steps": STEPS.value, "seed": SEED.value, "images": TUNING_IMAGES.value}
+  found = {"prior": weights, "steps": STEPS.value, "seed": SEED.value, "images": TUNING_IMAGES.value}
+  return found | ({"antithetic": True} if ANTITHETIC.value else {})  # absent: files of before the flag stay good
 
 
 def tune_and_write(subject: Subject) -> dict[str, Any]:
