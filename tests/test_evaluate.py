@@ -231,10 +231,13 @@ def test_tuning_marks_a_sample_or_the_mean_of_a_pair(tool, monkeypatch):
   for antithetic in (False, True):
     with flagsaver.flagsaver(antithetic=antithetic):
       found, _ = tool.tune(subject)
-      pair = tool.restore_dps(subject.prior, problems, tool.FIRST_SCALE, "4", 2)
+      fields = {"rule": "squared", "scale": tool.FIRST_SCALES["squared"]}
+      pair = tool.restore_dps(subject.prior, problems, fields, "4", 2)
       picture = pair.mean(axis=1) if antithetic else pair[:, 0]
-      (mark,) = found["trials"]["network super_resolution"].values()
+      (mark,) = found["trials"]["network squared super_resolution"].values()
       assert mark == pytest.approx(tool.marks(picture, truths)[:, 0].mean(), abs=1e-3)
+      best = max(tool.FIRST_SCALES, key=lambda rule: max(found["trials"][f"network {rule} super_resolution"].values()))
+      assert found["network"]["super_resolution"]["rule"] == best
       marks.append(mark)
       identities.append(found["of"])
   assert marks[0] != pytest.approx(marks[1], abs=0.01)

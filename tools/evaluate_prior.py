@@ -6,8 +6,8 @@ Each measure writes NAME.md and NAME.json into the folder, with the command that
 
   denoising    PSNR of E[x0 | x_t] on held-out images at four noise levels
   sampling     sliced Wasserstein distances of samples to held-out images, and a sheet of samples
-  tune         step sizes of DPS and the weight of total variation, on held-out images that no other measure uses;
-               with --antithetic for the mean of a pair of samples, not for one
+  tune         rules and step sizes of DPS and the weight of total variation, on held-out images that no other measure
+               uses; with --antithetic for the mean of a pair of samples, not for one
   restoration  four tasks: DPS with the network and with `natural`, Wiener filters, total variation, interpolation;
                a sample of DPS pays for its sharpness in PSNR, up to 3 dB, so that the mean of several stands beside it;
                takes its settings from the folder's tuning.json, and runs `tune` first where there is none;
@@ -73,7 +73,7 @@ MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # d
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes
-FIRST_SCALE, FIRST_WEIGHT = 0.5, 0.05  # where the searches begin
+FIRST_SCALES, FIRST_WEIGHT = {"code": 1.0, "squared": 0.25}, 0.05  # where the searches begin; rules of DPS
 TV_STEPS, TV_INNER = 100, 50  # iterations of FISTA, and of the proximal map within
 MANY = 8  # images at once whose step is timed beside that of one
 TUNING = "tuning.json"
@@ -130,7 +130,7 @@ class Table(NamedTuple):
 
   title: str
   columns: Sequence[str]
-  rows: Sequence[Sequence[Any]]  # numbers are written with `digits` decimals
+  rows: Sequence[Sequence[Any]]  # a name, then numbers, written with `digits` decimals, text or None
   digits: Sequence[int]  # a column after the first
 
 
@@ -327,9 +327,9 @@ def measure_images(images: np.ndarray, task: str, number: int) -> list[Problem]:
   return problems
 
 
-def restore_dps(prior: Any, problems: Sequence[Problem], scale: float, steps: str, chains: int = 1) -> np.ndarray:
-  """Restore with DPS, `[n, chains, h, w, c]`."""
-  return restore(DPS(scale=jnp.float32(scale)), prior, problems, steps, chains)
+def restore_dps(prior: Any, problems: Sequence[Problem], fields: dict, steps: str, chains: int = 1) -> np.ndarray:
+  """Restore with DPS of a rule and a scale, `[n, chains, h, w, c]`."""
+  return restore(DPS(scale=jnp.float32(fields["scale"]), rule=fields["rule"]), prior, problems, steps, chains)
 
 
 def shipped_method(subject: Subject, name: str, task: str) -> tuple[Method, str]:
@@ -517,39 +517,49 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
   """Find the settings of the highest mean PSNR on the tuning images: of a sample, or of the mean of a pair."""
   chains = 2 if ANTITHETIC.value else 1
   truths = held_out(subject, "tuning", TUNING_IMAGES.value)
-  natural, tried = priors.natural(), {}
-  start = {"network": FIRST_SCALE, "natural": FIRST_SCALE, "tv": FIRST_WEIGHT}  # then where the last task ended
+  priors_of = {"network": subject.prior, "natural": priors.natural()}
+  # Each search goes on where that of the last task ended.
+  start = {**{(who, rule): FIRST_SCALES[rule] for who in priors_of for rule in FIRST_SCALES}, ("tv",): FIRST_WEIGHT}
+  chosen, trials = {who: {} for who in WHAT}, {}
   for task in TASK_NAMES.value:
     problems = measure_images(truths, task, 7)
-    psnr = lambda images: float(marks(images, truths)[:, 0].mean())
-    dps = lambda prior, s: restore_dps(prior, problems, s, STEPS.value, chains).mean(axis=1)  # noqa: B023
-    scores = {
-      "network": lambda s: psnr(dps(subject.prior, s)),  # noqa: B023
-      "natural": lambda s: psnr(dps(natural, s)),  # noqa: B023
-      "tv": lambda w: psnr(np.stack([restore_tv(p, task, w) for p in problems])),  # noqa: B023
-    }
-    for who, score in scores.items():
-      tried[who, task] = search(lambda v: -math.inf if math.isnan(s := score(v)) else s, start[who])  # noqa: B023
-      value = start[who] = max(tried[who, task], key=tried[who, task].get)
-      print(f"tuning {task}, {who}: {value:.3g} at {tried[who, task][value]:.2f} dB", flush=True)
-  chosen = {who: {} for who in ("network", "natural", "tv")}
-  for (who, task), values in tried.items():
-    chosen[who][task] = float(f"{max(values, key=values.get):.3g}")
-  rows = [[f"{WHAT[who]}", *(chosen[who][task] for task in TASK_NAMES.value)] for who in chosen]
+
+    def score(value, who, rule=None):
+      if who == "tv":
+        images = np.stack([restore_tv(problem, task, value) for problem in problems])  # noqa: B023
+      else:
+        fields = {"rule": rule, "scale": value}
+        images = restore_dps(priors_of[who], problems, fields, STEPS.value, chains).mean(axis=1)  # noqa: B023
+      mark = float(marks(images, truths)[:, 0].mean())
+      return -math.inf if math.isnan(mark) else mark
+
+    best = dict.fromkeys(WHAT, -math.inf)
+    for which in start:
+      tried = trials[" ".join((*which, task))] = search(lambda value: score(value, *which), start[which])  # noqa: B023
+      value = start[which] = max(tried, key=tried.get)
+      print(f"tuning {task}, {' '.join(which)}: {value:.3g} at {tried[value]:.2f} dB", flush=True)
+      who, *rule = which
+      if task not in chosen[who] or tried[value] > best[who]:
+        best[who], value = tried[value], float(f"{value:.3g}")
+        chosen[who][task] = {"rule": rule[0], "scale": value} if rule else value
+  rows = [[WHAT[who], *(describe(found[task]) for task in TASK_NAMES.value)] for who, found in chosen.items()]
   table = Table(
     f"Settings of the highest mean PSNR on {len(truths)} tuning images, DPS with {STEPS.value} steps{paired()}",
     ["setting", *(TASKS[task].title for task in TASK_NAMES.value)],
     rows,
     [3] * len(TASK_NAMES.value),
   )
-  trials = {f"{who} {task}": values for (who, task), values in tried.items()}
-  steps_and_scales = {"steps": STEPS.value, "default": {"rule": "code"}}
-  settings = {"dps": {**steps_and_scales, **{task: {"scale": s} for task, s in chosen["network"].items()}}}
+  settings = {"dps": {"steps": STEPS.value, "default": {}, **chosen["network"]}}
   identity = tuning_identity(subject)
   return {"of": identity, "steps": STEPS.value, **chosen, "trials": trials, "settings": settings}, [table]
 
 
-WHAT = {"network": "DPS scale, network", "natural": "DPS scale, natural", "tv": "total variation weight"}
+def describe(found: dict | float) -> str | float:
+  """Return a cell of the table: a rule and a scale, or a weight."""
+  return f"{found['rule']}, {found['scale']:g}" if isinstance(found, dict) else found
+
+
+WHAT = {"network": "DPS, network", "natural": "DPS, natural", "tv": "total variation weight"}
 
 
 def read_tuning(subject: Subject) -> dict[str, Any] | None:
@@ -566,8 +576,8 @@ def read_tuning(subject: Subject) -> dict[str, Any] | None:
 def tuning_identity(subject: Subject) -> dict[str, Any]:
   """Return what a tuning depends on."""
   weights = common.fingerprint(subject.prior)
-  found = {"prior": weights, "steps": STEPS.value, "seed": SEED.value, "images": TUNING_IMAGES.value}
-  return found | ({"antithetic": True} if ANTITHETIC.value else {})  # absent: files of before the flag stay good
+  flags_of_it = {"seed": SEED.value, "images": TUNING_IMAGES.value, "antithetic": ANTITHETIC.value}
+  return {"prior": weights, "steps": STEPS.value, "rules": list(FIRST_SCALES), **flags_of_it}
 
 
 def tune_and_write(subject: Subject) -> dict[str, Any]:
@@ -644,7 +654,7 @@ def markdown(table: Table) -> str:
   """Return a table in Markdown."""
   lines = [" | ".join(table.columns), " | ".join(["---", *["---:"] * (len(table.columns) - 1)])]
   for name, *values in table.rows:
-    cells = ["" if v is None else f"{v:.{d}f}" for v, d in zip(values, table.digits)]
+    cells = [v or "" if v is None or isinstance(v, str) else f"{v:.{d}f}" for v, d in zip(values, table.digits)]
     lines.append(" | ".join([name, *cells]))
   return f"{table.title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
 
