@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 
 import jax
@@ -189,6 +190,12 @@ def test_search_finds_the_maximum_on_its_grid(tool):
   found = tool.search(score, 0.5)
   assert max(found, key=found.get) == pytest.approx(2**2.5)
   assert len(calls) == len(set(calls)) <= 9
+
+
+def test_search_leaves_the_places_that_diverge(tool):
+  found = tool.search(lambda v: -math.inf if v > 0.3 else v, 2.0)
+  assert max(found, key=found.get) == pytest.approx(0.25)
+  assert len(tool.search(lambda v: -math.inf, 2.0)) == 9
 
 
 @pytest.mark.parametrize("chains, counts", [(1, []), (2, [2]), (4, [4]), (5, [4, 5]), (16, [4, 16]), (17, [4, 16, 17])])

@@ -491,6 +491,8 @@ def paired() -> str:
 def search(score: Callable[[float], float], start: float, *, factor: float = 2.0, most: int = 9) -> dict[float, float]:
   """Climb to the maximum of `score` over start * factor^k, then look half a factor to each side; at most `most` calls.
 
+  Where the start has a score of -inf, a chain that diverged, the climb begins at the first smaller place that has not.
+
   Returns:
     The score of every place that was tried.
   """
@@ -502,7 +504,8 @@ def search(score: Callable[[float], float], start: float, *, factor: float = 2.0
     return seen.get(k, -math.inf)
 
   best = 0
-  look(0)
+  while look(best) == -math.inf and len(seen) < most:
+    best -= 2
   while True:
     moved = max((best, best - 2, best + 2), key=look)
     if moved == best:
