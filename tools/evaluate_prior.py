@@ -73,7 +73,7 @@ MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # d
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes
-FIRST_SCALES, FIRST_WEIGHT = {"code": 1.0, "squared": 0.25}, 0.05  # where the searches begin; rules of DPS
+FIRST_SCALES, FIRST_WEIGHT = {"code": 1.0, "squared": 0.25}, 0.05  # where the searches begin: of DPS by its rule
 TV_STEPS, TV_INNER = 100, 50  # iterations of FISTA, and of the proximal map within
 MANY = 8  # images at once whose step is timed beside that of one
 TUNING = "tuning.json"
@@ -522,12 +522,14 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
   truths = held_out(subject, "tuning", TUNING_IMAGES.value)
   priors_of = {"network": subject.prior, "natural": priors.natural()}
   # Each search goes on where that of the last task ended.
-  start = {**{(who, rule): FIRST_SCALES[rule] for who in priors_of for rule in FIRST_SCALES}, ("tv",): FIRST_WEIGHT}
+  start = {(who, rule): scale for who in priors_of for rule, scale in FIRST_SCALES.items()} | {
+    ("tv", None): FIRST_WEIGHT
+  }
   chosen, trials = {who: {} for who in WHAT}, {}
   for task in TASK_NAMES.value:
     problems = measure_images(truths, task, 7)
 
-    def score(value, who, rule=None):
+    def score(value, who, rule):
       if who == "tv":
         images = np.stack([restore_tv(problem, task, value) for problem in problems])  # noqa: B023
       else:
@@ -536,15 +538,17 @@ def tune(subject: Subject) -> tuple[dict, list[Table]]:
       mark = float(marks(images, truths)[:, 0].mean())
       return -math.inf if math.isnan(mark) else mark
 
-    best = dict.fromkeys(WHAT, -math.inf)
-    for which in start:
-      tried = trials[" ".join((*which, task))] = search(lambda value: score(value, *which), start[which])  # noqa: B023
-      value = start[which] = max(tried, key=tried.get)
-      print(f"tuning {task}, {' '.join(which)}: {value:.3g} at {tried[value]:.2f} dB", flush=True)
-      who, *rule = which
-      if task not in chosen[who] or tried[value] > best[who]:
-        best[who], value = tried[value], float(f"{value:.3g}")
-        chosen[who][task] = {"rule": rule[0], "scale": value} if rule else value
+    found = {}
+    for who, rule in start:
+      name = f"{who} {rule}" if rule else who
+      tried = trials[f"{name} {task}"] = search(lambda value: score(value, who, rule), start[who, rule])  # noqa: B023
+      value = start[who, rule] = max(tried, key=tried.get)
+      found[who, rule] = tried[value]
+      print(f"tuning {task}, {name}: {value:.3g} at {tried[value]:.2f} dB", flush=True)
+    for who in WHAT:
+      which = max((key for key in found if key[0] == who), key=found.get)
+      value = float(f"{start[which]:.3g}")
+      chosen[who][task] = value if which[1] is None else {"rule": which[1], "scale": value}
   rows = [[WHAT[who], *(describe(found[task]) for task in TASK_NAMES.value)] for who, found in chosen.items()]
   table = Table(
     f"Settings of the highest mean PSNR on {len(truths)} tuning images, DPS with {STEPS.value} steps{paired()}",
@@ -657,7 +661,8 @@ def markdown(table: Table) -> str:
   """Return a table in Markdown."""
   lines = [" | ".join(table.columns), " | ".join(["---", *["---:"] * (len(table.columns) - 1)])]
   for name, *values in table.rows:
-    cells = [v or "" if v is None or isinstance(v, str) else f"{v:.{d}f}" for v, d in zip(values, table.digits)]
+    texts = ["" if v is None else v for v in values]
+    cells = [v if isinstance(v, str) else f"{v:.{d}f}" for v, d in zip(texts, table.digits)]
     lines.append(" | ".join([name, *cells]))
   return f"{table.title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
 
