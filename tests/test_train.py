@@ -522,6 +522,20 @@ def test_skipped_steps_in_a_row_are_counted(tmp_path, skips, lost):
 # Folders
 
 
+def test_a_validation_does_not_depend_on_the_seed(tmp_path):
+  held_out = images(8, 16)
+
+  def build(*flags):
+    main.parse("train", train_app.FLAGS, [*COMMAND, "--devices=1", f"--output={tmp_path / 'p'}", *flags])
+    return train_app.build(train_app.settings_from_flags(), held_out)
+
+  first, other = build("--seed=1"), build("--seed=2")
+  params = first.init().params
+  with pytest.raises(AssertionError):  # the weights do
+    chex.assert_trees_all_equal(params, other.init().params)
+  chex.assert_trees_all_equal(first.validate(params), other.validate(params))
+
+
 def test_a_validation_has_no_more_images_at_once_than_a_step(tmp_path):
   held_out = images(64, 16)
   wide = ("--data=faces", "--size=16", "--channels=128", "--multipliers=1", "--patch=1", "--embedding=16", "--steps=1")
@@ -575,6 +589,18 @@ def test_each_held_out_file_gives_several_crops_and_none_to_train_on(tmp_path):
   assert shown == set(range(20)) - set(held_out)
 
 
+@pytest.mark.parametrize("count", (3, 20), ids=("none held out", "some"))
+def test_crops_held_out_do_not_depend_on_the_seed(tmp_path, count):
+  (tmp_path / "images").mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    Image.fromarray(rng.integers(0, 256, (24, 40, 3), np.uint8)).save(tmp_path / "images" / f"{i:02d}.png")
+  first, other = (open_folder(tmp_path, f"--seed={seed}")[0] for seed in (1, 2))
+  np.testing.assert_array_equal(first.held_out, other.held_out)
+  batch = lambda data: np.asarray(next(iter(data.stream(0, 1))))
+  assert not np.array_equal(batch(first), batch(other))
+
+
 def test_the_whole_of_a_file_is_held_out_once(tmp_path):
   write_colours(tmp_path, 20)
   data, said = open_folder(tmp_path, "--crop=resize")
@@ -615,10 +641,13 @@ def test_faces_of_a_seed_stay_what_they_are(monkeypatch):
 
   draw = lambda key, size: jax.random.uniform(key, (size, size, 3))  # the renderer takes a minute to compile
   monkeypatch.setattr(faces, "render", draw)
-  main.parse(
-    "train", train_app.FLAGS, "--data=faces --output=p --steps=1 --size=16 --batch_size=4 --devices=1 --seed=5".split()
-  )
-  data = train_app.open_data(train_app.settings_from_flags(), print)
+  flags = "--data=faces --output=p --steps=1 --size=16 --batch_size=4 --devices=1".split()
+
+  def open_faces(seed):
+    main.parse("train", train_app.FLAGS, [*flags, f"--seed={seed}"])
+    return train_app.open_data(train_app.settings_from_flags(), print)
+
+  data = open_faces(5)
   batch = next(iter(data.stream(3, 4)))
   for i, picture in enumerate(batch):
     key = jax.random.fold_in(jax.random.split(jax.random.key(5))[0], 12 + i)
@@ -626,6 +655,7 @@ def test_faces_of_a_seed_stay_what_they_are(monkeypatch):
     mirrored = bool(jax.random.bernoulli(jax.random.fold_in(key, 1)))
     np.testing.assert_array_equal(picture, expected[:, ::-1] if mirrored else expected)
   assert data.held_out.shape == (80, 16, 16, 3)
+  np.testing.assert_array_equal(open_faces(6).held_out, data.held_out)  # what all seeds are judged by
 
 
 def test_the_commit_is_that_of_the_code_and_not_of_what_lies_around_it(tmp_path, monkeypatch):

@@ -226,6 +226,8 @@ VALIDATION_SBARS = (0.1, 0.3, 1.0, 3.0)
 SAMPLES, SAMPLE_STEPS = 16, 20  # steps even in log-SNR
 PLAN, LOG, GRIDS, STATE, BEST = "run.json", "log.jsonl", "samples", "last", "best"  # of OUTPUT.training
 NETWORK = "small"  # of checkpoint.NETWORKS
+# The held-out crops and renders and their noise are the same whatever the seed: validation losses of two runs compare.
+HELD_OUT_SEED = 0
 NEVER = 10**9  # passes through a folder, which no run takes: the crops there are not those that it trains on
 
 
@@ -354,22 +356,21 @@ def _folder(s: dict[str, Any], report: Callable[[str], None]) -> Data:
     folder_data.Folder,
     s["data"],
     size=s["size"],
-    seed=s["seed"],
     how=s["crop"],
     max_downscale=s["max_downscale"],
     report=report,
   )
-  everything = make(names, flip=False)
+  everything = make(names, seed=HELD_OUT_SEED, flip=False)
   training, kept = folder_data.split(names, s["held_out"], everything.readable)
   # Of a few files none can be held out: other crops of them are better than no validation at all.
-  held_source, first = (make(kept, flip=False), 0) if kept else (everything, NEVER * len(names))
+  held_source, first = (make(kept, seed=HELD_OUT_SEED, flip=False), 0) if kept else (everything, NEVER * len(names))
   files = len(kept or names)
   each = 1 if s["crop"] == "resize" else max(1, s["held_out"] // files)  # a level of noise a crop: a few are too few
   held_out = np.stack([held_source.item(first + i) for i in range(min(each * files, s["held_out"]))])
   of = f"{len(kept)} of them held out" if kept else "none held out"
   whose = "" if kept else " of the training images"
   report(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
-  source = make(training, flip=s["flip"], corrupt=everything.corrupt)
+  source = make(training, seed=s["seed"], flip=s["flip"], corrupt=everything.corrupt)
   stream = functools.partial(folder_data.stream, source, s["batch_size"], workers=s["workers"])
   return Data(stream, images.from_uint8(held_out), kept, lambda: source.corrupt, folder_data.ahead(s["workers"]))
 
@@ -377,7 +378,9 @@ def _folder(s: dict[str, Any], report: Callable[[str], None]) -> Data:
 def _faces(s: dict[str, Any]) -> Data:
   from diffinv.data import faces
 
-  training_key, held_out_key = jax.random.split(jax.random.key(s["seed"]))
+  # By a split each: no seed's training key is the held-out one.
+  training_key, _ = jax.random.split(jax.random.key(s["seed"]))
+  _, held_out_key = jax.random.split(jax.random.key(HELD_OUT_SEED))
   size, count = s["size"], s["batch_size"]
 
   # Mirrored by another key than `faces.render_unsided` has it: runs go on with the pictures that they began with.
@@ -413,7 +416,8 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   config, goal, how = network_config(s), objective(s), optimiser(s)
   on_cpu = jax.default_backend() == "cpu"
   network = small.SmallNet(config).apply
-  weights_key, run_key, validation_key, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
+  weights_key, run_key, _, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
+  validation_key = jax.random.split(jax.random.key(HELD_OUT_SEED), 4)[2]
 
   # Each device by itself: a loop over images, which kernels' gradients are on CPUs, would fetch all images to each.
   apart = jax.shard_map(network, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=P(AXIS), check_vma=False)
