@@ -417,7 +417,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   on_cpu = jax.default_backend() == "cpu"
   network = small.SmallNet(config).apply
   weights_key, run_key, _, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
-  validation_key = jax.random.split(jax.random.key(HELD_OUT_SEED), 4)[2]
+  validation_key = jax.random.split(jax.random.key(HELD_OUT_SEED), 4)[2]  # not [1], by which `_faces` renders
 
   # Each device by itself: a loop over images, which kernels' gradients are on CPUs, would fetch all images to each.
   apart = jax.shard_map(network, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=P(AXIS), check_vma=False)
