@@ -279,6 +279,29 @@ def folder_subject(tool, tmp_path):
   return make
 
 
+def test_the_slopes_are_those_that_the_parts_were_scaled_by(tool):
+  x0 = np.random.default_rng(0).standard_normal((400, 16, 16, 3)).astype(np.float32)
+  coarse = np.repeat(np.repeat(tool._block_means(x0), 8, axis=1), 8, axis=2)
+  offset = np.linspace(-1, 1, 16, dtype=np.float32)[:, None, None]
+  found = tool.slopes_of(x0, 0.8 * coarse + 1.25 * (x0 - coarse) + offset)
+  assert found["coarse"] == pytest.approx((1.25, 0.0), abs=1e-5) and found["fine"] == pytest.approx(
+    (0.8, 0.0), abs=1e-5
+  )
+
+
+def test_a_posterior_mean_has_the_slope_one_to_within_the_standard_error(tool):
+  rng = np.random.default_rng(0)
+  x0 = 0.5 * rng.standard_normal((400, 16, 16, 3))
+  noisy = x0 + rng.standard_normal(x0.shape)
+  for scale, slope in ((1.0, 1.0), (0.9, 1 / 0.9)):
+    for found, error in tool.slopes_of(x0, scale * 0.2 * noisy).values():  # 0.25 / (0.25 + 1) of what is seen
+      assert abs(found - slope) < 4 * error
+  # The residual's deviation over that of D, which is 2, over the root of the independent values, 1 of 64 of them means.
+  errors = [tool.slopes_of(x0, 0.2 * noisy)[part][1] for part in ("coarse", "fine")]
+  values = np.array([1, 63]) * 400 * 16 * 16 * 3 / 64
+  np.testing.assert_allclose(errors, 2 / np.sqrt(values), rtol=0.15)
+
+
 def colours(x):
   return {round((float(v) + 1) * 127.5 / 4) for v in x.mean(axis=(1, 2, 3))}
 
@@ -369,7 +392,7 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   flags.FLAGS(arguments)
   with jax.numpy_rank_promotion("allow"):
     tool.main([])
-  for name in ("denoising", "sampling", "tuning", "restoration", "speed"):
+  for name in ("denoising", "calibration", "sampling", "tuning", "restoration", "speed"):
     found = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     assert found["command"].startswith("python tools/evaluate_prior.py --prior=")
     assert (tmp_path / "out" / f"{name}.md").read_text().count("|") > 10

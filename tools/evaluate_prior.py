@@ -5,6 +5,8 @@ usage: python tools/evaluate_prior.py --prior=checkpoints/photo --output=FOLDER 
 Each measure writes NAME.md and NAME.json into the folder, with the command that made them:
 
   denoising    PSNR of E[x0 | x_t] on held-out images at four noise levels
+  calibration  slope of x0 over E[x0 | x_t], coarse and fine, from little noise to pure noise: 1 for a posterior mean;
+               above it the network says too little, and samples lose contrast, below it too much
   sampling     sliced Wasserstein distances of samples to held-out images, and a sheet of samples
   tune         rules and step sizes of DPS and the weight of total variation, on held-out images that no other measure
                uses; with --antithetic for the mean of a pair of samples, not for one
@@ -66,10 +68,12 @@ from diffinv.problems import Problem, simulate, stack
 from diffinv.schedules import as_arrays, level_at
 from diffinv.tasks import TASKS
 
-MEASURES = ("denoising", "sampling", "tune", "restoration", "speed")
+MEASURES = ("denoising", "calibration", "sampling", "tune", "restoration", "speed")
 RESTORATION_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur")
 SBARS = (0.1, 0.3, 1.0, 3.0)
 MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # dB over the fitted Gaussian: the aim
+CALIBRATION_SBARS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+COARSE = 8  # edge of the blocks whose means are the coarse part of an image, pixels; every size is a multiple
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes
@@ -230,20 +234,22 @@ def fitted_gaussians(subject: Subject) -> dict[str, spectral.SpectralGaussian]:
 
 def squared_errors(prior: Any, subject: Subject, x0: np.ndarray, sbar: float) -> np.ndarray:
   """Return each image's mean squared error of E[x0 | x_t], clipped, `[n]`; the noise is the same for every prior."""
-  schedule, size = subject.prior.schedule, BATCH_SIZE.value
-  return np.asarray(_squared_errors(prior, schedule, jnp.asarray(x0), jnp.float32(sbar), size))
+  return np.mean((np.clip(denoise(prior, subject, x0, sbar), -1.0, 1.0) - x0) ** 2, axis=(1, 2, 3))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4))
-def _squared_errors(prior, schedule, x0, sbar, batch_size):
-  level = level_at(schedule, sbar)
+def denoise(prior: Any, subject: Subject, x0: np.ndarray, sbar: float) -> np.ndarray:
+  """Return E[x0 | x_t] of images with noise of the level `sbar`, `[n, h, w, c]`."""
+  keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), 1), len(x0))
+  level = level_at(subject.prior.schedule, jnp.float32(sbar))
+  return np.asarray(_denoise(keys, prior, jnp.asarray(x0), level, BATCH_SIZE.value))
 
+
+@functools.partial(jax.jit, static_argnums=4)
+def _denoise(keys, prior, x0, level, batch_size):
   def one(args):
     key, x0 = args
-    x_t = level.alpha * x0 + level.sigma * jax.random.normal(key, x0.shape)
-    return jnp.mean((jnp.clip(prior.denoise(x_t, level).x0, -1.0, 1.0) - x0) ** 2)
+    return prior.denoise(level.alpha * x0 + level.sigma * jax.random.normal(key, x0.shape), level).x0
 
-  keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), 1), x0.shape[0])
   return jax.lax.map(one, (keys, x0), batch_size=batch_size)
 
 
@@ -256,6 +262,45 @@ def level_table(title: str, results: dict[str, np.ndarray], data: str) -> Table:
   if data in MARGINS:
     rows.append(["aim", *MARGINS[data]])
   return Table(title, ["sbar", *(f"{s:g}" for s in SBARS)], rows, [2] * len(SBARS))
+
+
+# Calibration
+
+
+def calibration(subject: Subject) -> tuple[dict, list[Table]]:
+  """Measure how much of what a network says of x0 is so, at every level, in its coarse and in its fine part.
+
+  A posterior mean D is orthogonal to its error, E[D (x0 - D)] = 0, so that x0 regressed on it has the slope 1. Squared
+  errors hardly tell where it is another: at high noise D varies little.
+  """
+  x0 = held_out(subject, "denoising", IMAGES.value)
+  gaussians = fitted_gaussians(subject)
+  found, rows = {}, []
+  for name, prior in (("network", subject.prior), ("fitted Gaussian", gaussians["fitted Gaussian"])):
+    slopes = [slopes_of(x0, denoise(prior, subject, x0, sbar)) for sbar in CALIBRATION_SBARS]
+    found[name] = {part: [level[part] for level in slopes] for part in slopes[0]}
+    for part, pairs in found[name].items():
+      rows += [[f"{name}, {part}", *(slope for slope, _ in pairs)], ["its standard error", *(e for _, e in pairs)]]
+  title = f"Slope of x0 over E[x0 | x_t] ({len(x0)} held-out images; coarse: means of {COARSE}x{COARSE} pixels)"
+  columns = ["sbar", *(f"{s:g}" for s in CALIBRATION_SBARS)]
+  return {"sbar": CALIBRATION_SBARS, "slopes": found}, [Table(title, columns, rows, [3] * len(CALIBRATION_SBARS))]
+
+
+def slopes_of(x0: np.ndarray, denoised: np.ndarray) -> dict[str, tuple[float, float]]:
+  """Return the slope of x0 over D with its standard error over the images, of the coarse and of the fine part."""
+  centred = [x.astype(np.float64) - x.mean(axis=0, dtype=np.float64) for x in (x0, denoised)]
+  coarse = [np.repeat(np.repeat(_block_means(x), COARSE, axis=1), COARSE, axis=2) for x in centred]
+  found = {}
+  for part, (x, d) in {"coarse": coarse, "fine": [whole - c for whole, c in zip(centred, coarse)]}.items():
+    products, squares = np.sum(x * d, axis=(1, 2, 3)), np.sum(d * d, axis=(1, 2, 3))
+    slope = products.sum() / squares.sum()
+    found[part] = (slope, float(np.sqrt(np.sum((products - slope * squares) ** 2))) / squares.sum())  # delta method
+  return found
+
+
+def _block_means(x):
+  n, height, width, channels = x.shape
+  return x.reshape(n, height // COARSE, COARSE, width // COARSE, COARSE, channels).mean(axis=(2, 4))
 
 
 # Sampling
@@ -698,7 +743,7 @@ def main(argv: list[str]) -> None:
   subject = load_subject()
   if "restoration" in MEASURE.value:
     check_beside(subject)
-  run = {"denoising": denoising, "sampling": sampling, "tune": tune, "restoration": restoration, "speed": speed}
+  run = dict(zip(MEASURES, (denoising, calibration, sampling, tune, restoration, speed), strict=True))
   for name in (name for name in MEASURES if name in MEASURE.value):
     write(subject, name, *run[name](subject))
 
