@@ -1,0 +1,86 @@
+"""The mean of several priors' weights."""
+
+import importlib.util
+import json
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+import reference_networks
+from absl import app, flags
+from absl.testing import flagsaver
+
+from diffinv import checkpoint
+from diffinv.nets import small
+from diffinv.priors import Prior
+from diffinv.schedules import Schedule
+
+TOOL = pathlib.Path(__file__).resolve().parent.parent / "tools" / "average_priors.py"
+CONFIG = small.SmallConfig(channels=8, multipliers=(1,), blocks=1, middle_blocks=1, head_channels=8, embedding=8)
+
+
+@pytest.fixture(scope="module")
+def tool():
+  spec = importlib.util.spec_from_file_location("average_priors", TOOL)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  flags.FLAGS(["average", "--priors=a,b", "--output=c"])
+  return module
+
+
+@pytest.fixture
+def save(tmp_path):
+  def one(name, seed, images_seen, schedule="linear"):
+    prior = Prior(
+      params=reference_networks.random_params(checkpoint.param_shapes(CONFIG), seed),
+      apply=small.apply_function(CONFIG),
+      schedule=Schedule(schedule, 1000),
+      prediction="edm",
+      variance="fixed_small",
+      clip=True,
+      image_shape=(16, 16, 3),
+      size_multiple=CONFIG.size_multiple,
+    )
+    provenance = {"data": "faces", "seed": seed, "images_seen": images_seen, "validation_loss": 0.5}
+    return str(checkpoint.save_prior(tmp_path / name, prior, CONFIG, provenance))
+
+  return one
+
+
+def test_the_weights_are_the_means_and_the_sources_are_told(tool, save, tmp_path, capsys):
+  names = [save("a", 1, 640), save("b", 2, 1280), save("c", 3, 960)]
+  with flagsaver.flagsaver(priors=names, output=str(tmp_path / "mean")):
+    tool.main([])
+  assert capsys.readouterr().out == f"wrote {tmp_path / 'mean'}\n"
+  found, *parts = [checkpoint.load_prior(name) for name in (tmp_path / "mean", *names)]
+  expected = jax.tree.map(
+    lambda *leaves: sum(np.asarray(leaf, np.float64) for leaf in leaves) / 3, *(p.params for p in parts)
+  )
+  chex.assert_trees_all_close(found.params, expected, rtol=1e-6)
+  description = json.loads((tmp_path / "mean" / "prior.json").read_text())
+  sources = [checkpoint.load_provenance(name) for name in names]
+  # Nothing was measured of the mean: no figure of the last prior may seem to be of it.
+  assert description.pop("provenance") == {"data": "faces", "seed": 3, "images_seen": 1280, "average_of": sources}
+  assert description == {k: v for k, v in checkpoint.load_description(names[0])[0].items() if k != "provenance"}
+
+
+@pytest.mark.parametrize(
+  "bad, message",
+  [
+    ("one", "--priors: expected two or more, got .*a$"),
+    ("schedule", "d: expected the schedule of .*a, .*linear.*, got .*cosine"),
+    ("missing", "none"),
+    ("taken", "output: expected a new folder, got one that exists, .*a; .*--overwrite"),
+  ],
+)
+def test_wrong_priors_are_refused_in_a_line(tool, save, tmp_path, bad, message):
+  a, b = save("a", 1, 1), save("b", 2, 1)
+  chosen = {"one": [a], "schedule": [a, save("d", 2, 1, "cosine")], "missing": [a, str(tmp_path / "none")]}.get(
+    bad, [a, b]
+  )
+  output = a if bad == "taken" else str(tmp_path / "mean")
+  with flagsaver.flagsaver(priors=chosen, output=output), pytest.raises(app.UsageError, match=message) as caught:
+    tool.main([])
+  assert "\n" not in str(caught.value) and not (tmp_path / "mean").exists()
