@@ -1,7 +1,9 @@
 """Strictness that every test runs under: no silent change of dtype or rank."""
 
 import gc
+import importlib.util
 import os
+import pathlib
 
 # Before JAX starts its backend: eight CPU devices, so that sharded runs are tested on any machine; and less work for
 # the compiler, which is where the time of small tests goes.
@@ -15,8 +17,10 @@ os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
+TOOLS = pathlib.Path(__file__).resolve().parent.parent / "tools"
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +43,19 @@ def golden():
   import numpy as np
 
   return lambda name: dict(np.load(os.path.join(GOLDEN, name)))
+
+
+@pytest.fixture(scope="module")
+def load_tool():
+  """Load a script of tools/ by name; its flags go after the file's tests, so that another tool may define the same."""
+  others = set(flags.FLAGS)
+
+  def load(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+  yield load
+  for name in set(flags.FLAGS) - others:
+    delattr(flags.FLAGS, name)

@@ -1,8 +1,6 @@
 """The mean of several priors' weights."""
 
-import importlib.util
 import json
-import pathlib
 
 import chex
 import jax
@@ -17,15 +15,12 @@ from diffinv.nets import small
 from diffinv.priors import Prior
 from diffinv.schedules import Schedule
 
-TOOL = pathlib.Path(__file__).resolve().parent.parent / "tools" / "average_priors.py"
 CONFIG = small.SmallConfig(channels=8, multipliers=(1,), blocks=1, middle_blocks=1, head_channels=8, embedding=8)
 
 
 @pytest.fixture(scope="module")
-def tool():
-  spec = importlib.util.spec_from_file_location("average_priors", TOOL)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+def tool(load_tool):
+  module = load_tool("average_priors")
   flags.FLAGS(["average", "--priors=a,b", "--output=c"])
   return module
 

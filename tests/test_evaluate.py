@@ -1,9 +1,7 @@
 """The fitted Gaussian, the distances and the classical baselines that trained priors are measured against."""
 
-import importlib.util
 import json
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +14,13 @@ from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level
 
-TOOL = pathlib.Path(__file__).resolve().parent.parent / "tools" / "evaluate_prior.py"
 SHAPE = (6, 8, 3)
 LEVEL = Level(jnp.float32(500.0), jnp.float32(0.8), jnp.float32(0.6))
 
 
 @pytest.fixture(scope="module")
-def tool():
-  spec = importlib.util.spec_from_file_location("evaluate_prior", TOOL)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def tool(load_tool):
+  return load_tool("evaluate_prior")
 
 
 def images(count, seed=0):

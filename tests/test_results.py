@@ -1,6 +1,5 @@
 """The page of results: its tables and claims from numbers that are known."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -13,11 +12,8 @@ COSTS = {"dps": (1000, 1000), "diffpir": (100, 0), "pigdm": (100, 100), "ddrm": 
 
 
 @pytest.fixture(scope="module")
-def tool():
-  spec = importlib.util.spec_from_file_location("write_results", ROOT / "tools" / "write_results.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def tool(load_tool):
+  return load_tool("write_results")
 
 
 def entry(task, method, psnr, ssim=0.8, failed=0):
