@@ -38,7 +38,8 @@ def save(tmp_path):
       image_shape=(16, 16, 3),
       size_multiple=CONFIG.size_multiple,
     )
-    provenance = {"data": "faces", "seed": seed, "images_seen": images_seen, "validation_loss": 0.5}
+    of_one_run = {"validation_loss": 0.5, "steps": 10, "init": None}
+    provenance = {"data": "faces", "seed": seed, "images_seen": images_seen, **of_one_run}
     return str(checkpoint.save_prior(tmp_path / name, prior, CONFIG, provenance))
 
   return one

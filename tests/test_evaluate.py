@@ -275,12 +275,19 @@ def folder_subject(tool, tmp_path):
 
 def test_the_slopes_are_those_that_the_parts_were_scaled_by(tool):
   x0 = np.random.default_rng(0).standard_normal((400, 16, 16, 3)).astype(np.float32)
-  coarse = np.repeat(np.repeat(tool._block_means(x0), 8, axis=1), 8, axis=2)
+  coarse = np.kron(np.asarray(distances.reduced(x0, 2)).reshape(400, 2, 2, 3), np.ones((1, 8, 8, 1), np.float32))
   offset = np.linspace(-1, 1, 16, dtype=np.float32)[:, None, None]
   found = tool.slopes_of(x0, 0.8 * coarse + 1.25 * (x0 - coarse) + offset)
-  assert found["coarse"] == pytest.approx((1.25, 0.0), abs=1e-5) and found["fine"] == pytest.approx(
-    (0.8, 0.0), abs=1e-5
-  )
+  assert found["coarse"] == pytest.approx((1.25, 0.0), abs=1e-5)
+  assert found["fine"] == pytest.approx((0.8, 0.0), abs=1e-5)
+
+
+def test_calibration_refuses_images_that_its_blocks_do_not_fill(tool):
+  from absl import app
+
+  subject = tool.Subject("p", None, {"data": "faces"}, (12, 12, 3))
+  with pytest.raises(app.UsageError, match="--measure=calibration needs images of a multiple of 8 pixels, got 12"):
+    tool.calibration(subject)
 
 
 def test_a_posterior_mean_has_the_slope_one_to_within_the_standard_error(tool):

@@ -2,9 +2,9 @@
 
 usage: python tools/average_priors.py --priors=FOLDER,FOLDER,... --output=FOLDER [--overwrite]
 
-Such weights lie in one basin, where their mean denoises better than each: Izmailov et al., "Averaging Weights Leads to
-Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407; Wortsman et al., "Model soups", ICML 2022,
-arXiv 2203.05482. Weights of runs that began apart have no such mean; measure what comes out (tools/evaluate_prior.py).
+Such weights tend to lie in one basin, where their mean is better than each: Izmailov et al., "Averaging Weights Leads
+to Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407; Wortsman et al., "Model soups", ICML 2022, arXiv
+2203.05482. Weights of runs that began apart have no such mean; measure what comes out (tools/evaluate_prior.py).
 """
 
 import dataclasses
@@ -19,31 +19,33 @@ from diffinv import checkpoint
 PRIORS = flags.DEFINE_list("priors", None, "Prior folders, or names in checkpoints/: two or more.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Prior folder to write.", required=True)
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace an existing prior folder.")
-OF_THE_WEIGHTS = ("validation_loss", "validation_psnr", "weights_of_step")  # what is not known of their mean
+# What is not so of the mean of several runs' weights.
+OF_ONE_RUN = ("validation_loss", "validation_psnr", "weights_of_step", "steps", "commit", "init")
 
 
 def average(names: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
   """Return the prior with the mean of the weights, its network's config and its provenance.
 
-  The provenance is the last prior's, with the most images that one of them saw, and all of theirs as "average_of".
+  The provenance has what the last prior's says of its data and settings, the most images that one of them saw, and
+  all of theirs as "average_of".
 
   Raises:
     ValueError: the priors differ in more than their weights.
     FileNotFoundError: there is no such prior.
   """
-  (first, config), *others = [checkpoint.load_description(name) for name in names]
-  for name, (other, _) in zip(names[1:], others):
+  descriptions, configs = zip(*map(checkpoint.load_description, names))
+  first = descriptions[0]
+  for name, other in zip(names[1:], descriptions[1:]):
     for field in checkpoint.FIELDS:
       if field != "provenance" and other[field] != first[field]:
         raise ValueError(f"{name}: expected the {field} of {names[0]}, {first[field]}, got {other[field]}")
   priors = [checkpoint.load_prior(name) for name in names]
-  # In float64: the order of the priors changes nothing.
   mean = lambda *leaves: np.mean(np.stack(leaves), axis=0, dtype=np.float64).astype(leaves[0].dtype)
   prior = dataclasses.replace(priors[-1], params=jax.tree.map(mean, *(p.params for p in priors)))
-  provenances = [checkpoint.load_provenance(name) for name in names]
-  last = {name: value for name, value in provenances[-1].items() if name not in OF_THE_WEIGHTS}
+  provenances = [description["provenance"] for description in descriptions]
+  last = {name: value for name, value in provenances[-1].items() if name not in OF_ONE_RUN}
   seen = max(p.get("images_seen", 0) for p in provenances)
-  return prior, config, {**last, "images_seen": seen, "average_of": provenances}
+  return prior, configs[0], {**last, "images_seen": seen, "average_of": provenances}
 
 
 def main(argv: list[str]) -> None:

@@ -73,7 +73,7 @@ RESTORATION_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gauss
 SBARS = (0.1, 0.3, 1.0, 3.0)
 MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # dB over the fitted Gaussian: the aim
 CALIBRATION_SBARS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-COARSE = 8  # edge of the blocks whose means are the coarse part of an image, pixels; every size is a multiple
+COARSE = 8  # edge of the blocks whose means are the coarse part of an image, pixels
 PATCH, PATCHES, REDUCED, DIRECTIONS = 7, 16, 16, 512  # of the sliced Wasserstein distances
 SHEET_SAMPLES = 64
 RENDERED = 16  # faces at once: one compilation for all purposes
@@ -273,6 +273,8 @@ def calibration(subject: Subject) -> tuple[dict, list[Table]]:
   A posterior mean D is orthogonal to its error, E[D (x0 - D)] = 0, so that x0 regressed on it has the slope 1. Squared
   errors hardly tell where it is another: at high noise D varies little.
   """
+  if subject.shape[0] % COARSE:
+    raise app.UsageError(f"--measure=calibration needs images of a multiple of {COARSE} pixels, got {subject.shape[0]}")
   x0 = held_out(subject, "denoising", IMAGES.value)
   gaussians = fitted_gaussians(subject)
   found, rows = {}, []
@@ -288,19 +290,16 @@ def calibration(subject: Subject) -> tuple[dict, list[Table]]:
 
 def slopes_of(x0: np.ndarray, denoised: np.ndarray) -> dict[str, tuple[float, float]]:
   """Return the slope of x0 over D with its standard error over the images, of the coarse and of the fine part."""
-  centred = [x.astype(np.float64) - x.mean(axis=0, dtype=np.float64) for x in (x0, denoised)]
-  coarse = [np.repeat(np.repeat(_block_means(x), COARSE, axis=1), COARSE, axis=2) for x in centred]
+  x, d = (each - each.mean(axis=0) for each in (x0.astype(np.float64), denoised.astype(np.float64)))
+  x_coarse, d_coarse = (np.asarray(distances.reduced(each, x0.shape[1] // COARSE), np.float64) for each in (x, d))
+  inner = lambda a, b: np.sum(a * b, axis=tuple(range(1, a.ndim)))
+  coarse = np.stack([inner(x_coarse, d_coarse), inner(d_coarse, d_coarse)]) * COARSE**2
   found = {}
-  for part, (x, d) in {"coarse": coarse, "fine": [whole - c for whole, c in zip(centred, coarse)]}.items():
-    products, squares = np.sum(x * d, axis=(1, 2, 3)), np.sum(d * d, axis=(1, 2, 3))
+  # The two parts are orthogonal: the products of the fine one are what the coarse one leaves of the whole.
+  for part, (products, squares) in {"coarse": coarse, "fine": np.stack([inner(x, d), inner(d, d)]) - coarse}.items():
     slope = products.sum() / squares.sum()
     found[part] = (slope, float(np.sqrt(np.sum((products - slope * squares) ** 2))) / squares.sum())  # delta method
   return found
-
-
-def _block_means(x):
-  n, height, width, channels = x.shape
-  return x.reshape(n, height // COARSE, COARSE, width // COARSE, COARSE, channels).mean(axis=(2, 4))
 
 
 # Sampling
