@@ -188,9 +188,9 @@ def test_all_threads_have_work():
   barrier = threading.Barrier(12, timeout=60)
 
   class Source:
-    def item(self, index):
+    def items(self, start, count):
       barrier.wait()
-      return np.full((1, 1, 3), index, np.uint8)
+      return np.full((count, 1, 1, 3), start, np.uint8)
 
   found = list(folder.stream(Source(), 1, 0, 24, workers=12))
   assert [int(v[0, 0, 0, 0]) for v in found] == list(range(24))
@@ -237,6 +237,30 @@ def test_photos_are_a_function_of_seed_and_index():
   np.testing.assert_array_equal(one.item(7), other.item(7))
   assert np.any(one.item(7) != one.item(8))
   assert np.any(one.item(7) != photos.Photos(size=32, seed=1).item(7))
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_photos_are_the_same_alone_and_in_a_batch(augment):
+  """Among 64 some keep their hue and some do not, and each is flipped, turned and cut by itself."""
+  pytest.importorskip("skimage")
+  source = photos.Photos(size=32, seed=2, augment=augment)
+  found = source.items(5, 64)
+  assert found.flags.c_contiguous and found.dtype == np.uint8
+  np.testing.assert_array_equal(found, [source.item(5 + k) for k in range(64)])
+
+
+def test_a_change_of_colours_is_what_it_says():
+  """In double precision and pixel by pixel, of a change that leaves nothing as it was."""
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+  change = photos.Colours(1.3, np.array([2, 0, 1]), np.array([0.9, 1.0, 1.1]), 0.8, 0.05)
+  plain = photos.Colours(1.0, np.arange(3), np.ones(3), 1.0, 0.0)
+  found = photos.change_colours(pixels, [change, plain])
+  x = pixels[0] / 255.0
+  gray = x.mean(axis=0)
+  x = (gray + (x - gray) * change.saturation)[change.order] * change.gains[:, None, None]
+  wanted = 255.0 * np.clip((x - 0.5) * change.contrast + 0.5 + change.brightness, 0.0, 1.0)
+  np.testing.assert_allclose(found[0].astype(np.float64), wanted, atol=0.5 + 1e-4)
+  np.testing.assert_array_equal(found[1], pixels[1])
 
 
 def test_pyramid_is_antialiased():

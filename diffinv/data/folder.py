@@ -199,6 +199,10 @@ class Folder:
         return found
     raise ValueError(f"data: expected images that can be read in {self._folder}, got {len(self._corrupt)} that cannot")
 
+  def items(self, start: int, count: int) -> np.ndarray:
+    """Return the items `start` .. `start + count - 1`, uint8, [count, size, size, 3]."""
+    return np.stack([self.item(start + k) for k in range(count)])
+
   def readable(self, name: str) -> bool:
     """Tell whether a file can be decoded; one that cannot counts as `corrupt`."""
     size = self._try(name, upright_size)
@@ -242,8 +246,8 @@ class Folder:
 
 
 def batch(source, index: int, batch_size: int) -> np.ndarray:
-  """Return batch `index` of a source with `item`, uint8, [batch_size, size, size, 3]."""
-  return np.stack([source.item(index * batch_size + j) for j in range(batch_size)])
+  """Return batch `index` of a source with `items`, uint8, [batch_size, size, size, 3]."""
+  return source.items(index * batch_size, batch_size)
 
 
 def ahead(workers: int) -> int:
