@@ -483,8 +483,8 @@ def test_a_signal_to_stop_waits_for_the_end_of_the_step(tmp_path):
   manager.close()
 
 
-@pytest.mark.parametrize("validation", (0.0, 300.0))
-def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, monkeypatch, validation):
+@pytest.mark.parametrize("validation, compiling", [(0.0, 0.0), (300.0, 0.0), (0.0, 3000.0)])
+def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, monkeypatch, validation, compiling):
   class Clock:
     now = 0.0
 
@@ -494,8 +494,13 @@ def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, monk
   clock = Clock()
   monkeypatch.setattr(train_app, "time", clock)
 
+  validations = []
+
   def spend(step):
-    clock.now += validation if step is None else 60.0 if step == 1 else 2.0  # the first one compiles
+    clock.now += 60.0 if step == 1 else 0.0 if step is None else 2.0  # the first one compiles
+    if step is None:
+      clock.now += validation if validations else validation + compiling
+      validations.append(clock.now)
 
   run = counting_run(tmp_path, length=("--minutes=300", "--validate_every=200", "--log_every=500"), during=spend)
   assert run.total_steps > 3000

@@ -80,7 +80,9 @@ OUTPUT = _string("output", None, "Prior folder to write; OUTPUT.training beside 
 CONFIG = _enum("config", "default", list(CONFIGS), "Set of defaults for the flags below.")
 STEPS = _integer("steps", None, "Steps to take, in all.", lower_bound=1, upper_bound=UNKNOWN_STEPS - 1)
 MINUTES = _float(
-  "minutes", None, "Time to train, minutes: fixes the number of steps by the speed of the first ones and of a quarter."
+  "minutes",
+  None,
+  "Time to train, minutes: fixes the number of steps by the speed of the first ones, then by that of each quarter.",
 )
 SEED = _integer(
   "seed", 0, "Seed of the weights, the data order and the noise.", lower_bound=0, upper_bound=common.MAX_SEED
@@ -795,7 +797,7 @@ class Meter:
 
 
 class Pace:
-  """How many steps a run of minutes takes: told by the speed from step `first` to `last`, and again at `review`."""
+  """How many steps a run of minutes takes: told by the speed from step `first` to `last`, and at each `review`."""
 
   def __init__(self, s: dict[str, Any], step: int, ahead: int, begun: float):
     """Measure nothing yet; `ahead`: batches that are prepared while the first step compiles, `begun`: the start."""
@@ -805,7 +807,8 @@ class Pace:
     self.last = step + 1 + min(ahead + MEASURED_STEPS, max(1, s["warmup_steps"] - 1))
     self.first = max(step + 1, self.last - MEASURED_STEPS)
     self.review = None  # a step, once there is a plan
-    self._since = None  # when the speed began to be measured
+    self._quarters = iter((1, 2, 3))  # of the run, that reviews are still to be made after
+    self._since_step, self._since = None, None  # after which step, and when, the speed began to be measured
 
   def begin(self) -> None:
     """Begin to measure, after step `first`."""
@@ -815,15 +818,23 @@ class Pace:
     """Return the number of steps in all by the speed until now, after step `last`."""
     total = self._total(self.first, self.last, 1 - OVERHEAD)
     print(f"{total} steps in {self._minutes:g} minutes", flush=True)
-    self.review = total // 4 if total // 4 > self.last else None
-    self.begin()
+    self._go_on(self.last, total)
     return total
 
   def corrected(self) -> int:
-    """Return it by what validations, samples and checkpoints took, too, after step `review`."""
-    total = self._total(self.last, self.review, 1.0)
+    """Return it after step `review`, by what validations, samples and checkpoints took since the one before, too.
+
+    Those of the first quarter were compiled in it, which the second one shows to be once only.
+    """
+    total = self._total(self._since_step, self.review, 1.0)
     print(f"{total} steps in {self._minutes:g} minutes, as it has gone so far", flush=True)
+    self._go_on(self.review, total)
     return total
+
+  def _go_on(self, step, total):
+    self.review = next((later for k in self._quarters if (later := total * k // 4) > step), None)
+    self._since_step = step
+    self.begin()
 
   def _total(self, since, step, part):
     now = time.monotonic()
