@@ -815,15 +815,15 @@ class Pace:
     self.first = max(step + 1, self.last - MEASURED_STEPS)
     self.review = None  # a step, once there is a plan
     self._quarters = iter((1, 2, 3))  # of the run, that reviews are still to be made after
-    self._since_step, self._since = None, None  # after which step, and when, the speed began to be measured
+    self._since = None  # after which step, and when, the speed began to be measured
 
-  def begin(self) -> None:
-    """Begin to measure, after step `first`."""
-    self._since = time.monotonic()
+  def begin(self, step: int) -> None:
+    """Begin to measure, after `step`."""
+    self._since = (step, time.monotonic())
 
   def plan(self) -> int:
     """Return the number of steps in all by the speed until now, after step `last`."""
-    total = self._total(self.first, self.last, 1 - OVERHEAD)
+    total = self._total(self.last, 1 - OVERHEAD)
     print(f"{total} steps in {self._minutes:g} minutes", flush=True)
     self._go_on(self.last, total)
     return total
@@ -833,20 +833,19 @@ class Pace:
 
     Those of the first quarter were compiled in it, which the second one shows to be once only.
     """
-    total = self._total(self._since_step, self.review, 1.0)
+    total = self._total(self.review, 1.0)
     print(f"{total} steps in {self._minutes:g} minutes, as it has gone so far", flush=True)
     self._go_on(self.review, total)
     return total
 
   def _go_on(self, step, total):
     self.review = next((later for k in self._quarters if (later := total * k // 4) > step), None)
-    self._since_step = step
-    self.begin()
+    self.begin(step)
 
-  def _total(self, since, step, part):
-    now = time.monotonic()
+  def _total(self, step, part):
+    now, (since, then) = time.monotonic(), self._since
     left = 60 * self._minutes * part - (now - self._begun)
-    return min(step + max(1, int(left * (step - since) / (now - self._since))), UNKNOWN_STEPS - 1)
+    return min(step + max(1, int(left * (step - since) / (now - then))), UNKNOWN_STEPS - 1)
 
 
 def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: train.TrainState) -> train.TrainState:
@@ -866,7 +865,7 @@ def loop(s: dict[str, Any], run: Run, data: Data, functions: Functions, state: t
         jax.block_until_ready(state)
       meter.mark(step)
       if pace and step == pace.first:
-        pace.begin()
+        pace.begin(step)
       if pace and step == pace.last:
         total = pace.plan()
         run.fix(total, s["validate_every"])

@@ -245,23 +245,21 @@ class Folder:
         self._report(f"data: skipped {name}, which cannot be read ({self._corrupt[name]}); {len(self._corrupt)} so far")
 
 
-def batch(source, index: int, batch_size: int) -> np.ndarray:
-  """Return batch `index` of a source with `items`, uint8, [batch_size, size, size, 3]."""
-  return source.items(index * batch_size, batch_size)
-
-
 def ahead(workers: int) -> int:
   """Return how many batches are prepared ahead of the reader: work for all threads."""
   return max(AHEAD, workers)
 
 
 def stream(source, batch_size: int, start: int, stop: int, *, workers: int = 2) -> Iterator[np.ndarray]:
-  """Yield batches `start` .. `stop` - 1 in order, prepared by `workers` threads, `ahead` of the reader at most."""
+  """Yield batches `start` .. `stop` - 1 of a source with `items`, uint8, [batch_size, size, size, 3], in order.
+
+  They are prepared by `workers` threads, `ahead` of the reader at most.
+  """
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     pending = collections.deque()
     try:
       for index in range(start, stop):
-        pending.append(pool.submit(batch, source, index, batch_size))
+        pending.append(pool.submit(source.items, index * batch_size, batch_size))
         if len(pending) > ahead(workers):
           yield pending.popleft().result()
       while pending:
