@@ -524,7 +524,7 @@ def test_skipped_steps_in_a_row_are_counted(tmp_path, skips, lost):
   assert train_app._report(run, meter, 9, metrics, 7) == lost
 
 
-# Folders
+# Validations
 
 
 def test_a_validation_does_not_depend_on_the_seed(tmp_path):
@@ -558,6 +558,9 @@ def test_a_validation_has_no_more_images_at_once_than_a_step(tmp_path):
   assert little < much / 4
   for other in (parts, with_a_rest):
     chex.assert_trees_all_close(other, whole, rtol=1e-5)
+
+
+# Folders
 
 
 def folder_settings(tmp_path, *flags):
