@@ -72,6 +72,18 @@ def test_claim_needs_every_task_both_marks_and_all_pictures(tool, results, worse
   assert "no gradient: none." in text and "| DiffPIR |" not in text
 
 
+def test_differences_are_of_those_that_reach_the_reference_on_most_tasks(tool, results):
+  more = [entry("c", "dps", 20.0), entry("c", "diffpir", 19.0), entry("c", "pigdm", 21.0), entry("c", "ddrm", 21.0)]
+  results["summary"] += more
+  results["runs"] += pictures(more)
+  results["tasks"].append({"name": "c", "title": "C"})
+  text = tool.claim(results, "psnr")
+  assert "on every task: PiGDM." in text
+  diffpir, pigdm = text.splitlines()[-2:]  # DDRM, which left a task out, is not there
+  assert diffpir.startswith("| DiffPIR | +1.00") and diffpir.endswith("| -1.00 ± 0.00 / +0.000 ± 0.000 |")
+  assert pigdm.startswith("| PiGDM |")
+
+
 def test_the_mean_of_samples_takes_part_at_the_cost_of_all_of_them(tool, results):
   several = {"num_samples": 2, "methods": [{"name": "diffpir", "title": "DiffPIR"}]}
   means = {"mean_psnr": {"mean": 27.5, "low": 27.0, "high": 28.0}, "mean_ssim": {"mean": 0.9}}

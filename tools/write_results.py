@@ -232,7 +232,10 @@ def table(results: dict[str, Any], mark: str) -> str:
 
 
 def claim(results: dict[str, Any], mark: str) -> str:
-  """Say which methods reach the reference in mean PSNR and SSIM, on every task and on each, and which are cheap."""
+  """Say which methods reach the reference in mean PSNR and SSIM, on every task and on each, and which are cheap.
+
+  Below it is how far those are above the reference that solve every task and reach it on most of them.
+  """
   both = (mark, mark.replace("psnr", "ssim"))
   by_run = {(e["task"], e["method"]): e for e in results["summary"]}
 
@@ -244,9 +247,12 @@ def claim(results: dict[str, Any], mark: str) -> str:
     entries = [e for e in results["summary"] if e["method"] == method["name"] and not e.get("skipped")]
     return all(e["evaluations"] <= CHEAP_EVALUATIONS and not e["gradients"] for e in entries)
 
+  reached = lambda method: sum(reaches(method, task) for task in results["tasks"])
+  solves_all = lambda method: all(competes(by_run[task["name"], method["name"]]) for task in results["tasks"])
   named = lambda methods: ", ".join(method["title"] for method in methods) or "none"
   others = [method for method in results["methods"] if method["name"] != REFERENCE]
-  always = [method for method in others if all(reaches(method, task) for task in results["tasks"])]
+  always = [method for method in others if reached(method) == len(results["tasks"])]
+  mostly = [method for method in others if solves_all(method) and 2 * reached(method) > len(results["tasks"])]
   bound = f"{CHEAP_EVALUATIONS} evaluations" + (" a sample" if mark == BEST else "")
   lines = [
     f"At or above DPS with {REFERENCE_STEPS} steps in mean PSNR and SSIM on every task: {named(always)}. Of these, "
@@ -255,8 +261,8 @@ def claim(results: dict[str, Any], mark: str) -> str:
   ]
   for task in results["tasks"]:
     lines.append(f"- {task['title']}: {named(m for m in others if cheap(m) and reaches(m, task))}")
-  if always:
-    lines += ["", *differences(results, always, both)]
+  if mostly:
+    lines += ["", *differences(results, mostly, both)]
   return "\n".join(lines)
 
 
