@@ -1,7 +1,7 @@
 """diffinv: inverse imaging problems with a diffusion model as the prior.
 
 A measurement y = A(x) + n of a picture x is inverted by running the reverse process of a diffusion model and pulling
-it towards y on the way. README.md has the commands; `diffinv.methods` the methods, a file each.
+it toward y on the way. README.md has the commands; `diffinv.methods` the methods, a file each.
 """
 
 import importlib

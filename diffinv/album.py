@@ -79,7 +79,7 @@ def page_data(run: runs.Run, album: Album) -> dict[str, Any]:
   plan, chosen = run.plan, run.plan["images"][: album.images]
   skipped = {(e["task"], e["method"]): e["skipped"] for e in plan["runs"] if e.get("skipped") is not None}
   cells = [[_cell(run, album, image, task) for task in plan["tasks"]] for image in chosen]
-  colours = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+  colors = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
   return {
     "samples": plan["num_samples"],
     "images": [
@@ -97,7 +97,7 @@ def page_data(run: runs.Run, album: Album) -> dict[str, Any]:
     ],
     "methods": [method["title"] for method in plan["methods"]],
     "cells": cells,
-    "colours": base64.b64encode(colours.tobytes()).decode(),
+    "colors": base64.b64encode(colors.tobytes()).decode(),
     "pictures": album.pictures,
   }
 

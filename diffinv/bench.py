@@ -1,7 +1,7 @@
 """A comparison's chains: measurements in, pictures, chains, times and marks out.
 
 Every method gets the same measurement of an image and the same keys. What restores sees problems only; the truth comes
-in afterwards, in `marks`.
+in afterward, in `marks`.
 """
 
 import contextlib

@@ -55,7 +55,7 @@ class Network(NamedTuple):
 
 NETWORKS = {
   "guided_diffusion": Network(unet.UNetConfig, unet.make_config, unet.apply_function, unet.init),
-  "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialise),
+  "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialize),
 }
 
 # Priors that need no file, made when asked for.

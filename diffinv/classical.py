@@ -19,7 +19,7 @@ Proximal = Callable[[np.ndarray, float], np.ndarray]
 
 
 def fista(problem: Problem, proximal: Proximal, start: np.ndarray, *, num_steps: int = 100) -> np.ndarray:
-  """Minimise 1/2 ||y - A x||^2 + R(x); linear operators.
+  """Minimize 1/2 ||y - A x||^2 + R(x); linear operators.
 
   Args:
     problem: one image's measurement.

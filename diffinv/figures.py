@@ -1,6 +1,6 @@
-"""Figures as inline SVG that takes its colours from the page: one drawing for light and dark.
+"""Figures as inline SVG that takes its colors from the page: one drawing for light and dark.
 
-Matplotlib draws with stand-ins for colours, which are replaced by CSS variables: `var(--ink)`, and `var(--series-3)`
+Matplotlib draws with stand-ins for colors, which are replaced by CSS variables: `var(--ink)`, and `var(--series-3)`
 for the fourth series. Text stays text, in the font of the page; the marks of a series are a group of class `series`.
 """
 
@@ -15,11 +15,11 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins: no other colour of the drawings is one of these.
+# Stand-ins: no other color of the drawings is one of these.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 NAMES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
-SERIES = 12  # colours that the page defines; further series begin again, with other markers
-MARKERS = "os^DvPX<>ph"  # another number than colours, so that together they repeat late
+SERIES = 12  # colors that the page defines; further series begin again, with other markers
+MARKERS = "os^DvPX<>ph"  # another number than colors, so that together they repeat late
 STYLE = {
   "svg.fonttype": "none",
   "font.size": 11,  # points: of the drawing, whose width the page sets
@@ -105,7 +105,7 @@ def coverage(levels: Sequence[float], mean: Sequence[float], tasks: Sequence[Seq
     levels: nominal, within (0, 1).
     mean: empirical, at each level.
     tasks: curves at the same levels.
-    series: of the method, for its colour.
+    series: of the method, for its color.
     name: of the figure, unique on the page.
 
   Returns:
@@ -120,11 +120,11 @@ def coverage(levels: Sequence[float], mean: Sequence[float], tasks: Sequence[Seq
     axes.set_xlabel("should lie within", loc="left")
     axes.set_title("lies within", loc="left", fontsize=STYLE["font.size"], color=MUTED)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-    colour = _colour(series)
+    color = _color(series)
     for curve in tasks:
-      axes.plot(levels, curve, color=colour, linewidth=1, alpha=0.4)
-    axes.fill_between(levels, mean, levels, color=colour, alpha=0.14, linewidth=0)
-    axes.plot(levels, mean, color=colour, linewidth=2.5, marker="o", markersize=5, clip_on=False)
+      axes.plot(levels, curve, color=color, linewidth=1, alpha=0.4)
+    axes.fill_between(levels, mean, levels, color=color, alpha=0.14, linewidth=0)
+    axes.plot(levels, mean, color=color, linewidth=2.5, marker="o", markersize=5, clip_on=False)
     axes.text(0.97, 0.03, "too sure", ha="right", va="bottom", color=MUTED, fontsize=10)
     axes.text(0.03, 0.97, "too unsure", ha="left", va="top", color=MUTED, fontsize=10)
     return _svg(figure, name)
@@ -171,20 +171,20 @@ def _beside(points: Sequence[Point], axes: Axes) -> list[float]:
       groups.append([i])
   places = [point.x for point in points]
   for group in (group for group in groups if len(group) > 1):
-    centre = math.exp(math.fsum(math.log(points[i].x) for i in group) / len(group))
+    center = math.exp(math.fsum(math.log(points[i].x) for i in group) / len(group))
     for rank, i in enumerate(group):
-      places[i] = centre * step ** (rank - (len(group) - 1) / 2)
+      places[i] = center * step ** (rank - (len(group) - 1) / 2)
   return places
 
 
 def _draw_point(axes: Axes, point: Point, x: float) -> None:
-  colour = _colour(point.series)
+  color = _color(point.series)
   if point.low is not None:
-    (whisker,) = axes.plot([x] * 2, [point.low, point.high], color=colour, linewidth=1.5, alpha=0.45, zorder=3)
+    (whisker,) = axes.plot([x] * 2, [point.low, point.high], color=color, linewidth=1.5, alpha=0.45, zorder=3)
     whisker.set_gid(f"series {point.series}")
   marker = MARKERS[point.series % len(MARKERS)]
   size = 10 if marker in "PX" else 8  # crosses look smaller
-  (dot,) = axes.plot(x, point.y, marker, color=colour, markersize=size, markeredgecolor=PAPER, zorder=4)
+  (dot,) = axes.plot(x, point.y, marker, color=color, markersize=size, markeredgecolor=PAPER, zorder=4)
   dot.set_gid(f"series {point.series}")
 
 
@@ -206,7 +206,7 @@ def _label(axes: Axes, points: Sequence[Point], beside: Sequence[float]) -> None
     if math.dist(near, (x, y)) > 10:
       ends = inverse([near, (x, y)])
       axes.plot(
-        *ends.T, color=_colour(points[i].series), linewidth=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False
+        *ends.T, color=_color(points[i].series), linewidth=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False
       )
     text = axes.text(*inverse(anchor), _short(points[i].title), ha="center", va="center", fontsize=size, zorder=5)
     text.set_gid(f"series {points[i].series}")
@@ -234,8 +234,8 @@ def place_label(
     for angle in (0, 180, 90, 270, 35, -35, 145, 215):
       # On an ellipse about the point, so that the label's nearest edge is `distance` away.
       across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-      centre = (x + across * (distance + width / 2), y + up * (distance + height / 2))
-      box = (centre[0] - width / 2, centre[1] - height / 2, centre[0] + width / 2, centre[1] + height / 2)
+      center = (x + across * (distance + width / 2), y + up * (distance + height / 2))
+      box = (center[0] - width / 2, center[1] - height / 2, center[0] + width / 2, center[1] + height / 2)
       outside = width * height - _overlap(box, frame)
       bad = 4 * outside + sum(_overlap(box, other) for other in taken)
       if bad < least - 1e-9:
@@ -255,7 +255,7 @@ def _short(title: str) -> str:
   return title if len(title) <= LONGEST else title[: LONGEST - 1] + "…"
 
 
-def _colour(series: int) -> str:
+def _color(series: int) -> str:
   return f"#0102{series % SERIES:02x}"
 
 
@@ -267,8 +267,8 @@ def _svg(figure: Figure, name: str) -> str:
     figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
   svg = text.getvalue()
   svg = svg[svg.index("<svg") :]
-  for colour, variable in NAMES.items():
-    svg = svg.replace(colour, variable)
+  for color, variable in NAMES.items():
+    svg = svg.replace(color, variable)
   svg = re.sub(r"#0102([0-9a-f]{2})", lambda m: f"var(--series-{int(m[1], 16)})", svg)
   svg = re.sub(r'id="series (\d+)"', r'class="series" data-series="\1"', svg)
   svg = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", svg, flags=re.S)  # the page has its own

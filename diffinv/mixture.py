@@ -16,7 +16,7 @@ from diffinv import priors
 from diffinv.laws import Dense, dense
 from diffinv.schedules import Level, Schedule, vp_grid
 
-GRID_STEP = 8.0  # between neighbouring modes, in standard deviations of each
+GRID_STEP = 8.0  # between neighboring modes, in standard deviations of each
 NUM_BETAS = 999
 FIRST_BETA, LAST_BETA = 0.02, 1e-4
 LEAST_SIGNAL = 1e-2  # sqrt(abar) where steps even in sqrt(abar) give way to steps even in time
@@ -37,7 +37,7 @@ class Mixture(NamedTuple):
 
 
 def mixture(weights, means, covs) -> Mixture:
-  """Build a mixture from `weights` `[k]`, normalised here, `means` `[k, d]` and `covs` `[k, d, d]`."""
+  """Build a mixture from `weights` `[k]`, normalized here, `means` `[k, d]` and `covs` `[k, d, d]`."""
   weights, means, covs = (np.asarray(v, np.float64) for v in (weights, means, covs))
   return Mixture(np.log(weights / weights.sum()), means, covs)
 

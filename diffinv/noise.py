@@ -1,6 +1,6 @@
 """Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`, in the units of what is measured.
 
-Methods that descend towards the data use `misfit`, which is the log-likelihood in units of squared residuals:
+Methods that descend toward the data use `misfit`, which is the log-likelihood in units of squared residuals:
 -2 sigma^2 (log p(y | clean) - log p(y | y)), sigma^2 one mean variance, so that Gaussian noise gives (y - clean)^2 and
 step sizes mean the same whatever the noise. `variance` is what its gradient divides by, the inverse of a Fisher
 information: grad misfit = -2 sigma^2 (y - clean) / variance.

@@ -140,8 +140,8 @@ class GaussianMixture:
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
-    centred = jnp.ravel(x_t)[None, :] - level.alpha * self.means
-    coords = einsum("kij,ki->kj", self.eigvecs, centred)
+    centerd = jnp.ravel(x_t)[None, :] - level.alpha * self.means
+    coords = einsum("kij,ki->kj", self.eigvecs, centerd)
     spread = level.alpha**2 * self.eigvals + level.sigma**2
     log_density = -0.5 * jnp.sum(coords**2 / spread + jnp.log(spread), axis=1)
     r = jax.nn.softmax(self.log_weights + log_density)
@@ -154,7 +154,7 @@ def mixture(weights, means, covariances, schedule: Schedule, *, variance: str = 
   """Build a Gaussian-mixture prior.
 
   Args:
-    weights: `[k]`, positive, normalised here.
+    weights: `[k]`, positive, normalized here.
     means: `[k, d]`, in units of the image.
     covariances: `[k, d, d]`, symmetric positive semi-definite.
     schedule: the forward process.
@@ -175,7 +175,7 @@ def mixture(weights, means, covariances, schedule: Schedule, *, variance: str = 
   eigvals, eigvecs = np.linalg.eigh(covariances)
   asymmetry = np.abs(covariances - np.swapaxes(covariances, 1, 2)).max()
   if asymmetry > 1e-8 * np.abs(covariances).max() or eigvals.min() < -1e-8 * eigvals.max():
-    raise ValueError("mixture: expected symmetric positive semi-definite covariances; symmetrise them first")
+    raise ValueError("mixture: expected symmetric positive semi-definite covariances; symmetrize them first")
   return GaussianMixture(
     log_weights=jnp.asarray(np.log(weights / weights.sum())),
     means=jnp.asarray(means),
@@ -193,9 +193,9 @@ def gaussian(mean, covariance, schedule: Schedule, *, variance: str = "fixed_sma
 
 @pytree
 class StationaryGaussian:
-  """A stationary Gaussian prior of any image size, diagonal in the DCT of the decorrelated colours; see `natural`.
+  """A stationary Gaussian prior of any image size, diagonal in the DCT of the decorrelated colors; see `natural`.
 
-  Colour i at DCT frequency f (cycles per pixel) has variance color_variances[i] * s / (|f|^2 + cutoff^2)^(power/2),
+  Color i at DCT frequency f (cycles per pixel) has variance color_variances[i] * s / (|f|^2 + cutoff^2)^(power/2),
   s such that the mean over frequencies, the variance of a pixel, is color_variances[i]. The DCT mirrors the image at
   its edges: no wrap-around. Nothing is clipped.
   """
@@ -217,28 +217,28 @@ class StationaryGaussian:
     radial = (fy[:, None] ** 2 + fx[None, :] ** 2 + self.cutoff**2) ** (-0.5 * self.power)
     return (radial / jnp.mean(radial))[:, :, None] * self.color_variances[None, None, :]
 
-  def analyse(self, x: jax.Array) -> jax.Array:
+  def analyze(self, x: jax.Array) -> jax.Array:
     """Return the coordinates of an image without mean in the eigenbasis of the covariance."""
     return dctn(einsum("hwc,cd->hwd", x, self.color_basis), axes=(0, 1), norm="ortho")
 
-  def synthesise(self, coords: jax.Array) -> jax.Array:
-    """Return the image of given coordinates: the inverse of `analyse`."""
+  def synthesize(self, coords: jax.Array) -> jax.Array:
+    """Return the image of given coordinates: the inverse of `analyze`."""
     return einsum("hwd,cd->hwc", idctn(coords, axes=(0, 1), norm="ortho"), self.color_basis)
 
   def covariance(self, x: jax.Array) -> jax.Array:
     """Return C x, `[h, w, c]`."""
-    return self.synthesise(self.spectrum(x.shape) * self.analyse(x))
+    return self.synthesize(self.spectrum(x.shape) * self.analyze(x))
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean m + alpha C (alpha^2 C + sigma^2 I)^-1 (x_t - alpha m)."""
     mean = jnp.broadcast_to(self.mean, x_t.shape)
     eigvals = self.spectrum(x_t.shape)
     gain = level.alpha * eigvals / (level.alpha**2 * eigvals + level.sigma**2)
-    x0 = mean + self.synthesise(gain * self.analyse(x_t - level.alpha * mean))
+    x0 = mean + self.synthesize(gain * self.analyze(x_t - level.alpha * mean))
     return Denoised(x0, eps_from_x0(x_t, x0, level), 0.0)
 
 
-# Colours of photographs decorrelate along luminance, orange-blue and green-magenta, with variances near 100:10:1. That
+# Colors of photographs decorrelate along luminance, orange-blue and green-magenta, with variances near 100:10:1. That
 # of luminance is chosen for the fine structure, where restoration happens: pictures fall off faster than 1/f^2, and a
 # prior with the contrast of a whole picture (about 0.6) has several times their power in the highest octave.
 OPPONENT_COLORS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
@@ -247,10 +247,10 @@ NATURAL_CUTOFF = 1 / 512  # cycles per pixel: structures larger than a picture a
 
 
 def natural(schedule: Schedule = Schedule("linear", 1000)) -> StationaryGaussian:
-  """Return the analytic prior of natural images: power spectrum ∝ 1/f^2, opponent colours, any size, no weights.
+  """Return the analytic prior of natural images: power spectrum ∝ 1/f^2, opponent colors, any size, no weights.
 
   The spectrum is that of Field, "Relations between the statistics of natural images and the response properties of
-  cortical cells", JOSA A 4(12), 1987; the opponent colours are those of Ruderman et al., "Statistics of cone responses
+  cortical cells", JOSA A 4(12), 1987; the opponent colors are those of Ruderman et al., "Statistics of cone responses
   to natural images", JOSA A 15(8), 1998.
   """
   axes = np.array(OPPONENT_COLORS, np.float64)

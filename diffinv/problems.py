@@ -1,6 +1,6 @@
 """A problem is one image's measurement: y, and the operator and noise that it came from.
 
-`Problem.misfit` is what every method that takes gradients towards the data descends: the log-likelihood of the noise,
+`Problem.misfit` is what every method that takes gradients toward the data descends: the log-likelihood of the noise,
 in units of ||y - A(x0)||^2. MISFITS names the choices, which differ where the noise differs from value to value:
 
   likelihood   the noise's own, -2 sigma^2 log p(y | x0) up to a constant, sigma^2 the mean variance (`noise.misfit`)

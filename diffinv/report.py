@@ -102,8 +102,8 @@ def html(run: runs.Run) -> str:
 def context(run: runs.Run) -> dict[str, Any]:
   """Return what the template needs."""
   plan = run.plan
-  entries = summary.summarise(plan, list(run.rows.values()))
-  methods = summary.summarise_methods(plan, list(run.rows.values()))
+  entries = summary.summarize(plan, list(run.rows.values()))
+  methods = summary.summarize_methods(plan, list(run.rows.values()))
   album = Album(run)
   data = page_data(run, album)
   series = {method["name"]: i for i, method in enumerate(plan["methods"])}
@@ -377,7 +377,7 @@ def batch_sizes(run: runs.Run) -> list[int]:
 
 
 # What time and memory depend on, and may change where a comparison goes on.
-CHANGEABLE = {"batch_size": "the batch size", "devices": "the number of devices", "remat": "rematerialisation"}
+CHANGEABLE = {"batch_size": "the batch size", "devices": "the number of devices", "remat": "rematerialization"}
 
 
 def changed_on_the_way(run: runs.Run) -> list[str]:

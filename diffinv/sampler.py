@@ -1,4 +1,4 @@
-"""The reverse sampler: one image, one `lax.scan` over neighbouring levels.
+"""The reverse sampler: one image, one `lax.scan` over neighboring levels.
 
 `sample` is the whole chain as one compiled function. `start`, `advance` and `finish` are its parts, for callers that
 want to show progress or keep the chain: `advance` takes the same steps a block at a time.

@@ -82,7 +82,7 @@ def _tile_size(pictures: Sequence[np.ndarray]) -> tuple[int, int]:
 
 
 def _place(canvas: Image.Image, picture: np.ndarray | None, corner: tuple[int, int], size: tuple[int, int]) -> None:
-  """Paste a picture, scaled to fit into the tile and centred there."""
+  """Paste a picture, scaled to fit into the tile and centerd there."""
   if picture is None:
     canvas.paste(EMPTY, (*corner, corner[0] + size[0], corner[1] + size[1]))
     return
@@ -100,10 +100,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
   return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _text(draw, place, words: str, size: int, colour, width: int, anchor: str) -> None:
+def _text(draw, place, words: str, size: int, color, width: int, anchor: str) -> None:
   """Write one line, in smaller letters where it would be wider than `width`."""
   font = _font(size)
   while size > 8 and draw.textlength(words, font) > width:
     size -= 1
     font = _font(size)
-  draw.text(place, words, fill=colour, font=font, anchor=anchor)
+  draw.text(place, words, fill=color, font=font, anchor=anchor)

@@ -1,6 +1,6 @@
 """The Gaussian prior that a set of images defines by its mean and its spectrum: what a linear denoiser can know.
 
-Coordinates are those of a fixed transform over height and width, and at every frequency the colours covary freely:
+Coordinates are those of a fixed transform over height and width, and at every frequency the colors covary freely:
 
   C = T^H diag_f(S_f) T,   S_f [c, c] = E[z_f z_f^H],   z = T (x - m).
 
@@ -35,7 +35,7 @@ TRANSFORMS = {
     lambda z: jnp.fft.ifft2(z, axes=AXES, norm="ortho").real,
   ),
 }
-MEANS = ("colour", "image")
+MEANS = ("color", "image")
 
 
 @pytree
@@ -74,7 +74,7 @@ def fit(
   batches: Iterable[np.ndarray],
   *,
   boundary: str = "mirror",
-  mean: str = "colour",
+  mean: str = "color",
   schedule: Schedule = Schedule("linear", 1000),
 ) -> SpectralGaussian:
   """Fit the prior to images by its first two moments, which is maximum likelihood.
@@ -82,7 +82,7 @@ def fit(
   Args:
     batches: images, `[b, h, w, c]` each, [-1, 1]; read once, sums are kept in float64.
     boundary: "mirror" or "periodic"; see the module.
-    mean: "colour", one for all pixels, as a stationary law has it, or "image", one for each.
+    mean: "color", one for all pixels, as a stationary law has it, or "image", one for each.
     schedule: the forward process.
 
   Raises:
@@ -97,15 +97,15 @@ def fit(
   average = first / count  # of coordinates, [h, w, c]
   # The zero frequency of an orthonormal transform is the mean of the pixels times the root of their number.
   pixels = average.shape[0] * average.shape[1]
-  centre = np.zeros_like(average)
-  centre[0, 0] = average[0, 0]
-  centre = average if mean == "image" else centre
+  center = np.zeros_like(average)
+  center[0, 0] = average[0, 0]
+  center = average if mean == "image" else center
   outer = lambda a, b: a[..., :, None] * np.conj(b)[..., None, :]
-  covariance = second / count - outer(average, centre) - outer(centre, average) + outer(centre, centre)
+  covariance = second / count - outer(average, center) - outer(center, average) + outer(center, center)
   eigvals, eigvecs = np.linalg.eigh(covariance)
   constant = jnp.asarray(average[0, 0].real / np.sqrt(pixels), float)[None, None, :]
   return SpectralGaussian(
-    mean=constant if mean == "colour" else TRANSFORMS[boundary][1](_cast(average)),
+    mean=constant if mean == "color" else TRANSFORMS[boundary][1](_cast(average)),
     eigvals=jnp.asarray(np.maximum(eigvals, 0.0), float),
     eigvecs=_cast(eigvecs),
     boundary=boundary,

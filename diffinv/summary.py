@@ -27,7 +27,7 @@ def weight(evaluations: float, gradients: float) -> float:
   return evaluations + GRADIENT * gradients
 
 
-def summarise(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Sum up every run of a comparison.
 
   Args:
@@ -44,11 +44,11 @@ def summarise(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str,
   return [_entry(entry, _of(rows, entry["task"], entry["method"])) for entry in run["runs"]]
 
 
-def summarise_methods(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize_methods(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Sum up every method over all its tasks, each task with the same weight.
 
   Returns:
-    an entry per method, in the order of `run["methods"]`, as those of `summarise` but for `tasks`, how many of the
+    an entry per method, in the order of `run["methods"]`, as those of `summarize` but for `tasks`, how many of the
     tasks it has finished for some picture, in place of the task. The mean over tasks is taken picture by picture, of
     pictures that have all those tasks. The costs are means over tasks.
   """
@@ -59,7 +59,7 @@ def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Return the entries whose means are of the same work, the most that was done: the others may have had it easier.
 
   Args:
-    entries: of `summarise`, of one task, or of `summarise_methods`; without skipped ones.
+    entries: of `summarize`, of one task, or of `summarize_methods`; without skipped ones.
 
   Returns:
     those without failures of the most tasks and, of these, of the most pictures.

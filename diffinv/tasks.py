@@ -57,7 +57,7 @@ TASKS = {
     "Motion deblurring", lambda key, shape: operators.motion_blur(key, shape, size=61, intensity=0.5), DPS
   ),
   "denoising": Task("Denoising", lambda key, shape: operators.identity(shape), f"after {DDRM}", sigma=0.2),
-  "colorization": Task("Colourisation", lambda key, shape: operators.grayscale(shape), f"after {DDRM}"),
+  "colorization": Task("Colorization", lambda key, shape: operators.grayscale(shape), f"after {DDRM}"),
   "phase_retrieval": Task(
     "Phase retrieval, x on [-1, 1]", lambda key, shape: operators.phase_retrieval(shape, signed=True), DPS
   ),

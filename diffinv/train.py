@@ -53,7 +53,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimiser:
+class Optimizer:
   """How weights follow gradients: a rule, warm-up, decay, clipping and an average of the weights; hashable."""
 
   rule: str = "muon"  # of RULES; AdamW is cheaper a step, Muon needs fewer
@@ -170,7 +170,7 @@ def variational_term(output: jax.Array, x0: jax.Array, x_t: jax.Array, level: Le
   """Return T times the t-th term of the variational bound, bits per dimension, `[b]`; trains the variance only.
 
   KL(q(x_s | x_t, x0) || p(x_s | x_t)) with the mean held fixed (Nichol and Dhariwal, Eq. 15 and 16). At t = 0 the
-  decoder's likelihood is that of a Gaussian at the clipped posterior variance, not discretised: no bits are reported
+  decoder's likelihood is that of a Gaussian at the clipped posterior variance, not discretized: no bits are reported
   from it, and it keeps the term finite.
   """
   schedule, channels = objective.schedule, x0.shape[-1]
@@ -210,19 +210,19 @@ def loss(
   return jnp.mean(losses(network, params, x0, draw(key, x0.shape, objective), objective))
 
 
-def learning_rate(step: jax.Array, total_steps: jax.Array, optimiser: Optimiser) -> jax.Array:
+def learning_rate(step: jax.Array, total_steps: jax.Array, optimizer: Optimizer) -> jax.Array:
   """Return the learning rate of step number `step`, [], from 0: linear warm-up, then the decay to `total_steps`."""
   step = jnp.asarray(step, jnp.float32)
-  warmup = jnp.minimum(1.0, (step + 1) / max(optimiser.warmup_steps, 1))
-  span = jnp.maximum(jnp.asarray(total_steps, jnp.float32) - optimiser.warmup_steps, 1.0)
-  progress = jnp.clip((step - optimiser.warmup_steps) / span, 0.0, 1.0)
+  warmup = jnp.minimum(1.0, (step + 1) / max(optimizer.warmup_steps, 1))
+  span = jnp.maximum(jnp.asarray(total_steps, jnp.float32) - optimizer.warmup_steps, 1.0)
+  progress = jnp.clip((step - optimizer.warmup_steps) / span, 0.0, 1.0)
   shape = {
     "cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)),
     "linear": 1 - progress,
     "constant": jnp.ones_like(progress),
-  }[optimiser.decay]
-  floor = 1.0 if optimiser.decay == "constant" else optimiser.final_fraction
-  return optimiser.learning_rate * warmup * (floor + (1 - floor) * shape)
+  }[optimizer.decay]
+  floor = 1.0 if optimizer.decay == "constant" else optimizer.final_fraction
+  return optimizer.learning_rate * warmup * (floor + (1 - floor) * shape)
 
 
 def ema_rate(step: jax.Array, decay: float) -> jax.Array:
@@ -237,45 +237,45 @@ def _muon_axes(leaf):
   return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3) if wide else None
 
 
-def _muon(optimiser):
+def _muon(optimizer):
   return optax.contrib.muon(
     learning_rate=-1.0,  # Optax would turn the sign
-    beta=optimiser.momentum,
-    adam_b1=optimiser.beta1,
-    adam_b2=optimiser.beta2,
+    beta=optimizer.momentum,
+    adam_b1=optimizer.beta1,
+    adam_b2=optimizer.beta2,
     consistent_rms=MUON_RMS,
     muon_weight_dimension_numbers=lambda params: jax.tree.map(_muon_axes, params),
   )
 
 
-def _adam(optimiser):
-  return optax.scale_by_adam(b1=optimiser.beta1, b2=optimiser.beta2)
+def _adam(optimizer):
+  return optax.scale_by_adam(b1=optimizer.beta1, b2=optimizer.beta2)
 
 
 RULES = {"muon": _muon, "adamw": _adam}
 
 
-def transformation(optimiser: Optimiser) -> optax.GradientTransformation:
+def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
   """Return AdamW or Muon with clipping, without the learning rate and its sign, which `train_step` applies.
 
   Muon steps wide kernels; what is left Adam does, with Nesterov's momentum as Optax's Muon has it.
   """
   return optax.chain(
-    optax.clip_by_global_norm(optimiser.clip_norm),
-    RULES[optimiser.rule](optimiser),
+    optax.clip_by_global_norm(optimizer.clip_norm),
+    RULES[optimizer.rule](optimizer),
     optax.add_decayed_weights(
-      optimiser.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+      optimizer.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     ),
   )
 
 
-def init_state(params: Any, optimiser: Optimiser) -> TrainState:
+def init_state(params: Any, optimizer: Optimizer) -> TrainState:
   """Return the state before the first step."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     ema=jax.tree.map(jnp.array, params),
-    opt_state=transformation(optimiser).init(params),
+    opt_state=transformation(optimizer).init(params),
   )
 
 
@@ -311,7 +311,7 @@ def train_step(
   *,
   network: Network,
   objective: Objective,
-  optimiser: Optimiser,
+  optimizer: Optimizer,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Take one step.
 
@@ -322,7 +322,7 @@ def train_step(
     total_steps: of the run, [], for the decay of the learning rate.
     network: over a batch.
     objective: what is learned.
-    optimiser: how.
+    optimizer: how.
 
   Returns:
     The state after the step, and "loss", "grad_norm", "learning_rate" and "skipped", [] each. A gradient that is not
@@ -330,13 +330,13 @@ def train_step(
   """
   step_key = jax.random.fold_in(key, state.step)
   value, grads = gradients(
-    state.params, step_key, x0, network=network, objective=objective, accumulate=optimiser.accumulate
+    state.params, step_key, x0, network=network, objective=objective, accumulate=optimizer.accumulate
   )
   norm = optax.tree.norm(grads)
-  direction, opt_state = transformation(optimiser).update(grads, state.opt_state, state.params)
-  rate = learning_rate(state.step, total_steps, optimiser)
+  direction, opt_state = transformation(optimizer).update(grads, state.opt_state, state.params)
+  rate = learning_rate(state.step, total_steps, optimizer)
   params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)
-  keep = ema_rate(state.step, optimiser.ema_decay)
+  keep = ema_rate(state.step, optimizer.ema_decay)
   ema = jax.tree.map(lambda average, p: average + (1 - keep) * (p - average), state.ema, params)
   moved, finite = (params, ema, opt_state), jnp.isfinite(norm)
   params, ema, opt_state = jax.tree.map(

@@ -8,7 +8,7 @@ Finite K. The truth and K draws of an exact sampler are exchangeable: the rank o
 0..K, and the interval from the i-th smallest draw to the i-th largest holds the truth with probability exactly
 1 - 2 i / (K + 1), whatever the law. These are the levels that K draws can tell, `central_levels(K)`: 0.2 and 0.6 for 4
 draws, up to 0.88 for 16. Quantiles of the draws themselves (of a "90 % interval" of 4 draws) hold less than they say.
-At a level in between, `coverage` mixes the counts of the two neighbouring intervals so that an exact sampler has
+At a level in between, `coverage` mixes the counts of the two neighboring intervals so that an exact sampler has
 exactly the nominal coverage in expectation, for every K. Beyond the widest, (K - 1) / (K + 1), no interval exists:
 asking for it is an error.
 
@@ -59,8 +59,8 @@ def credible_interval(samples: jax.Array, level: float) -> tuple[jax.Array, jax.
   """Return the ends of the central interval of each value, `[...]` each.
 
   The ends are the quantiles (1 -+ level) / 2 by order statistics: the draw of rank p (K + 1), interpolated linearly
-  between neighbouring ranks. At a level of `central_levels(K)` they are draws, and an exact sampler's interval holds
-  the truth with exactly that probability; in between, with one between those of the neighbours.
+  between neighboring ranks. At a level of `central_levels(K)` they are draws, and an exact sampler's interval holds
+  the truth with exactly that probability; in between, with one between those of the neighbors.
 
   Args:
     samples: `[K, ...]`.
@@ -90,7 +90,7 @@ def inside(samples: jax.Array, truth: jax.Array, level: float) -> jax.Array:
   """Return whether the truth lies in the central interval, value by value, `[...]`, in [0, 1].
 
   At a level of `central_levels(K)` it is 1 from the i-th smallest to the i-th largest draw, else 0. In between, it is
-  the weighted mean of the answers at the two neighbouring levels (at the narrowest and at none): with (rank + u) /
+  the weighted mean of the answers at the two neighboring levels (at the narrowest and at none): with (rank + u) /
   (K + 1), u uniform on [0, 1], it is the probability over u to lie within (1 -+ level) / 2. Where draws equal the
   truth, its rank is anyone's of theirs with the same probability.
 

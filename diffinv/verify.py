@@ -487,8 +487,8 @@ def scalar_row(case: ScalarCase, count: int, key: jax.Array) -> Row:
 
 def scalar_errors(x: np.ndarray, law: ScalarCase, threshold: float) -> dict[str, float]:
   """Return the errors of samples `[n]`, in standard errors."""
-  n, centred = len(x), x - x.mean()
-  fourth = np.mean(centred**4)
+  n, centerd = len(x), x - x.mean()
+  fourth = np.mean(centerd**4)
   return {
     "mean": (x.mean() - law.mean) / np.sqrt(law.variance / n),
     "variance": (x.var() - law.variance) / np.sqrt((fourth - x.var() ** 2) / n),

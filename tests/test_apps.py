@@ -342,14 +342,14 @@ def test_settings_file_gives_steps_and_fields(photos, tmp_path):
 PLAIN = ("--task=denoising", "--method=dps", "--set=rule=code", "--sigma=1e-6")
 
 
-def test_crop_takes_the_centre(tmp_path):
+def test_crop_takes_the_center(tmp_path):
   pixels = picture(0, 20, 22)
   source = save(tmp_path / "a.png", pixels)
   run("reconstruct", tmp_path / "out", f"--input={source}", *PLAIN, "--size=16", "--fit=crop")
   np.testing.assert_array_equal(load(tmp_path / "out" / "a-measurement.png"), pixels[2:18, 3:19])
 
 
-def test_resize_covers_and_cuts_the_centre(tmp_path):
+def test_resize_covers_and_cuts_the_center(tmp_path):
   pixels = picture(0, 32, 64)
   source = save(tmp_path / "a.png", pixels)
   run("reconstruct", tmp_path / "out", f"--input={source}", *PLAIN, "--size=16", "--fit=resize")
@@ -626,8 +626,8 @@ def test_a_prior_of_gray_pictures_restores_them(gray, photos, tmp_path, capsys):
     )
     run("reconstruct", tmp_path / ending, *real, *flags)
     near(load(tmp_path / ending / "g-measurement.png"), load(tmp_path / "out" / "g.png"), 3)  # a PNG rounds y
-  colour = run("reconstruct", tmp_path / "colour", f"--input={photos / 'a.png'}", "--convert", *flags)
-  assert colour["images"][0]["shape"] == [16, 16, 1]
+  color = run("reconstruct", tmp_path / "color", f"--input={photos / 'a.png'}", "--convert", *flags)
+  assert color["images"][0]["shape"] == [16, 16, 1]
   assert main.execute(["reconstruct", f"--output={tmp_path / 'x'}", *QUICK, f"--input={photos / 'a.png'}", *flags]) == 1
   assert "a.png: expected 8-bit grayscale, got 8-bit RGB; save it as" in capsys.readouterr().err
 
@@ -639,7 +639,7 @@ def test_a_prior_of_gray_pictures_is_compared_with(gray, tmp_path, capsys):
   assert load(tmp_path / "out" / "pictures" / "g-denoising-ddrm-00.png").shape == (16, 16)
   assert (tmp_path / "out" / "report.html").exists()
   assert main.execute(["compare", f"--output={tmp_path / 'x'}", *QUICK, "--data=faces", *flags]) == 2
-  assert "--data: expected a prior of colour pictures for faces, got one of 1 channels" in capsys.readouterr().err
+  assert "--data: expected a prior of color pictures for faces, got one of 1 channels" in capsys.readouterr().err
 
 
 # help

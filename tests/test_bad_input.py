@@ -158,9 +158,9 @@ CASES = {
   # commands and flags
   "no command": ("", USAGE, "expected a command, one of sample, .*, got none; see diffinv --help"),
   "unknown command": ("restore", USAGE, "expected a command, .* got 'restore'"),
-  "misspelt command": ("reconstuct", USAGE, "got 'reconstuct'; did you mean reconstruct\\?"),
-  "unknown flag": (f"{SR} --colour=red", USAGE, "unknown flag --colour; see diffinv reconstruct --help"),
-  "misspelt flag": (f"{SR} --inptu=a", USAGE, "unknown flag --inptu; did you mean --input\\?"),
+  "misspelled command": ("reconstuct", USAGE, "got 'reconstuct'; did you mean reconstruct\\?"),
+  "unknown flag": (f"{SR} --color=red", USAGE, "unknown flag --color; see diffinv reconstruct --help"),
+  "misspelled flag": (f"{SR} --inptu=a", USAGE, "unknown flag --inptu; did you mean --input\\?"),
   "no flag": (f"{SR} {{in}}/good.png", USAGE, "expected flags only, got '.*good.png'"),
   "flag without value": (f"{SR} {GOOD} --seed", USAGE, "seed"),
   "word for a number": (f"{SR} {GOOD} --seed=first", USAGE, "--seed=first"),
@@ -375,12 +375,12 @@ CASES = {
   "NaN in a measurement": (f"{SR} --measurement={{in}}/nan.npy", FAILURE, "expected finite values, got 1 that are NaN"),
   "infinity in a measurement": (f"{SR} --measurement={{in}}/infinite.npy", FAILURE, "got 1 that are NaN or infinite"),
   "two channels": (f"{SR} --measurement={{in}}/two.npy", FAILURE, "shape \\[h, w, 3\\], got \\(16, 16, 2\\)"),
-  "colour for gray": (
+  "color for gray": (
     f"reconstruct {QUICK} --output={{out}} --task=colorization --measurement={{in}}/good.npy",
     FAILURE,
     "expected an array of shape \\[h, w, 1\\], got \\(16, 16, 3\\)",
   ),
-  "coloured picture for gray": (
+  "colored picture for gray": (
     f"reconstruct {QUICK} --output={{out}} --task=colorization --measurement={{in}}/good.png",
     FAILURE,
     "expected 8-bit grayscale, got 8-bit RGB",
@@ -411,7 +411,7 @@ CASES = {
     FAILURE,
     "keeps some pixels, got one that keeps none",
   ),
-  "coloured mask": (
+  "colored mask": (
     f"{INPAINT} {GOOD} --mask={{in}}/mask-rgb.png",
     FAILURE,
     "expected a grayscale mask, got 8-bit RGB",

@@ -269,7 +269,7 @@ def test_leftover_array_is_named(tmp_path):
   "edit, message",
   [
     (lambda d: d.update(format="other-9"), "format: expected 'diffinv-prior-1', got 'other-9'"),
-    (lambda d: d.update(colour="red"), "unknown field 'colour'; the fields are format, network"),
+    (lambda d: d.update(color="red"), "unknown field 'color'; the fields are format, network"),
     (lambda d: d.pop("schedule"), "the field 'schedule' is missing"),
     (lambda d: d.update(clip="yes"), "clip: expected bool, got 'yes'"),
     (lambda d: d.update(size_multiple=True), "size_multiple: expected int, got True"),

@@ -135,7 +135,7 @@ def test_rows_are_in_the_folder_as_they_were_streamed(compared):
   folder, got, _ = compared
   rows = runs.read_rows(folder)
   assert len(rows) == 3 and rows == [row for entry in got["runs"] for row in entry["images"]]
-  assert got["summary"] == json.loads(json.dumps(summary.summarise(runs.read_plan(folder), rows)))
+  assert got["summary"] == json.loads(json.dumps(summary.summarize(runs.read_plan(folder), rows)))
   assert not folder.with_name("out.running").exists() and not (folder / output.LOCK).exists()
 
 

@@ -11,7 +11,7 @@ from diffinv.data import folder, held_out, images, photos
 
 @pytest.fixture
 def pictures(tmp_path):
-  """A folder of 12 pictures of one colour each, in two levels, one of them cut off."""
+  """A folder of 12 pictures of one color each, in two levels, one of them cut off."""
   (tmp_path / "more").mkdir()
   for i in range(12):
     pixels = np.full((24 + i, 40, 3), 20 * i, np.uint8)
@@ -218,7 +218,7 @@ def test_random_crops_at_full_scale_are_cut_not_resampled():
 
 def test_held_out_photographs_are_not_in_the_training_set():
   assert not {photo.file for photo in photos.PHOTOS} & set(photos.HELD_OUT)
-  assert all(photo.source and photo.licence for photo in photos.PHOTOS)
+  assert all(photo.source and photo.license for photo in photos.PHOTOS)
 
 
 def test_photographs_that_are_too_small_for_a_size_say_which_works():
@@ -249,12 +249,12 @@ def test_photos_are_the_same_alone_and_in_a_batch(augment):
   np.testing.assert_array_equal(found, [source.item(5 + k) for k in range(64)])
 
 
-def test_a_change_of_colours_is_what_it_says():
+def test_a_change_of_colors_is_what_it_says():
   """In double precision and pixel by pixel, of a change that leaves nothing as it was."""
   pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
-  change = photos.Colours(1.3, np.array([2, 0, 1]), np.array([0.9, 1.0, 1.1]), 0.8, 0.05)
-  plain = photos.Colours(1.0, np.arange(3), np.ones(3), 1.0, 0.0)
-  found = photos.change_colours(pixels, [change, plain])
+  change = photos.Colors(1.3, np.array([2, 0, 1]), np.array([0.9, 1.0, 1.1]), 0.8, 0.05)
+  plain = photos.Colors(1.0, np.arange(3), np.ones(3), 1.0, 0.0)
+  found = photos.change_colors(pixels, [change, plain])
   x = pixels[0] / 255.0
   gray = x.mean(axis=0)
   x = (gray + (x - gray) * change.saturation)[change.order] * change.gains[:, None, None]

@@ -42,7 +42,7 @@ def test_fit_recovers_a_known_spectrum():
   known = priors.natural()
   spread = np.asarray(known.spectrum(SHAPE))
   white = np.random.default_rng(0).standard_normal((20000, *SHAPE)).astype(np.float32)
-  drawn = jax.jit(jax.vmap(known.synthesise))(np.sqrt(spread) * white)
+  drawn = jax.jit(jax.vmap(known.synthesize))(np.sqrt(spread) * white)
   fitted = spectral_prior.fit(np.split(np.asarray(drawn), 4))
   d = int(np.prod(SHAPE))
   expected = np.asarray(jax.vmap(known.covariance)(jnp.eye(d).reshape(d, *SHAPE))).reshape(d, d)
@@ -60,12 +60,12 @@ def test_fitted_moments_are_those_of_the_images(boundary, mean):
   fitted = spectral_prior.fit([x[:40], x[40:]], boundary=boundary, mean=mean)
   expected = x.mean(axis=0) if mean == "image" else x.mean(axis=(0, 1, 2))[None, None]
   np.testing.assert_allclose(fitted.mean, expected, atol=1e-5)
-  # Blind to which frequencies mix, C has the mean covariance of the pixels' colours.
+  # Blind to which frequencies mix, C has the mean covariance of the pixels' colors.
   d = x[0].size
-  centred = (x - expected).astype(np.float64)
-  colours = np.einsum("nhwi,nhwj->ij", centred, centred) / len(x)
+  centerd = (x - expected).astype(np.float64)
+  colors = np.einsum("nhwi,nhwj->ij", centerd, centerd) / len(x)
   blocks = dense(fitted).reshape(d // 3, 3, d // 3, 3)
-  np.testing.assert_allclose(np.einsum("aiaj->ij", blocks), colours, rtol=1e-4, atol=1e-3)
+  np.testing.assert_allclose(np.einsum("aiaj->ij", blocks), colors, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("boundary", list(spectral_prior.TRANSFORMS))
@@ -254,7 +254,7 @@ def test_test_and_tuning_crops_are_different(tool):
 
 @pytest.fixture
 def folder_subject(tool, tmp_path):
-  """A prior, unnamed, of a folder of pictures of one colour each, by which crops tell whose they are."""
+  """A prior, unnamed, of a folder of pictures of one color each, by which crops tell whose they are."""
   from absl import flags
   from PIL import Image
 
@@ -303,14 +303,14 @@ def test_a_posterior_mean_has_the_slope_one_to_within_the_standard_error(tool):
   np.testing.assert_allclose(errors, 2 / np.sqrt(values), rtol=0.15)
 
 
-def colours(x):
+def colors(x):
   return {round((float(v) + 1) * 127.5 / 4) for v in x.mean(axis=(1, 2, 3))}
 
 
 def test_the_gaussian_of_a_folder_is_fitted_to_what_was_trained_on_alone(tool, folder_subject):
   subject = folder_subject(60)
-  fitted = set.union(*(colours(batch) for batch in tool.training_batches(subject)))
-  held_out = colours(tool.held_out(subject, "denoising", 80))
+  fitted = set.union(*(colors(batch) for batch in tool.training_batches(subject)))
+  held_out = colors(tool.held_out(subject, "denoising", 80))
   assert len(held_out) == 6 and fitted == set(range(60)) - held_out
 
 
@@ -318,7 +318,7 @@ def test_no_file_serves_both_restoration_and_tuning(tool, folder_subject):
   subject = folder_subject(50)
   chosen = {purpose: tool.held_out(subject, purpose, 8) for purpose in ("restoration", "tuning")}
   assert [len(x) for x in chosen.values()] == [3, 2]
-  assert len(set.union(*map(colours, chosen.values()))) == 5
+  assert len(set.union(*map(colors, chosen.values()))) == 5
 
 
 def test_a_prior_of_a_folder_of_which_nothing_was_held_out_is_not_measured(tool, folder_subject):
@@ -357,9 +357,9 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   from diffinv.nets import small
 
   def blob(key, size=64):  # the renderer takes a minute to compile
-    colour, slope = jax.random.uniform(key, (2, 3), minval=-0.5, maxval=0.5)
+    color, slope = jax.random.uniform(key, (2, 3), minval=-0.5, maxval=0.5)
     ramp = jnp.linspace(-1.0, 1.0, size)[:, None, None] * jnp.ones((1, size, 1))
-    return colour[None, None] + slope[None, None] * ramp
+    return color[None, None] + slope[None, None] * ramp
 
   monkeypatch.setattr(faces, "render", blob)
   main.parse(
@@ -379,7 +379,7 @@ def test_a_small_prior_is_measured_end_to_end(tool, tmp_path, monkeypatch):
   )
   s = train_app.settings_from_flags()
   config = train_app.network_config(s)
-  prior = train_app.make_prior(small.initialise(jax.random.key(0), config), s)
+  prior = train_app.make_prior(small.initialize(jax.random.key(0), config), s)
   kept = {name: value for name, value in s.items() if name not in train_app.FREE}
   checkpoint.save_prior(tmp_path / "p", prior, config, {"settings": kept})
   monkeypatch.setattr(tool, "TV_STEPS", 3)

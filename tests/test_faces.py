@@ -12,7 +12,7 @@ from diffinv.data import faces
 BATCH = 8  # every batched call has this size, so that the picture is compiled once
 SIZE = 64
 SCALE = 0.6  # half-height of the neutral head; the picture spans -1 .. 1
-CENTRE_Y = 0.12
+CENTER_Y = 0.12
 
 
 @functools.cache
@@ -42,14 +42,14 @@ def neutral(**changes):
   """Return a bare-headed, symmetric, frontally lit face; `changes` replace fields, a group at a time."""
   params = jax.tree.map(lambda leaf: leaf[0], sampler()(jax.random.split(jax.random.key(3), BATCH)))
   scalars = {
-    "camera": dict(x=0.0, y=CENTRE_Y, scale=SCALE, exposure=1.0, warmth=0.0),
+    "camera": dict(x=0.0, y=CENTER_Y, scale=SCALE, exposure=1.0, warmth=0.0),
     "pose": dict(yaw=0.0, pitch=0.0, roll=0.0),
     "head": dict(age=0.0),
     "skin": dict(freckles=0.0),
     "eyes": dict(spacing=0.31, height=0.0, width=0.17, open=0.1, iris=0.09, gaze_x=0.0, gaze_y=0.0, shadow=0.0),
     "mouth": dict(height=-0.6, open=0.0, smile=0.02),
     "hair": dict(density=0.0, bun=-1.0),
-    "beard": dict(density=0.0, moustache=0.0),
+    "beard": dict(density=0.0, mustache=0.0),
     "glasses": dict(worn=0.0),
     "hat": dict(worn=0.0),
     "ears": dict(ring=-1.0),
@@ -61,7 +61,7 @@ def neutral(**changes):
     fields = {**scalars.get(group, {}), **changes.get(group, {})}
     fields = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
     params = params._replace(**{group: getattr(params, group)._replace(**fields)})
-  params = params._replace(skin=params.skin._replace(colour=jnp.asarray(changes.get("skin", {}).get("colour", TAN))))
+  params = params._replace(skin=params.skin._replace(color=jnp.asarray(changes.get("skin", {}).get("color", TAN))))
   return params
 
 
@@ -71,7 +71,7 @@ TAN = (0.85, 0.65, 0.50)
 def window(image, x, y, half=0.06):
   """Return the pixels about the point (x, y) of an unturned head, in head half-heights."""
   column = (x * SCALE + 1.0) * SIZE / 2 - 0.5
-  row = (1.0 - CENTRE_Y - y * SCALE) * SIZE / 2 - 0.5
+  row = (1.0 - CENTER_Y - y * SCALE) * SIZE / 2 - 0.5
   reach = half * SCALE * SIZE / 2
   rows = slice(int(np.floor(row - reach)), int(np.ceil(row + reach)) + 1)
   return image[rows, int(np.floor(column - reach)) : int(np.ceil(column + reach)) + 1]
@@ -135,9 +135,9 @@ def test_frontal_face_in_frontal_light_is_symmetric():
   np.testing.assert_allclose(image[:44, ::-1], image[:44], atol=5e-3)
 
 
-def test_skin_colour_is_seen_on_the_cheeks():
+def test_skin_color_is_seen_on_the_cheeks():
   light, deep = (0.95, 0.80, 0.70), (0.40, 0.27, 0.19)
-  pale, dark = draw_all([neutral(skin=dict(colour=light)), neutral(skin=dict(colour=deep))])
+  pale, dark = draw_all([neutral(skin=dict(color=light)), neutral(skin=dict(color=deep))])
   for side in (-1, 1):
     difference = window(pale, 0.38 * side, -0.3).mean(axis=(0, 1)) - window(dark, 0.38 * side, -0.3).mean(axis=(0, 1))
     # Display values span 2, and the cheek is lit at least at half strength.
@@ -157,20 +157,20 @@ def test_gaze_moves_the_iris_and_nothing_but_the_eyes():
   changed = np.abs(ahead - aside).max(axis=-1) > 1e-3
   rows, columns = np.nonzero(changed)
   assert changed.sum() >= 8
-  eye_row = (1.0 - CENTRE_Y) * SIZE / 2
+  eye_row = (1.0 - CENTER_Y) * SIZE / 2
   assert np.abs(rows + 0.5 - eye_row).max() < 0.15 * SCALE * SIZE / 2 + 1
   assert (np.abs(np.abs(columns + 0.5 - SIZE / 2) - 0.31 * SCALE * SIZE / 2) < 0.2 * SCALE * SIZE / 2 + 1).all()
 
 
 def test_yaw_carries_the_mouth_to_its_side():
-  blue = dict(colour=(0.0, 0.0, 1.0))
+  blue = dict(color=(0.0, 0.0, 1.0))
   images = draw_all([neutral(mouth=blue, pose=dict(yaw=yaw)) for yaw in (-0.4, 0.0, 0.4)])
   face = images[:, 20:48, 20:44]  # the background beside it is blue too
   blueness = np.maximum(face[..., 2] - face[..., 0] - 0.3, 0.0)
   columns = np.arange(20, 44) + 0.5 - SIZE / 2
-  centre = (blueness * columns).sum(axis=(1, 2)) / blueness.sum(axis=(1, 2))
+  center = (blueness * columns).sum(axis=(1, 2)) / blueness.sum(axis=(1, 2))
   # The lips lie about 0.7 head half-heights before the axis there, and sin 0.4 of that is 5.2 pixels.
-  np.testing.assert_allclose(centre, [-5.2, 0.0, 5.2], atol=0.8)
+  np.testing.assert_allclose(center, [-5.2, 0.0, 5.2], atol=0.8)
 
 
 def test_light_from_the_right_brightens_the_right_cheek():
@@ -181,12 +181,12 @@ def test_light_from_the_right_brightens_the_right_cheek():
 def test_wear_changes_only_where_it_is_worn():
   bare, hat, glasses = draw_all([
     neutral(),
-    neutral(hat=dict(worn=1.0, top=0.2, line=0.45, band=0.1, brim_x=-1.0, colour=(0.1, 0.2, 0.9))),
+    neutral(hat=dict(worn=1.0, top=0.2, line=0.45, band=0.1, brim_x=-1.0, color=(0.1, 0.2, 0.9))),
     neutral(glasses=dict(worn=1.0, tint=0.9, lens=(0.05, 0.05, 0.05), width=0.23, height=0.16)),
   ])  # fmt: skip
   for worn, inside in ((hat, window(hat, 0.0, 0.8)), (glasses, window(glasses, 0.31, -0.08))):
     assert inside.mean() < 0.0
-    mouth_and_below = slice(int((1.0 - CENTRE_Y + 0.35 * SCALE) * SIZE / 2), None)
+    mouth_and_below = slice(int((1.0 - CENTER_Y + 0.35 * SCALE) * SIZE / 2), None)
     np.testing.assert_array_equal(worn[mouth_and_below], bare[mouth_and_below])
 
 

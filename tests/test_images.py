@@ -189,9 +189,9 @@ OTHER = {
   "rgb_16": (lambda p: write_deep_rgb(p / "a.png", RGB.astype(np.uint16) * 257), "16-bit RGB", RGB),
   "cmyk": (lambda p: save(p / "a.tif", CMYK), "CMYK", np.asarray(CMYK.convert("RGB"))),
   "animation": (lambda p: animation(p / "a.gif"), r"an animation or several pages \(2 frames\)", PALETTE),
-  "see_through_colour": (
+  "see_through_color": (
     lambda p: save(p / "a.png", Image.fromarray(PALETTE.astype(np.uint8)), transparency=(0, 220, 0)),
-    "8-bit RGB with a transparent colour",
+    "8-bit RGB with a transparent color",
     see_through(PALETTE, 2),
   ),
 }
@@ -206,7 +206,7 @@ def test_another_mode_is_an_error_that_names_it_and_the_flag(tmp_path, name):
 
 
 @every_other
-def test_conversion_to_colour_keeps_the_picture(tmp_path, name):
+def test_conversion_to_color_keeps_the_picture(tmp_path, name):
   write, _, want = OTHER[name]
   x = images.read(write(tmp_path), convert=True)
   assert x.shape == (*SHAPE, 3)
@@ -222,7 +222,7 @@ def test_conversion_to_gray_is_the_luminance(tmp_path, name):
   close(x, want @ LUMA, 2.01 * BYTE if "alpha" in name else 1.01 * BYTE)
 
 
-def test_colour_is_no_grayscale_unless_converted(tmp_path):
+def test_color_is_no_grayscale_unless_converted(tmp_path):
   path = save(tmp_path / "a.png", RGB)
   with pytest.raises(ValueError, match="expected 8-bit grayscale, got 8-bit RGB; .* or pass --convert"):
     images.read(path, mode="L")
@@ -531,7 +531,7 @@ def test_none_takes_no_other_size():
     images.fit(unit(RGB), (8, 8), "none")
 
 
-def test_crop_cuts_the_centre_out():
+def test_crop_cuts_the_center_out():
   x = unit(RGB)
   np.testing.assert_array_equal(images.fit(x, (7, 6), "crop"), x[2:9, 4:10])
   with pytest.raises(ValueError, match="expected at least 10x12 pixels to crop, got 14x11; pass --fit=resize"):
@@ -552,7 +552,7 @@ def test_resize_covers_the_size_and_keeps_the_aspect(size):
   ratio = max(size[0] / have[0], size[1] / have[1])
   inner = (slice(size[0] // 8, -(size[0] // 8)), slice(size[1] // 8, -(size[1] // 8)))  # the filter cuts at the edges
   for axis in (0, 1):
-    place = (np.arange(size[axis]) + 0.5 - size[axis] / 2) / (have[axis] * ratio) * 1.8  # centred, one scale for both
+    place = (np.arange(size[axis]) + 0.5 - size[axis] / 2) / (have[axis] * ratio) * 1.8  # centerd, one scale for both
     want = np.broadcast_to(place[:, None] if axis == 0 else place[None, :], size)
     np.testing.assert_allclose(got[..., axis][inner], want[inner], atol=0.02)
   np.testing.assert_allclose(got[..., 2], 0.3, atol=1e-6)

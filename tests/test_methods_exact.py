@@ -123,7 +123,7 @@ def test_gain_of_dps_equals_its_published_value(zeta, gain):
 
 
 def extract(method, levels, p=G3, variance="fixed_small", operator=None):
-  """Return the maps of the library's own steps between neighbouring `levels`, in float64."""
+  """Return the maps of the library's own steps between neighboring `levels`, in float64."""
   with jax.enable_x64():
     now, nxt = verify.level_pairs(schedules.as_arrays(levels))
     prior, problem = p.prior(variance=variance), p.problem()
@@ -525,17 +525,17 @@ def test_score_ald_diverges_without_an_annealed_likelihood():
   assert 25 < max(np.linalg.eigvalsh(np.eye(3) - step.F).max() for step in maps) < 580
 
 
-def centred_fft(x):
-  """Return the centred orthonormal FFT of an image whose two channels are real and imaginary parts, same layout."""
-  return _centred(jnp.fft.fft2, x)
+def centerd_fft(x):
+  """Return the centerd orthonormal FFT of an image whose two channels are real and imaginary parts, same layout."""
+  return _centerd(jnp.fft.fft2, x)
 
 
-def centred_ifft(x):
-  """Return the inverse of `centred_fft`."""
-  return _centred(jnp.fft.ifft2, x)
+def centerd_ifft(x):
+  """Return the inverse of `centerd_fft`."""
+  return _centerd(jnp.fft.ifft2, x)
 
 
-def _centred(transform, x):
+def _centerd(transform, x):
   moved = jnp.fft.ifftshift(jax.lax.complex(x[..., 0], x[..., 1]))
   out = jnp.fft.fftshift(transform(moved, norm="ortho"))
   return jnp.stack([out.real, out.imag], axis=-1)
@@ -548,10 +548,10 @@ class MaskedFourier(LinearOperator):
   mask: jax.Array = None  # [h, w, 1], 0 or 1
 
   def __call__(self, x):
-    return self.mask * centred_fft(x)
+    return self.mask * centerd_fft(x)
 
   def adjoint(self, y):
-    return centred_ifft(self.mask * y)
+    return centerd_ifft(self.mask * y)
 
   def pinv(self, y):
     return self.adjoint(y)
@@ -568,7 +568,7 @@ class FourierGaussian:
 
   def denoise(self, x_t, level):
     gain = level.alpha * self.spectrum / (level.alpha**2 * self.spectrum + level.sigma**2)
-    x0 = centred_ifft(gain * centred_fft(x_t))
+    x0 = centerd_ifft(gain * centerd_fft(x_t))
     return priors.Denoised(x0, priors.eps_from_x0(x_t, x0, level), 0.0)
 
 
@@ -583,7 +583,7 @@ def mri_spectrum():
 
 
 def mri_mask(acceleration, orientation=1):
-  """Return an equispaced mask of lines with a fully sampled centre, `[h, w]`."""
+  """Return an equispaced mask of lines with a fully sampled center, `[h, w]`."""
   lines = np.zeros(SIZE)
   lines[::acceleration] = 1
   lines[SIZE // 2 - 2 : SIZE // 2 + 2] = 1
@@ -614,7 +614,7 @@ def mri_law(mask, sigma, c):
 def mri_chains(keys, prior, problem, grid):
   method = ScoreALD(c=0.2, rate=1.0, steps_per_level=3, denoise=False)
   images = jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
-  return jax.vmap(centred_fft)(images)
+  return jax.vmap(centerd_fft)(images)
 
 
 @functools.cache

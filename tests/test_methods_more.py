@@ -313,7 +313,7 @@ def test_pigdm_is_stable_where_the_prior_varies_far_more_than_one():
   shape = (16, 16, 3)
   spectrum = prior.spectrum(shape)
   assert jnp.max(spectrum) > 10
-  truth = prior.synthesise(jnp.sqrt(spectrum) * jax.random.normal(jax.random.key(1), shape))
+  truth = prior.synthesize(jnp.sqrt(spectrum) * jax.random.normal(jax.random.key(1), shape))
   problem = simulate(jax.random.key(2), operators.super_resolution(shape, 2), noise.Gaussian(jnp.float32(0.1)), truth)
   x, _ = sampler.sample(jax.random.key(0), PiGDM(), prior, problem, LINEAR_100.grid())
   assert problem.chi2(x) < 2
@@ -341,15 +341,15 @@ def test_proximal_step_is_stationary(name):
 
 
 @pytest.mark.slow
-def test_linearised_proximal_step_is_the_proximal_step_of_a_linear_operator():
+def test_linearized_proximal_step_is_the_proximal_step_of_a_linear_operator():
   with jax.enable_x64():
     problem, x = poisson_problem(), image(4)
-    got = jax.jit(proximal.linearised_proximal, static_argnums=(3, 4))(problem, x, jnp.asarray(0.3), 200, "weighted")
+    got = jax.jit(proximal.linearized_proximal, static_argnums=(3, 4))(problem, x, jnp.asarray(0.3), 200, "weighted")
     np.testing.assert_allclose(got, proximal.proximal(problem, x, jnp.asarray(0.3)), rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_linearised_proximal_step_lowers_the_objective_of_a_nonlinear_operator():
+def test_linearized_proximal_step_lowers_the_objective_of_a_nonlinear_operator():
   operator = operators.phase_retrieval(SHAPE)
   truth, x = (0.5 * jnp.tanh(image(seed).astype(jnp.float32)) for seed in (5, 6))
   problem, rho = Problem(operator, noise.Gaussian(jnp.float32(0.05)), operator(truth)), jnp.float32(100.0)
@@ -358,7 +358,7 @@ def test_linearised_proximal_step_lowers_the_objective_of_a_nonlinear_operator()
   def objective(u):
     return jnp.sum((problem.residual(u) / 0.05) ** 2) + rho * jnp.sum((u - x) ** 2)
 
-  moved = jax.jit(proximal.linearised_proximal, static_argnums=(3, 4))(problem, x, rho, 20, "likelihood")
+  moved = jax.jit(proximal.linearized_proximal, static_argnums=(3, 4))(problem, x, rho, 20, "likelihood")
   assert objective(moved) < 0.5 * objective(x)
 
 

@@ -182,8 +182,8 @@ def test_stiffness_is_the_steepest_rise_of_the_misfit_from_its_minimum(kind):
       predicted = jnp.linspace(-1.5, 1.5, 40_001)
       slope = jax.jit(jax.vmap(jax.grad(lambda v: problem.misfit_of(y.at[0, 0, 0].set(v), kind))))(predicted)
       other = jax.jit(jax.vmap(jax.grad(lambda v: problem.misfit_of(y.at[0, 1, 0].set(v), kind))))(predicted)
-      rise = lambda slopes, centre: slopes / (predicted - centre) / 2.0
-      away = lambda centre: np.abs(predicted - centre) > 1e-2  # off 0 / 0
+      rise = lambda slopes, center: slopes / (predicted - center) / 2.0
+      away = lambda center: np.abs(predicted - center) > 1e-2  # off 0 / 0
       steepest = max(float(np.max(rise(s, c)[away(c)])) for s, c in ((slope, y[0, 0, 0]), (other, y[0, 1, 0])))
       np.testing.assert_allclose(problem.stiffness(kind), max(steepest, 1.0), rtol=0.03, err_msg=str(photons))
 
@@ -217,7 +217,7 @@ def test_fisher_scoring_of_diffpir_starts_along_the_log_likelihood():
   with jax.enable_x64(True):
     problem, rho = tiny(), jnp.asarray(1e6)  # a short step, on which curvature does not matter
     x, direction = image(5, 0.5, TINY), image(6, shape=TINY)
-    moved = quickly(lambda: proximal.linearised_proximal(problem, x, rho, 50, "likelihood"))() - x
+    moved = quickly(lambda: proximal.linearized_proximal(problem, x, rho, 50, "likelihood"))() - x
     want = slope_of_log_likelihood(problem, x, direction) / rho
     np.testing.assert_allclose(jnp.sum(moved * direction), want, rtol=1e-3)
 

@@ -12,7 +12,7 @@ from diffinv import operators
 from diffinv.operators import OPERATORS
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, norm_squared
 from diffinv.operators.blur import REFLECT_PINV_RIDGE, CircularBlur, ReflectBlur, gaussian_taps, motion_kernel
-from diffinv.operators.fourier import centred_fft2
+from diffinv.operators.fourier import centerd_fft2
 from diffinv.operators.resize import bicubic_matrix
 from diffinv.operators.separable import separable
 from diffinv.pytree import pytree
@@ -39,7 +39,7 @@ def ragged_mask(shape):
 
 
 def sensitivities(shape, coils):
-  """Return smooth complex sensitivities, not normalised, [h, w, coils]."""
+  """Return smooth complex sensitivities, not normalized, [h, w, coils]."""
   rows, cols = np.mgrid[: shape[0], : shape[1]]
   waves = [np.exp(1j * (0.3 * c * rows - 0.2 * cols)) * (1.0 + 0.1 * (c + 1) * rows) for c in range(coils)]
   return np.stack(waves, axis=-1)
@@ -221,7 +221,7 @@ def test_pinv_by_cg_is_the_documented_ridge(name):
 @any_shape
 @pytest.mark.parametrize("x64, tolerance", [(False, 2e-4), (True, 1e-10)], ids=["float32", "float64"])
 @pytest.mark.slow
-def test_solve_inverts_the_regularised_gram(name, shape, x64, tolerance):
+def test_solve_inverts_the_regularized_gram(name, shape, x64, tolerance):
   # float32: rounding grows with the condition number ||A||^2 / gamma, several hundred here.
   with jax.enable_x64(x64):
     operator = build(name, shape, x64)
@@ -240,14 +240,14 @@ def test_ridge_is_the_adjoint_of_the_solve(name):
     close(apply(operator, "ridge", y, 0.1), apply(operator, "adjoint", apply(operator, "solve", y, 0.1)), 1e-9)
 
 
-def test_ridge_of_frequencies_becomes_the_inverse_where_little_is_regularised():
+def test_ridge_of_frequencies_becomes_the_inverse_where_little_is_regularized():
   """As DiffPIR's last steps ask for: (A A^T + gamma)^-1 itself has 1 / gamma in it, 1e11 times what float32 tells."""
   operator = operators.masked_fourier(np.random.default_rng(0).random((6, 10)) < 0.4)
   y = normal(1, operator.out_shape)
   close(apply(operator, "ridge", y, 1e-11), apply(operator, "pinv", y), 1e-5)
 
 
-def test_ridge_of_more_measurements_than_values_becomes_least_squares_where_little_is_regularised():
+def test_ridge_of_more_measurements_than_values_becomes_least_squares_where_little_is_regularized():
   operator = operators.gaussian_sensing(jax.random.key(0), (3, 4, 1), measurements=30)
   y = normal(1, operator.out_shape)
   matrix = np.asarray(operator.matrix, np.float64)
@@ -419,7 +419,7 @@ def curvature(key, intensity):
 @pytest.mark.parametrize("size", [9, 31, 61])
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
 @pytest.mark.slow
-def test_motion_kernel_is_a_centred_distribution(size, intensity):
+def test_motion_kernel_is_a_centerd_distribution(size, intensity):
   for key in jax.random.split(KEY, 5):
     k = np.asarray(motion_kernel(key, size=size, intensity=intensity), np.float64)
     offsets = np.arange(size) - size // 2
@@ -484,7 +484,7 @@ def test_inpainting_observes_the_mask_in_every_channel():
   np.testing.assert_array_equal(operators.identity((4, 5, 2)).observed(y), np.ones((4, 5, 2)))
 
 
-# Resizing and colours
+# Resizing and colors
 
 
 @pytest.mark.parametrize(
@@ -498,9 +498,9 @@ def test_a_constant_image_keeps_its_brightness(name, shape):
 
 def test_bicubic_interpolates_cubics_without_antialiasing_and_straight_lines_with_it():
   np.testing.assert_allclose(bicubic_matrix(6, 1), np.eye(6), atol=1e-15)
-  centres = (np.arange(16) + 0.5) * 4 - 0.5
+  centers = (np.arange(16) + 0.5) * 4 - 0.5
   line = bicubic_matrix(64, 4) @ np.arange(64.0)
-  np.testing.assert_allclose(line[2:-2], centres[2:-2], atol=1e-12)  # the edges are mirrored
+  np.testing.assert_allclose(line[2:-2], centers[2:-2], atol=1e-12)  # the edges are mirrored
   assert np.all((bicubic_matrix(64, 4) != 0).sum(1)[2:-2] == 16)
 
 
@@ -519,10 +519,10 @@ def test_grayscale_is_the_luma():
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (7, 5)], ids=str)
-def test_centred_fft_is_unitary_with_the_mean_in_the_middle(shape):
+def test_centerd_fft_is_unitary_with_the_mean_in_the_middle(shape):
   with jax.enable_x64(True):
     x = normal(0, (*shape, 2))
-    transform = centred_fft2(x)
+    transform = centerd_fft2(x)
     np.testing.assert_allclose(norm(transform), norm(x), rtol=1e-12)
     middle = transform[shape[0] // 2, shape[1] // 2]
     np.testing.assert_allclose(middle, jnp.sum(x, axis=(0, 1)) / np.sqrt(np.prod(shape)), rtol=1e-12)
@@ -530,7 +530,7 @@ def test_centred_fft_is_unitary_with_the_mean_in_the_middle(shape):
     wave = np.exp(2j * np.pi * (rows[:, None] / shape[0] - 2 * cols[None, :] / shape[1]))
     want = np.zeros(shape)
     want[shape[0] // 2 + 1, shape[1] // 2 - 2] = np.sqrt(np.prod(shape))
-    np.testing.assert_allclose(centred_fft2(jnp.asarray(wave)), want, atol=1e-12)
+    np.testing.assert_allclose(centerd_fft2(jnp.asarray(wave)), want, atol=1e-12)
 
 
 def test_phase_retrieval_keeps_energy_and_loses_sign_and_rotation():

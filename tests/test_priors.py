@@ -184,7 +184,7 @@ def test_bad_mixture_is_an_error_that_says_why(change, message):
     priors.mixture(**{**GOOD, **change}, schedule=LINEAR)
 
 
-def test_weights_of_a_mixture_are_normalised():
+def test_weights_of_a_mixture_are_normalized():
   one, two = (priors.mixture(**{**GOOD, "weights": w}, schedule=LINEAR) for w in ([2.0, 3.0], [0.4, 0.6]))
   np.testing.assert_allclose(one.log_weights, two.log_weights, rtol=1e-6)
 

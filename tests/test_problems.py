@@ -213,9 +213,9 @@ def natural_covariance(shape):
   power /= power.mean()
   axes = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], float)
   axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-  colours = axes.T @ np.diag([0.2, 0.02, 0.002]) @ axes
+  colors = axes.T @ np.diag([0.2, 0.02, 0.002]) @ axes
   space = np.kron(*bases)
-  return np.kron(space @ np.diag(power.ravel()) @ space.T, colours)
+  return np.kron(space @ np.diag(power.ravel()) @ space.T, colors)
 
 
 wiener = quickly(lambda prior, problem, ridge: exact.wiener(prior, problem, ridge=ridge))
@@ -233,7 +233,7 @@ def test_wiener_is_the_dense_posterior_mean(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["super_resolution"])
-def test_wiener_without_noise_is_regularised_by_the_ridge(monkeypatch, name):
+def test_wiener_without_noise_is_regularized_by_the_ridge(monkeypatch, name):
   check_wiener(monkeypatch, name, None)
 
 

@@ -203,7 +203,7 @@ def test_calibration_is_judged_by_its_largest_gap(empirical, said):
 def test_summary_is_mean_over_pictures_with_student_interval():
   """Means over samples 20, 22, 27: mean 23, variance 13."""
   found = [row("a", psnr=[19.0, 21.0]), row("b", psnr=[22.0, 22.0]), row("c", psnr=[30.0, 24.0])]
-  (entry,) = summary.summarise(one_run(), found)
+  (entry,) = summary.summarize(one_run(), found)
   half = T2 * np.sqrt(13 / 3)
   assert entry["psnr"] == pytest.approx({"mean": 23.0, "low": 23.0 - half, "high": 23.0 + half}, rel=1e-9)
   assert entry["psnr"]["low"] == pytest.approx(14.043315, abs=1e-5)
@@ -212,7 +212,7 @@ def test_summary_is_mean_over_pictures_with_student_interval():
 
 
 def test_interval_of_one_picture_is_not_known():
-  (entry,) = summary.summarise(one_run(), [row("a", psnr=[20.0], seconds=3.0, peak_bytes=8)])
+  (entry,) = summary.summarize(one_run(), [row("a", psnr=[20.0], seconds=3.0, peak_bytes=8)])
   assert entry["psnr"] == {"mean": 20.0, "low": None, "high": None}
   assert entry["seconds"] == {"mean": 3.0, "low": None, "high": None}
   assert entry["peak_bytes"] == 8
@@ -220,39 +220,39 @@ def test_interval_of_one_picture_is_not_known():
 
 def test_numbers_that_are_not_finite_are_left_out():
   found = [row("a", psnr=[None, 20.0], chi2=[float("nan")]), row("b", psnr=[float("inf")]), row("c", psnr=[22.0])]
-  (entry,) = summary.summarise(one_run(), found)
+  (entry,) = summary.summarize(one_run(), found)
   assert entry["psnr"]["mean"] == 21.0
   assert "chi2" not in entry
 
 
 def test_last_row_of_a_picture_counts():
-  (entry,) = summary.summarise(one_run(), [row("a", psnr=[1.0]), row("a", psnr=[20.0], peak_bytes=5)])
+  (entry,) = summary.summarize(one_run(), [row("a", psnr=[1.0]), row("a", psnr=[20.0], peak_bytes=5)])
   assert (entry["count"], entry["psnr"]["mean"], entry["peak_bytes"]) == (1, 20.0, 5)
 
 
 def test_skipped_run_keeps_its_reason():
-  assert summary.summarise(one_run(skipped="no"), []) == [{"task": "t", "method": "m", "skipped": "no"}]
+  assert summary.summarize(one_run(skipped="no"), []) == [{"task": "t", "method": "m", "skipped": "no"}]
 
 
 def test_run_without_rows_has_costs_only():
-  (entry,) = summary.summarise(one_run(), [])
+  (entry,) = summary.summarize(one_run(), [])
   costs = {"evaluations": 7, "gradients": 2, "peak_bytes": None}
   assert entry == {"task": "t", "method": "m", "count": 0, "failed": 0, **costs}
 
 
 def test_pictures_on_which_a_method_failed_are_counted_and_left_out():
   found = [row("a", psnr=[20.0], seconds=1.0), row("b", failed="NaN", seconds=9.0)]
-  (entry,) = summary.summarise(one_run(), found)
+  (entry,) = summary.summarize(one_run(), found)
   assert (entry["count"], entry["failed"], entry["psnr"]["mean"], entry["seconds"]["mean"]) == (1, 1, 20.0, 1.0)
-  (entry,) = summary.summarise_methods(one_run(), found)
+  (entry,) = summary.summarize_methods(one_run(), found)
   assert (entry["count"], entry["failed"], entry["tasks"], entry["psnr"]["mean"]) == (1, 1, 1, 20.0)
-  (entry,) = summary.summarise_methods(one_run(), found[1:])
+  (entry,) = summary.summarize_methods(one_run(), found[1:])
   assert (entry["count"], entry["failed"], entry["tasks"]) == (0, 1, 0)
 
 
 def test_coverage_is_the_mean_over_pictures():
   curves = [{"levels": [0.5, 0.9], "empirical": e} for e in ([0.4, 0.8], [0.6, 0.9])]
-  (entry,) = summary.summarise(one_run(), [row(name, coverage=curve) for name, curve in zip("ab", curves)])
+  (entry,) = summary.summarize(one_run(), [row(name, coverage=curve) for name, curve in zip("ab", curves)])
   assert entry["coverage"]["levels"] == [0.5, 0.9]
   assert entry["coverage"]["empirical"] == pytest.approx([0.5, 0.85])
 
@@ -264,7 +264,7 @@ def test_methods_are_summed_up_picture_by_picture():
   run["tasks"].append({"name": "u"})
   found = [row("a", psnr=[20.0]), row("b", psnr=[24.0]), row("c", psnr=[99.0])]
   found += [row("a", "u", psnr=[30.0]), row("b", "u", psnr=[30.0])]
-  (entry,) = summary.summarise_methods(run, found)
+  (entry,) = summary.summarize_methods(run, found)
   assert (entry["tasks"], entry["count"], entry["evaluations"], entry["gradients"]) == (2, 2, 8, 1)
   assert entry["psnr"]["mean"] == 26.0
   assert entry["psnr"]["high"] == pytest.approx(26.0 + 12.706204736, rel=1e-9)  # t of 1, s/sqrt(n) = 1
@@ -291,7 +291,7 @@ def test_table_holds_means_and_intervals(page):
 
 def test_best_of_each_column_is_bold(folder):
   read = runs.read(folder)
-  entries = summary.summarise(read.plan, list(read.rows.values()))
+  entries = summary.summarize(read.plan, list(read.rows.values()))
   made = report.table("x", [e for e in entries if e["task"] == "inpaint_box"], read.plan, across=False)
   keys = [column.key for column in made["quality"] + made["cost"]]
   best = {key: [r["title"] for r in made["rows"] if r["cells"][i]["best"]] for i, key in enumerate(keys)}
@@ -314,12 +314,12 @@ def test_what_is_nearest_to_one_comes_first(folder):
 
 def one_entry(read):
   """Return the entries of the first task."""
-  return [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == TASKS[0]["name"]]
+  return [e for e in summary.summarize(read.plan, list(read.rows.values())) if e["task"] == TASKS[0]["name"]]
 
 
 def test_method_that_left_out_a_task_is_not_the_best_of_all(folder):
   read = runs.read(folder)
-  made = report.table("x", summary.summarise_methods(read.plan, list(read.rows.values())), read.plan, across=True)
+  made = report.table("x", summary.summarize_methods(read.plan, list(read.rows.values())), read.plan, across=True)
   (ddrm,) = [r for r in made["rows"] if r["title"] == "DDRM"]
   assert made["partial"] and ddrm["tasks"] == 1
   assert not any(cell["best"] for cell in ddrm["cells"])
@@ -327,7 +327,7 @@ def test_method_that_left_out_a_task_is_not_the_best_of_all(folder):
 
 def test_card_names_the_cheap_method_that_is_nearly_as_good(folder):
   read = runs.read(folder)
-  entries = summary.summarise(read.plan, list(read.rows.values()))
+  entries = summary.summarize(read.plan, list(read.rows.values()))
   found = report.card(read, album.Album(read), TASKS[0], [e for e in entries if e["task"] == "inpaint_box"])
   assert (found["best"], found["psnr"], found["spent"]) == ("DPS", "31.15", "100 evaluations and 100 gradients")
   assert (found["cheap"], found["cheap_psnr"], found["cheap_spent"]) == ("DDRM", "30.65", "20 evaluations")
@@ -340,7 +340,7 @@ def test_gradients_count_among_the_costs(tmp_path):
     plan["runs"][1]["evaluations"] = 250
 
   read = runs.read(write_run(tmp_path / "run", change=change))
-  entries = [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
+  entries = [e for e in summary.summarize(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
   found = report.card(read, album.Album(read), TASKS[0], entries)
   assert (found["cheap"], found["cheap_spent"]) == ("DDRM", "250 evaluations")
   (figure,) = report.cost_figures(TASKS[0], entries, report.WEIGHT, read.plan)
@@ -397,7 +397,7 @@ def test_names_of_elements_are_unique_and_headings_in_order(page):
   assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
 
 
-def test_figures_take_their_colours_from_the_page(page):
+def test_figures_take_their_colors_from_the_page(page):
   for svg in re.findall(r"<svg xmlns.*?</svg>", page, re.S):
     assert "var(--series-" in svg and not re.search(r"#[0-9a-f]{6}\b", svg)
   assert len(re.findall(r"<svg xmlns", page)) == 2 * 2 + 3  # two costs of two tasks; coverage of three methods
@@ -545,7 +545,7 @@ def test_what_time_and_memory_depend_on_is_told_where_it_changed(own, page):
   assert "Changed on the way" not in page
   rewrite(own, lambda number, row: {**row, "devices": 8 if number else None, "remat": bool(number)})
   text = Words(report.html(runs.read(own))).text
-  assert "Changed on the way: the number of devices, rematerialisation." in text
+  assert "Changed on the way: the number of devices, rematerialization." in text
 
 
 def rewrite(folder, change):
@@ -567,7 +567,7 @@ def test_method_that_has_finished_fewer_pictures_wins_nothing(own):
   assert not any(cell["best"] for cell in first["cells"])
   assert [row["unfinished"] for row in made["rows"][1:]] == [False, False]
   assert report.card(read, album.Album(read), TASKS[0], entries)["best"] == "DDRM"
-  methods = summary.summarise_methods(read.plan, list(read.rows.values()))
+  methods = summary.summarize_methods(read.plan, list(read.rows.values()))
   assert report.highlights(read.plan, methods) == []  # ΠGDM alone has finished all, and is the best of none
   text = Words(report.html(read)).text
   assert "DPS 1 of 2 pictures" in text and "DDRM 1 of 2 pictures" not in text
@@ -600,7 +600,7 @@ def fail(folder, task, method, images=("a", "b")):
 def test_method_that_failed_is_told_and_wins_nothing(own):
   fail(own, "inpaint_box", "dps", ["a"])
   read = runs.read(own)
-  entries = [e for e in summary.summarise(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
+  entries = [e for e in summary.summarize(read.plan, list(read.rows.values())) if e["task"] == "inpaint_box"]
   made = report.table("x", entries, read.plan, across=False)
   first = made["rows"][0]
   assert (first["title"], first["failed"], made["failed"]) == ("DPS", 1, True)  # 32.15 dB, of the easier picture

@@ -85,7 +85,7 @@ def choose(page, name, value):
 
 
 def seen(page, place, selector="#stage"):
-  """Return the colour at a relative place (x, y) of an element as it is on the screen."""
+  """Return the color at a relative place (x, y) of an element as it is on the screen."""
   shot = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
   return shot.getpixel((int(place[0] * shot.width), int(place[1] * shot.height)))
 
@@ -198,7 +198,7 @@ def test_views_show_mean_deviation_and_all_samples(visit):
   expect(page.locator(tile("DPS"))).to_have_count(4)
   choose(page, "view", "spread")
   ends = drawn(page, tile("DPS")).astype(int)
-  assert ends[0, 0].sum() < 20 and ends[-1, -1].sum() > 550  # the ends of the colour map
+  assert ends[0, 0].sum() < 20 and ends[-1, -1].sum() > 550  # the ends of the color map
   expect(page.locator("#scale-end")).to_have_text("0.2")
   assert page.locator("#error").is_disabled()
 
@@ -392,19 +392,19 @@ def test_wild_titles_stay_text(visit, tmp_path):
   assert page.locator("img[src=x]").count() == 0 and page.title() != "1"
 
 
-# Every element that shows text of its own: its colour against the first opaque background behind it.
+# Every element that shows text of its own: its color against the first opaque background behind it.
 CONTRASTS = """
 () => {
-  const numbers = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = (colour) => {
+  const numbers = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = (color) => {
     const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = numbers(colour).map((v) => linear(v / 255));
+    const [r, g, b] = numbers(color).map((v) => linear(v / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
     for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if ((numbers(colour)[3] ?? 1) === 1) return colour;
+      const color = getComputedStyle(e).backgroundColor;
+      if ((numbers(color)[3] ?? 1) === 1) return color;
     }
     return "rgb(255, 255, 255)";
   };
@@ -413,8 +413,8 @@ CONTRASTS = """
     const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
     if (!own || !element.checkVisibility() || element.matches("script, noscript, :disabled, option")) continue;
     const style = getComputedStyle(element);
-    const colour = element instanceof SVGElement ? style.fill : style.color;
-    const [a, b] = [light(colour), light(behind(element))].sort((x, y) => y - x);
+    const color = element instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [light(color), light(behind(element))].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     const about = `${element.tagName}.${element.getAttribute("class")}: ${element.textContent.slice(0, 30)}`;
@@ -438,14 +438,14 @@ def test_marks_of_methods_stand_out_from_the_page(visit, theme):
   """3 : 1, what WCAG asks of graphics."""
   page = visit(color_scheme=theme)
   value = "name => getComputedStyle(document.documentElement).getPropertyValue(name)"
-  colours = [page.evaluate(value, name) for name in ("--paper", *(f"--series-{n}" for n in range(12)))]
-  paper, *series = [luminance(colour.strip()) for colour in colours]
+  colors = [page.evaluate(value, name) for name in ("--paper", *(f"--series-{n}" for n in range(12)))]
+  paper, *series = [luminance(color.strip()) for color in colors]
   assert all((max(paper, s) + 0.05) / (min(paper, s) + 0.05) >= 3 for s in series)
 
 
-def luminance(colour):
+def luminance(color):
   linear = [
-    v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in np.array(list(bytes.fromhex(colour[1:]))) / 255
+    v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in np.array(list(bytes.fromhex(color[1:]))) / 255
   ]
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -126,7 +126,7 @@ def test_compiled_equals_eager(name):
 def test_batched_equals_one_at_a_time_whatever_the_company(name):
   method, prior = ALL[name][0], make_prior()
   batch = [make_problem(seed)[1] for seed in (1, 2, 3)]
-  # Company of another scale: a norm over the batch would change its neighbours.
+  # Company of another scale: a norm over the batch would change its neighbors.
   batch[2] = dataclasses.replace(batch[2], y=10.0 * batch[2].y)
   keys = jax.random.split(jax.random.key(5), 3)
   over = jax.vmap(lambda key, problem: sampler.sample(key, method, prior, problem, GRID))

@@ -32,7 +32,7 @@ NETWORK = small.SmallNet(TINY).apply
 
 def random_params(config=TINY, seed=1):
   """Parameters without the zeros of a new network, whose output and gradients would mostly be zero."""
-  params = small.initialise(jax.random.key(0), config)
+  params = small.initialize(jax.random.key(0), config)
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
   return jax.tree.unflatten(tree, [leaf + 0.05 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
@@ -199,18 +199,18 @@ def test_learned_variance_term_vanishes_at_the_true_posterior_and_spares_the_mea
 
 
 def test_learning_rate_warms_up_and_decays():
-  how = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="cosine", final_fraction=0.1)
+  how = train.Optimizer(learning_rate=2.0, warmup_steps=10, decay="cosine", final_fraction=0.1)
   rate = [float(train.learning_rate(step, 110, how)) for step in (0, 4, 10, 60, 110, 200)]
   np.testing.assert_allclose(rate, [0.2, 1.0, 2.0, 1.1, 0.2, 0.2], rtol=1e-5)
-  linear = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="linear", final_fraction=0.0)
+  linear = train.Optimizer(learning_rate=2.0, warmup_steps=10, decay="linear", final_fraction=0.0)
   np.testing.assert_allclose(train.learning_rate(35, 110, linear), 1.5, rtol=1e-5)
-  constant = train.Optimiser(learning_rate=2.0, warmup_steps=10, decay="constant")
+  constant = train.Optimizer(learning_rate=2.0, warmup_steps=10, decay="constant")
   np.testing.assert_allclose(train.learning_rate(100, 110, constant), 2.0)
 
 
 def compiled_step(network, objective, how):
   """`train.train_step`, traced under usual promotion: Optax multiplies float32 arrays by Python powers of int32."""
-  step = jax.jit(functools.partial(train.train_step, network=network, objective=objective, optimiser=how))
+  step = jax.jit(functools.partial(train.train_step, network=network, objective=objective, optimizer=how))
 
   def call(*args):
     with jax.numpy_dtype_promotion("standard"):
@@ -230,7 +230,7 @@ def steps(count, how, x0, network=NETWORK):
 
 @pytest.mark.slow
 def test_average_follows_its_formula():
-  states = steps(3, train.Optimiser(ema_decay=0.15, warmup_steps=1), images())
+  states = steps(3, train.Optimizer(ema_decay=0.15, warmup_steps=1), images())
   expected = flat(states[0].params)
   for n in range(3):
     decay = min(0.15, (1 + n) / (10 + n))
@@ -252,7 +252,7 @@ def test_accumulation_equals_the_whole_batch():
 
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_nothing():
-  states = steps(1, train.Optimiser(), images().at[0, 0, 0, 0].set(jnp.nan))
+  states = steps(1, train.Optimizer(), images().at[0, 0, 0, 0].set(jnp.nan))
   np.testing.assert_array_equal(flat(states[1].params), flat(states[0].params))
   np.testing.assert_array_equal(flat(states[1].ema), flat(states[0].ema))
   jax.tree.map(np.testing.assert_array_equal, states[1].opt_state, states[0].opt_state)
@@ -268,7 +268,7 @@ def test_muon_turns_wide_kernels_alone_and_downhill():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # for Optax's own arithmetic
       return transformation.update(grads, transformation.init(params), params)[0]
 
-  muon = direction(train.transformation(train.Optimiser(rule="muon", clip_norm=1e9)))
+  muon = direction(train.transformation(train.Optimizer(rule="muon", clip_norm=1e9)))
   adam = direction(optax.scale_by_adam(b1=0.9, b2=0.99, nesterov=True))
   for name, step in muon.items():
     if name not in ("wide", "point"):
@@ -333,7 +333,7 @@ def last_state(output):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
   pytest.importorskip("skimage")
-  rule = ("--optimiser=muon", "--channels=32")  # what Muon carries, Adam does too, and it has a momentum of its own
+  rule = ("--optimizer=muon", "--channels=32")  # what Muon carries, Adam does too, and it has a momentum of its own
   finish_run(tmp_path / "whole", *rule)
   # --save_seconds=0 saves after every step: at any moment a checkpoint is being written.
   run = start_run(tmp_path / "killed", "--save_seconds=0", *rule)
@@ -575,25 +575,25 @@ def open_folder(tmp_path, *flags):
   return train_app.open_data(folder_settings(tmp_path, *flags), said.append), said
 
 
-def write_colours(tmp_path, count):
-  """Write pictures of one colour each, by which crops tell whose they are."""
+def write_colors(tmp_path, count):
+  """Write pictures of one color each, by which crops tell whose they are."""
   (tmp_path / "images").mkdir()
   for i in range(count):
     Image.fromarray(np.full((24, 40, 3), 5 * i, np.uint8)).save(tmp_path / "images" / f"{i:02d}.png")
 
 
-def colours(x):
+def colors(x):
   return [round((float(v) + 1) * 127.5 / 5) for v in x.mean(axis=(1, 2, 3))]
 
 
 def test_each_held_out_file_gives_several_crops_and_none_to_train_on(tmp_path):
-  write_colours(tmp_path, 20)
+  write_colors(tmp_path, 20)
   data, said = open_folder(tmp_path, "--held_out=7", "--flip=false")
   held_out = [int(name.removesuffix(".png")) for name in data.held_out_files]
-  assert sorted(colours(data.held_out)) == sorted(3 * held_out)
-  assert sorted(colours(data.held_out[:2])) == held_out  # one of each first
+  assert sorted(colors(data.held_out)) == sorted(3 * held_out)
+  assert sorted(colors(data.held_out[:2])) == held_out  # one of each first
   assert said == ["data: 20 files, 2 of them held out: the validation is on 6 crops"]
-  shown = {c for batch in data.stream(0, 9) for c in colours(np.asarray(batch, np.float32) / 127.5 - 1)}
+  shown = {c for batch in data.stream(0, 9) for c in colors(np.asarray(batch, np.float32) / 127.5 - 1)}
   assert shown == set(range(20)) - set(held_out)
 
 
@@ -610,21 +610,21 @@ def test_crops_held_out_do_not_depend_on_the_seed(tmp_path, count):
 
 
 def test_the_whole_of_a_file_is_held_out_once(tmp_path):
-  write_colours(tmp_path, 20)
+  write_colors(tmp_path, 20)
   data, said = open_folder(tmp_path, "--crop=resize")
   assert len(data.held_out) == 2 and "on 2 crops" in said[-1]
 
 
 def test_of_a_few_files_none_is_held_out_and_that_is_said(tmp_path):
-  write_colours(tmp_path, 9)
+  write_colors(tmp_path, 9)
   data, said = open_folder(tmp_path, "--held_out=20")
   assert said == ["data: 9 files, none held out: the validation is on 18 crops of the training images"]
-  assert sorted(colours(data.held_out)) == sorted(2 * list(range(9))) and data.held_out_files == []
+  assert sorted(colors(data.held_out)) == sorted(2 * list(range(9))) and data.held_out_files == []
 
 
 @pytest.mark.parametrize("count", (3, 20))
 def test_files_that_cannot_be_read_are_not_held_out_and_are_named_once(tmp_path, count):
-  write_colours(tmp_path, count)
+  write_colors(tmp_path, count)
   kept = open_folder(tmp_path)[0].held_out_files
   for name in kept or ["01.png"]:
     (tmp_path / "images" / name).write_bytes(b"no picture")
@@ -636,7 +636,7 @@ def test_files_that_cannot_be_read_are_not_held_out_and_are_named_once(tmp_path,
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path):
-  write_colours(tmp_path, 12)
+  write_colors(tmp_path, 12)
   for path in (tmp_path / "images").iterdir():
     path.write_bytes(b"no picture")
   with pytest.raises(ValueError, match="expected images that can be read in .*, got 12 that cannot"):
@@ -708,9 +708,9 @@ def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
   config = small.SmallConfig(channels=32, multipliers=(1, 2), blocks=1, middle_blocks=2, embedding=64)
   network = small.SmallNet(config).apply
   goal = train.Objective(p_mean=-1.2, p_std=0.5, wide=0.0)
-  how = train.Optimiser(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98)
+  how = train.Optimizer(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98)
   step = compiled_step(network, goal, how)
-  state = train.init_state(small.initialise(jax.random.key(1), config), how)
+  state = train.init_state(small.initialize(jax.random.key(1), config), how)
   order = np.random.default_rng(0)
   for _ in range(400):
     chosen = order.choice(1024, 32, replace=False)

@@ -84,9 +84,9 @@ def begun(tmp_path):
   return folder
 
 
-def picture(path, colour=0):
+def picture(path, color=0):
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(np.full((20, 20, 3), colour, np.uint8)).save(path)
+  Image.fromarray(np.full((20, 20, 3), color, np.uint8)).save(path)
 
 
 def test_restart_keeps_the_run_until_its_images_and_weights_are_known_to_be_there(begun, tmp_path, capsys):
@@ -149,7 +149,7 @@ def first(tmp_path_factory):
   folder = tmp_path_factory.mktemp("priors") / "first"
   s = settings(folder)
   config = train_app.network_config(s)
-  return checkpoint.save_prior(folder, train_app.make_prior(small.initialise(jax.random.key(0), config), s), config)
+  return checkpoint.save_prior(folder, train_app.make_prior(small.initialize(jax.random.key(0), config), s), config)
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_dense_operator_solves_and_inverts_as_its_matrix(matrix):
     v = np.arange(1.0, matrix.shape[0] + 1)
     got = operator.solve(jnp.asarray(v), 0.3), operator.pinv(jnp.asarray(v))
     basis = operator.spectral()
-    image = basis.synthesise(basis.values * basis.measure(jnp.asarray(v)))
+    image = basis.synthesize(basis.values * basis.measure(jnp.asarray(v)))
   np.testing.assert_allclose(got[0], np.linalg.solve(matrix @ matrix.T + 0.3 * np.eye(len(v)), v), rtol=0, atol=1e-12)
   np.testing.assert_allclose(got[1], np.linalg.pinv(matrix) @ v, rtol=0, atol=1e-12)
   np.testing.assert_allclose(image, matrix.T @ v, rtol=0, atol=1e-12)

@@ -151,7 +151,7 @@ def measure() -> dict[str, float]:
   for turn in range(ROUNDS.value):
     before = seconds(convolution, yardstick_args, YARDSTICK_CALLS)
     jobs = {"whole": (step, step_args), "alone": (network, network_args)}
-    order = sorted(jobs, reverse=turn % 2 == 0)  # a machine that slows down favours whoever goes first
+    order = sorted(jobs, reverse=turn % 2 == 0)  # a machine that slows down favors whoever goes first
     times = {name: seconds(*jobs[name]) for name in order}
     after = seconds(convolution, yardstick_args, YARDSTICK_CALLS)
     turns.append({**times, "yard": (before.wall + after.wall) / 2})

@@ -26,10 +26,10 @@ Which images are held out depends on what the prior was trained on, which its pr
 
 The fitted Gaussian (diffinv.spectral_prior) is estimated from the training images themselves, as the trainer draws
 them, at the size of the crops. Its mirror form is the strong one; the periodic, strictly stationary form and one with
-a mean image instead of a mean colour are reported beside it.
+a mean image instead of a mean color are reported beside it.
 
 Tasks are those of diffinv.tasks: kernels keep their size in pixels, also at 64x64, where the 61-pixel kernel still
-fits (its Gaussian of 3 pixels ends 12 pixels from its centre). Box and margin scale with the image.
+fits (its Gaussian of 3 pixels ends 12 pixels from its center). Box and margin scale with the image.
 """
 
 import functools
@@ -429,7 +429,7 @@ def interpolate(problem: Problem, task: str) -> np.ndarray:
 
 
 def restore_tv(problem: Problem, task: str, weight: float) -> np.ndarray:
-  """Minimise 1/2 ||y - A x||^2 + weight TV(x) per channel: FISTA around scikit-image's proximal map."""
+  """Minimize 1/2 ||y - A x||^2 + weight TV(x) per channel: FISTA around scikit-image's proximal map."""
   from skimage.restoration import denoise_tv_chambolle
 
   def proximal(v, step):

@@ -35,7 +35,7 @@ CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as che
 PAGE = "results.md"
 PANEL_INCHES, LEAST_INCHES, DPI = 2.6, 3.4, 130  # one panel alone has to have room for the words under it
 MARKERS = "osD^v<>PX*hpd"
-COLOURS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
+COLORS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
 
 
 class Study(NamedTuple):
@@ -304,7 +304,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     for x, y, number in points:
-      axes.plot(x, y, MARKERS[number], color=COLOURS[number], label=results["methods"][number]["title"])
+      axes.plot(x, y, MARKERS[number], color=COLORS[number], label=results["methods"][number]["title"])
   figure.axes[0].set_ylabel("PSNR, dB", fontsize=8)
   handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
   figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)

@@ -114,7 +114,7 @@ def define_problem_flags(values: flags.FlagValues, *, set_help: str) -> None:
     "fit",
     "none",
     images.FITS,
-    "How to bring pictures to the size: cut out the centre, or scale to cover it first.",
+    "How to bring pictures to the size: cut out the center, or scale to cover it first.",
     flag_values=values,
   )
   flags.DEFINE_enum("noise", "gaussian", NOISES, "Noise of the measurement.", flag_values=values)
@@ -574,7 +574,7 @@ def _read_held_out(values, prior, purpose, count):
       raise errors.UsageError(f"--{flag} is for photographs of your own, got --data={values.data[0]}; leave it out")
   if prior.image_shape[2] != images.CHANNELS["RGB"]:
     raise errors.UsageError(
-      f"--data: expected a prior of colour pictures for {values.data[0]}, got one of {prior.image_shape[2]} channels; "
+      f"--data: expected a prior of color pictures for {values.data[0]}, got one of {prior.image_shape[2]} channels; "
       "give photographs of your own"
     )
   note_set(values.data[0])

@@ -25,7 +25,7 @@ from diffinv.methods.base import Cost, Method
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.summary import summarise
+from diffinv.summary import summarize
 from diffinv.tasks import TASKS
 
 BUNDLED = "astronaut.png"
@@ -134,7 +134,7 @@ def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
   """Read the weights of --lpips, if there are any, to measure pictures of `shape`.
 
   Raises:
-    UsageError: the pictures are too small, or not of colour.
+    UsageError: the pictures are too small, or not of color.
     ValueError: the file does not hold the weights.
   """
   if FLAGS.lpips is None:
@@ -143,7 +143,7 @@ def read_lpips(shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
     least = images.by((perceptual.MIN_PIXELS,) * 2)
     raise errors.UsageError(f"--lpips: expected pictures of {least} or more, got {images.by(shape)}; leave it out")
   if shape[2] != images.CHANNELS["RGB"]:
-    raise errors.UsageError(f"--lpips: expected pictures of colour, got {shape[2]} channel; leave it out")
+    raise errors.UsageError(f"--lpips: expected pictures of color, got {shape[2]} channel; leave it out")
   try:
     return perceptual.from_state_dict(convert.read_state_dict(pathlib.Path(FLAGS.lpips)))
   except ValueError as error:
@@ -344,7 +344,7 @@ def results(folder: runs.RunFolder) -> dict[str, Any]:
     {**run, "images": [row for row in rows if (row["task"], row["method"]) == (run["task"], run["method"])]}
     for run in folder.plan["runs"]
   ]
-  return {**folder.plan, "summary": summarise(folder.plan, rows), "runs": by_run}
+  return {**folder.plan, "summary": summarize(folder.plan, rows), "runs": by_run}
 
 
 def sorted_rows(folder: runs.RunFolder) -> list[runs.Row]:

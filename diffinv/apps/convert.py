@@ -122,7 +122,7 @@ def _read_torch(path):
       )
   try:
     return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
-  except (TypeError, RuntimeError) as error:  # sparse, quantised, or of a type that NumPy does not have
+  except (TypeError, RuntimeError) as error:  # sparse, quantized, or of a type that NumPy does not have
     raise ValueError(f"{path}: expected dense tensors of NumPy's types, got others ({errors.brief(error)})") from None
 
 

@@ -1,4 +1,4 @@
-"""List the tasks: what is measured of a 256x256 colour picture, with what noise, which methods restore it, the source.
+"""List the tasks: what is measured of a 256x256 color picture, with what noise, which methods restore it, the source.
 
 usage: diffinv tasks
 

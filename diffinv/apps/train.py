@@ -99,7 +99,7 @@ CROP = _enum(
   "crop",
   "random",
   list(folder_data.CROPS),
-  "For folders: cut anywhere, or scale the shorter side to --size and cut the centre. Either way, pictures smaller "
+  "For folders: cut anywhere, or scale the shorter side to --size and cut the center. Either way, pictures smaller "
   "than --size are enlarged, and grayscale ones become three equal channels.",
 )
 MAX_DOWNSCALE = _float(
@@ -112,7 +112,7 @@ FLIP = _boolean("flip", True, "For folders and faces: mirror half of the images.
 AUGMENT = _float(
   "augment",
   1.0,
-  "For photos: strength of changes of exposure and colour, 0 for none.",
+  "For photos: strength of changes of exposure and color, 0 for none.",
   lower_bound=0.0,
   upper_bound=10.0,  # beyond, nothing of a photograph is left
 )
@@ -126,7 +126,7 @@ HELD_OUT = _integer("held_out", 80, "Crops of held-out images for the validation
 
 BATCH_SIZE = _integer("batch_size", 16, "Images a step.", lower_bound=1)
 ACCUMULATE = _integer("accumulate", 1, "Parts that a batch is worked through in, to save memory.", lower_bound=1)
-OPTIMISER = _enum("optimiser", "muon", list(train.RULES), "Rule of the steps: Muon for wide kernels, or AdamW for all.")
+OPTIMIZER = _enum("optimizer", "muon", list(train.RULES), "Rule of the steps: Muon for wide kernels, or AdamW for all.")
 LEARNING_RATE = _float("learning_rate", 1e-3, "Learning rate after the warm-up.", lower_bound=0.0)
 WARMUP = _integer("warmup_steps", 200, "Steps of linear warm-up.", lower_bound=0)
 DECAY = _enum("decay", "cosine", list(train.DECAYS), "Decay of the learning rate, to the last step.")
@@ -319,9 +319,9 @@ def objective(s: dict[str, Any]) -> train.Objective:
   return train.Objective(**_shared(train.Objective, s) | {"schedule": Schedule(s["schedule"], s["schedule_steps"])})
 
 
-def optimiser(s: dict[str, Any]) -> train.Optimiser:
+def optimizer(s: dict[str, Any]) -> train.Optimizer:
   """Return how it learns."""
-  return train.Optimiser(rule=s["optimiser"], **_shared(train.Optimiser, s))
+  return train.Optimizer(rule=s["optimizer"], **_shared(train.Optimizer, s))
 
 
 def _shared(cls: type, s: dict[str, Any]) -> dict[str, Any]:
@@ -422,7 +422,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
   """Build the functions of a run, data-parallel over its devices."""
   mesh = common.batch_mesh(s["devices"])
   sharded, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
-  config, goal, how = network_config(s), objective(s), optimiser(s)
+  config, goal, how = network_config(s), objective(s), optimizer(s)
   on_cpu = jax.default_backend() == "cpu"
   network = small.SmallNet(config).apply
   weights_key, run_key, _, sample_key = jax.random.split(jax.random.key(s["seed"]), 4)
@@ -433,7 +433,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
 
   def step(state, x0, total):
     x0 = images.from_uint8(x0) if x0.dtype == jnp.uint8 else x0
-    return train.train_step(state, run_key, x0, total, network=apart, objective=goal, optimiser=how)
+    return train.train_step(state, run_key, x0, total, network=apart, objective=goal, optimizer=how)
 
   def in_parts(params, x, t):  # of as many images as a step has at once: the held-out ones may be more than fit
     one = lambda pair: network(params, pair[0][None], pair[1][None])[0]
@@ -474,7 +474,7 @@ def build(s: dict[str, Any], held_out: np.ndarray) -> Functions:
 def first_weights(s: dict[str, Any], key: jax.Array) -> Any:
   """Return new parameters, or those of the prior that --init names; see `check_init`."""
   if s["init"] is None:
-    return small.initialise(key, network_config(s))
+    return small.initialize(key, network_config(s))
   return checkpoint.load_prior(s["init"]).params
 
 

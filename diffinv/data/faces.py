@@ -1,4 +1,4 @@
-"""Procedural portraits: an endless, licence-free training set of faces, drawn by pure JAX.
+"""Procedural portraits: an endless, license-free training set of faces, drawn by pure JAX.
 
 A head is a stack of elliptic cross-sections of width W(v) and depth D(v). Turned by the yaw θ, the section at height v
 spans |x| < R, R² = W² cos²θ + D² sin²θ, and the ray through x meets it in closed form:
@@ -12,7 +12,7 @@ same axis. Edges are covered by signed distances (`diffinv.data.sdf`). Textures 
 strands are as fine as a pixel at 64 pixels, and coarser than one from 128 on; and the corners of eyes have a hard edge.
 
 Lengths are in head half-heights: the chin is at v = -1, the eyes near 0, the crown at 1; x grows to the right of the
-picture, y up, z towards the viewer. Colours are display values in [0, 1]; a light of irradiance E turns a colour c
+picture, y up, z toward the viewer. Colors are display values in [0, 1]; a light of irradiance E turns a color c
 into c sqrt(E), a gamma of 2. Images are `[3, h, w]` inside this file and `[h, w, 3]` at its border.
 """
 
@@ -30,11 +30,11 @@ from diffinv.data.sdf import bell, blob, cover, smoothstep, stroke, wave
 class Camera(NamedTuple):
   """Framing and exposure."""
 
-  x: jax.Array  # centre of the head in the picture, which spans -1 .. 1
+  x: jax.Array  # center of the head in the picture, which spans -1 .. 1
   y: jax.Array
   scale: jax.Array  # half-height of the head in the same unit
   exposure: jax.Array  # gain of display values
-  warmth: jax.Array  # white balance, > 0 towards red
+  warmth: jax.Array  # white balance, > 0 toward red
 
 
 class Pose(NamedTuple):
@@ -58,9 +58,9 @@ class Head(NamedTuple):
 
 
 class Skin(NamedTuple):
-  """Colour and finish of the skin."""
+  """Color and finish of the skin."""
 
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
   blush: jax.Array  # 0 .. 1
   gloss: jax.Array  # strength of the highlight
   freckles: jax.Array  # 0 .. 1
@@ -77,10 +77,10 @@ class Eyes(NamedTuple):
   gaze_x: jax.Array  # offset of the iris
   gaze_y: jax.Array
   iris: jax.Array  # radius
-  colour: jax.Array  # of the iris, [3]
+  color: jax.Array  # of the iris, [3]
   lash: jax.Array  # half-thickness of the upper lash line
   shadow: jax.Array  # make-up on the lid, 0 .. 1
-  shadow_colour: jax.Array  # [3]
+  shadow_color: jax.Array  # [3]
 
 
 class Brows(NamedTuple):
@@ -90,7 +90,7 @@ class Brows(NamedTuple):
   arch: jax.Array
   tilt: jax.Array  # > 0 lifts the outer ends
   thickness: jax.Array  # half-thickness at the inner end
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
 
 
 class Nose(NamedTuple):
@@ -111,7 +111,7 @@ class Mouth(NamedTuple):
   open: jax.Array  # gap between the lips
   upper: jax.Array  # thickness of the upper lip
   lower: jax.Array  # thickness of the lower lip
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
 
 
 class Hair(NamedTuple):
@@ -137,17 +137,17 @@ class Hair(NamedTuple):
   strands: jax.Array  # contrast of the strands
   gloss: jax.Array
   phase: jax.Array  # of curls and locks, radians
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
 
 
 class Beard(NamedTuple):
-  """Beard, moustache and stubble."""
+  """Beard, mustache and stubble."""
 
   density: jax.Array  # of the beard, 0 .. 1
-  moustache: jax.Array  # 0 .. 1
+  mustache: jax.Array  # 0 .. 1
   line: jax.Array  # how high it climbs the cheeks
   length: jax.Array  # beyond the chin
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
 
 
 class Glasses(NamedTuple):
@@ -159,8 +159,8 @@ class Glasses(NamedTuple):
   corner: jax.Array  # roundness of a lens, 0 .. 1
   frame: jax.Array  # half-thickness
   tint: jax.Array  # opacity of the lenses
-  colour: jax.Array  # of the frame, [3]
-  lens: jax.Array  # colour of the lenses, [3]
+  color: jax.Array  # of the frame, [3]
+  lens: jax.Array  # color of the lenses, [3]
 
 
 class Hat(NamedTuple):
@@ -173,8 +173,8 @@ class Hat(NamedTuple):
   ribs: jax.Array  # contrast of knitted ribs
   brim_x: jax.Array  # half-width of the brim, negative for none
   brim_y: jax.Array  # half-height of the brim as seen
-  brim_z: jax.Array  # how far its centre lies before the axis
-  colour: jax.Array  # [3]
+  brim_z: jax.Array  # how far its center lies before the axis
+  color: jax.Array  # [3]
   trim: jax.Array  # [3]
 
 
@@ -202,7 +202,7 @@ class Body(NamedTuple):
   check: jax.Array  # 0 stripes, 1 checks
   frequency: jax.Array  # radians per head half-height
   angle: jax.Array  # of the stripes, radians
-  colour: jax.Array  # [3]
+  color: jax.Array  # [3]
   second: jax.Array  # [3]
 
 
@@ -223,8 +223,8 @@ class Background(NamedTuple):
   second: jax.Array  # [3]
   angle: jax.Array  # of the gradient, radians
   lamps: jax.Array  # opacity of the blurred lamps
-  lamp_xyr: jax.Array  # centre and radius of each, [6, 3]
-  lamp_colour: jax.Array  # [6, 3]
+  lamp_xyr: jax.Array  # center and radius of each, [6, 3]
+  lamp_color: jax.Array  # [6, 3]
   wall: jax.Array  # opacity of the wall
   wall_x: jax.Array  # where it begins
   wall_slope: jax.Array
@@ -233,7 +233,7 @@ class Background(NamedTuple):
 
 
 class FaceParams(NamedTuple):
-  """Everything that a portrait is drawn from; leaves are scalars `[]`, colours `[3]`."""
+  """Everything that a portrait is drawn from; leaves are scalars `[]`, colors `[3]`."""
 
   camera: Camera
   pose: Pose
@@ -260,7 +260,7 @@ SKIN = (
   (0.96, 0.83, 0.75), (0.94, 0.78, 0.67), (0.90, 0.72, 0.58), (0.85, 0.65, 0.50), (0.76, 0.55, 0.39),
   (0.65, 0.44, 0.31), (0.53, 0.36, 0.25), (0.43, 0.29, 0.20), (0.36, 0.24, 0.18),
 )  # fmt: skip
-HAIR_COLOURS = (
+HAIR_COLORS = (
   (0.07, 0.06, 0.07), (0.13, 0.09, 0.08), (0.22, 0.14, 0.10), (0.34, 0.21, 0.13), (0.46, 0.31, 0.18),
   (0.66, 0.50, 0.30), (0.84, 0.71, 0.48), (0.55, 0.24, 0.11), (0.70, 0.35, 0.16), (0.55, 0.55, 0.56),
   (0.83, 0.83, 0.82), (0.75, 0.30, 0.50), (0.25, 0.45, 0.65), (0.45, 0.30, 0.60), (0.25, 0.55, 0.48),
@@ -306,7 +306,7 @@ SCARF = 13  # the row of STYLES that is cloth
 ODDS_MASCULINE = (4.0, 4.0, 1.5, 2.0, 1.5, 0.3, 0.3, 0.0, 0.0, 0.3, 0.0, 0.8, 2.0, 0.0, 2.0, 1.5)
 ODDS_FEMININE = (0.3, 0.2, 0.1, 0.1, 0.0, 3.0, 3.0, 2.0, 2.5, 1.5, 1.5, 1.0, 0.8, 1.0, 0.2, 1.5)
 
-# density moustache line length: shaven, stubble, beard, moustache, long beard
+# density mustache line length: shaven, stubble, beard, mustache, long beard
 BEARDS = (
   (0.00, 0.00, 0.20, 0.00),
   (0.35, 0.30, 0.10, 0.00),
@@ -330,7 +330,7 @@ COLLAR_ODDS = (3.0, 1.5, 1.0, 2.0, 1.0)
 PATTERNS = ((0.0, 0.0, 0.0), (0.9, 0.0, 1.57), (0.8, 0.0, 0.0), (0.6, 1.0, 0.0), (0.7, 1.0, 0.78))
 PATTERN_ODDS = (4.0, 1.0, 0.7, 0.8, 0.4)
 
-# Plaster, sky, foliage, wood, dusk, studio greys.
+# Plaster, sky, foliage, wood, dusk, studio grays.
 WALLS = (
   (0.88, 0.84, 0.78), (0.62, 0.74, 0.86), (0.45, 0.55, 0.36), (0.55, 0.40, 0.28), (0.30, 0.28, 0.40),
   (0.75, 0.75, 0.76), (0.36, 0.37, 0.40), (0.82, 0.68, 0.55), (0.28, 0.42, 0.46), (0.70, 0.50, 0.48),
@@ -373,7 +373,7 @@ def _bell(u):
   return 2.0 * jnp.sum(u) - 3.0
 
 
-def _any_colour(u, saturation, low, high):
+def _any_color(u, saturation, low, high):
   """Return a random hue, `[3]`, at a value between `low` and `high`, from three uniform numbers."""
   hue, s, value = _within(u, (0.0, 1.0), (0.0, saturation), (low, high))
   wheel = jnp.abs(jnp.mod(hue * 6.0 + jnp.asarray([0.0, 4.0, 2.0]), 6.0) - 3.0) - 1.0
@@ -400,9 +400,9 @@ def _sample_skin(u, melanin):
     u, (-1.0, 1.0), (0.96, 1.03), (0.1, 0.8), (0.05, 0.22), (-0.8, 0.5)
   )
   table = jnp.asarray(SKIN)
-  colour = jnp.stack([jnp.interp(melanin, jnp.arange(9.0), table[:, c]) for c in range(3)])
-  colour = jnp.clip(colour * value * (1.0 + undertone * jnp.asarray([0.012, 0.012, -0.06])), 0.0, 1.0)
-  return Skin(colour, blush, gloss, jnp.maximum(freckles, 0.0) * _flag(melanin < 3.5))
+  color = jnp.stack([jnp.interp(melanin, jnp.arange(9.0), table[:, c]) for c in range(3)])
+  color = jnp.clip(color * value * (1.0 + undertone * jnp.asarray([0.012, 0.012, -0.06])), 0.0, 1.0)
+  return Skin(color, blush, gloss, jnp.maximum(freckles, 0.0) * _flag(melanin < 3.5))
 
 
 def _sample_eyes(u, feminine, melanin, head):
@@ -412,9 +412,9 @@ def _sample_eyes(u, feminine, melanin, head):
   odds = jnp.where(melanin > 4.0, jnp.asarray(IRIS_ODDS_DEEP), jnp.asarray(IRIS_ODDS_LIGHT))
   return Eyes(
     spacing=spacing * head.width / 0.75, height=height, width=width, open=opening, tilt=tilt,
-    gaze_x=0.025 * _bell(u[7:10]), gaze_y=0.009 * _bell(u[10:13]), iris=iris, colour=_pick(u[13], IRISES, odds),
+    gaze_x=0.025 * _bell(u[7:10]), gaze_y=0.009 * _bell(u[10:13]), iris=iris, color=_pick(u[13], IRISES, odds),
     lash=lash * (1.0 + 0.6 * feminine), shadow=0.6 * _flag(u[14] < 0.45 * feminine),
-    shadow_colour=_any_colour(u[15:18], 0.6, 0.3, 0.7),
+    shadow_color=_any_color(u[15:18], 0.6, 0.3, 0.7),
   )  # fmt: skip
 
 
@@ -422,26 +422,26 @@ def _sample_mouth(u, feminine, skin):
   height, width, smile, opening, upper, lower, strength = _within(
     u, (-0.64, -0.55), (0.20, 0.28), (-0.05, 0.15), (-0.09, 0.10), (0.04, 0.075), (0.06, 0.10), (0.75, 1.0)
   )
-  bare = skin.colour * jnp.asarray([0.86, 0.60, 0.60])
-  colour = jnp.where(u[7] < 0.55 * feminine, _pick(u[8], LIPSTICKS) * strength, bare)
+  bare = skin.color * jnp.asarray([0.86, 0.60, 0.60])
+  color = jnp.where(u[7] < 0.55 * feminine, _pick(u[8], LIPSTICKS) * strength, bare)
   width = width + 0.25 * jnp.maximum(smile, 0.0)
   opening = jnp.maximum(opening, 0.0) * smoothstep(-0.06, 0.04, smile)
-  return Mouth(height, width, smile, opening, upper, lower, colour)
+  return Mouth(height, width, smile, opening, upper, lower, color)
 
 
-def _sample_hair_colour(u, age):
-  natural = _pick(u[0], HAIR_COLOURS, HAIR_ODDS)
-  grey = smoothstep(0.6, 1.0, age) * u[1]
-  return natural + grey * (jnp.asarray([0.66, 0.66, 0.67]) - natural)
+def _sample_hair_color(u, age):
+  natural = _pick(u[0], HAIR_COLORS, HAIR_ODDS)
+  gray = smoothstep(0.6, 1.0, age) * u[1]
+  return natural + gray * (jnp.asarray([0.66, 0.66, 0.67]) - natural)
 
 
-def _sample_hair(u, feminine, colour):
+def _sample_hair(u, feminine, color):
   n = len(STYLE_JITTER)
   style = _index(u[n], jnp.where(feminine > 0.5, jnp.asarray(ODDS_FEMININE), jnp.asarray(ODDS_MASCULINE)))
   row = jnp.asarray(STYLES)[style] + (2.0 * u[:n] - 1.0) * jnp.asarray(STYLE_JITTER)
   mirror, phase = jnp.where(u[n + 1] < 0.5, 1.0, -1.0), 6.28 * u[n + 2]
-  cloth = _any_colour(u[n + 3 : n + 6], 0.7, 0.25, 0.9)
-  hair = Hair(*[row[i] for i in range(n)], phase, jnp.where(style == SCARF, cloth, colour))
+  cloth = _any_color(u[n + 3 : n + 6], 0.7, 0.25, 0.9)
+  hair = Hair(*[row[i] for i in range(n)], phase, jnp.where(style == SCARF, cloth, color))
   return hair._replace(part=hair.part * mirror, bun_x=hair.bun_x * mirror, density=jnp.clip(hair.density, 0.0, 1.0))
 
 
@@ -453,26 +453,26 @@ def _under(hat, hair):
   return hair._replace(top=top, side=side, bun=jnp.where(worn & (hair.bun_y > 0.5), -1.0, hair.bun))
 
 
-def _sample_brows(u, feminine, skin, colour):
+def _sample_brows(u, feminine, skin, color):
   height, arch, tilt, thickness = _within(u, (0.20, 0.27), (0.01, 0.06), (-0.12, 0.14), (0.022, 0.042))
-  return Brows(height, arch, tilt, thickness * (1.2 - 0.5 * feminine), 0.75 * colour + 0.12 * skin.colour)
+  return Brows(height, arch, tilt, thickness * (1.2 - 0.5 * feminine), 0.75 * color + 0.12 * skin.color)
 
 
-def _sample_beard(u, feminine, colour):
+def _sample_beard(u, feminine, color):
   kind, bearded = _pick(u[0], BEARDS, BEARD_ODDS), _flag(feminine < 0.5)
-  return Beard(kind[0] * bearded, kind[1] * bearded, kind[2], kind[3] * bearded, 0.9 * colour)
+  return Beard(kind[0] * bearded, kind[1] * bearded, kind[2], kind[3] * bearded, 0.9 * color)
 
 
 def _sample_glasses(u):
   width, height, corner, frame, tint = _within(u, (0.21, 0.26), (0.14, 0.22), (0.25, 1.0), (0.012, 0.03), (0.0, 0.12))
   dark = _flag(u[5] < 0.22)
-  lens = jnp.where(dark > 0.5, _any_colour(u[6:9], 0.5, 0.05, 0.2), jnp.asarray([0.85, 0.9, 0.95]))
+  lens = jnp.where(dark > 0.5, _any_color(u[6:9], 0.5, 0.05, 0.2), jnp.asarray([0.85, 0.9, 0.95]))
   return Glasses(_flag(u[9] < 0.28), width, height, corner, frame, tint + 0.82 * dark, _pick(u[10], FRAMES), lens)
 
 
 def _sample_hat(u):
   kind = _pick(u[0], HATS, HAT_ODDS)
-  cloth, trim = _any_colour(u[2:5], 0.7, 0.15, 0.85), _any_colour(u[5:8], 0.7, 0.1, 0.9)
+  cloth, trim = _any_color(u[2:5], 0.7, 0.15, 0.85), _any_color(u[5:8], 0.7, 0.1, 0.9)
   return Hat(_flag(u[1] < 0.11), *[kind[i] for i in range(7)], cloth, trim)
 
 
@@ -489,12 +489,12 @@ def _sample_body(u, feminine):
   slim = 1.0 - 0.14 * feminine
   return Body(
     neck * slim, shoulder * slim, top, turn, *[collar[i] for i in range(4)], stripe, check, frequency, angle,
-    _any_colour(u[7:10], 0.75, 0.1, 0.92), _any_colour(u[10:13], 0.5, 0.2, 0.98),
+    _any_color(u[7:10], 0.75, 0.1, 0.92), _any_color(u[10:13], 0.5, 0.2, 0.98),
   )  # fmt: skip
 
 
 def _sample_background(u, lamp_u):
-  first = 0.65 * _pick(u[0], WALLS) + 0.35 * _any_colour(u[1:4], 0.6, 0.1, 1.0)
+  first = 0.65 * _pick(u[0], WALLS) + 0.35 * _any_color(u[1:4], 0.6, 0.1, 1.0)
   change, angle, lamps, wall, wall_x, wall_slope, texture, phase = _within(
     u[4:], (0.2, 0.9), (0.0, 6.28), (0.15, 0.6), (0.15, 0.6), (-1.0, 1.0), (-0.25, 0.25), (0.0, 0.06), (0.0, 6.28)
   )
@@ -502,8 +502,8 @@ def _sample_background(u, lamp_u):
   lamps, wall = lamps * _flag(u[13] < 0.35), wall * _flag(u[14] < 0.4)
   low, high = jnp.asarray([[-1.1, -0.6, 0.08]]), jnp.asarray([[1.1, 1.1, 0.32]])
   lamp_xyr = low + (high - low) * lamp_u[:, :3]
-  lamp_colour = jax.vmap(lambda w: _any_colour(w, 0.6, 0.5, 1.0))(lamp_u[:, 3:6])
-  return Background(first, second, angle, lamps, lamp_xyr, lamp_colour, wall, wall_x, wall_slope, texture, phase)
+  lamp_color = jax.vmap(lambda w: _any_color(w, 0.6, 0.5, 1.0))(lamp_u[:, 3:6])
+  return Background(first, second, angle, lamps, lamp_xyr, lamp_color, wall, wall_x, wall_slope, texture, phase)
 
 
 def sample_params(key: jax.Array) -> FaceParams:
@@ -513,24 +513,24 @@ def sample_params(key: jax.Array) -> FaceParams:
     key: a PRNG key; the same key gives the same face.
 
   Returns:
-    FaceParams of float32 scalars and `[3]` colours. Hair, brows, beard and make-up share a latent, and so do iris,
+    FaceParams of float32 scalars and `[3]` colors. Hair, brows, beard and make-up share a latent, and so do iris,
     freckles and skin tone, so that faces are coherent.
   """
   u = jax.random.uniform(key, (24, 32))
   feminine, melanin = u[0, 0], 8.0 * u[0, 1]
   head, skin, hat = _sample_head(u[1], feminine), _sample_skin(u[2], melanin), _sample_hat(u[3])
-  colour = _sample_hair_colour(u[4], head.age)
+  color = _sample_hair_color(u[4], head.age)
   return FaceParams(
     camera=Camera(*_within(u[5], (-0.09, 0.09), (0.06, 0.20), (0.54, 0.66), (0.92, 1.08), (-0.05, 0.06))),
     pose=_sample_pose(u[6]),
     head=head,
     skin=skin,
     eyes=_sample_eyes(u[7], feminine, melanin, head),
-    brows=_sample_brows(u[8], feminine, skin, colour),
+    brows=_sample_brows(u[8], feminine, skin, color),
     nose=Nose(*_within(u[9], (0.32, 0.42), (0.075, 0.12), (0.08, 0.125), (0.08, 0.13))),
     mouth=_sample_mouth(u[10], feminine, skin),
-    hair=_under(hat, _sample_hair(u[11], feminine, colour)),
-    beard=_sample_beard(u[12], feminine, colour),
+    hair=_under(hat, _sample_hair(u[11], feminine, color)),
+    beard=_sample_beard(u[12], feminine, color),
     glasses=_sample_glasses(u[13]),
     hat=hat,
     ears=_sample_ears(u[14], feminine),
@@ -547,7 +547,7 @@ class _View(NamedTuple):
   pixel: jax.Array  # side of a pixel, in head half-heights
   px: jax.Array  # picture coordinates, -1 .. 1
   py: jax.Array
-  bx: jax.Array  # upright coordinates about the head's centre
+  bx: jax.Array  # upright coordinates about the head's center
   by: jax.Array
   x: jax.Array  # the same, rolled with the head
   y: jax.Array
@@ -566,7 +566,7 @@ SKIN_WRAP = (0.50, 0.34, 0.26)  # red light travels farthest under the skin
 
 
 class _Sun(NamedTuple):
-  direction: tuple  # towards the light: x, y, z
+  direction: tuple  # toward the light: x, y, z
   key: jax.Array  # irradiance, [3, 1, 1]
   ambient: jax.Array
 
@@ -673,21 +673,21 @@ def _relief(a, v, params):
 # ------------------------------------------------------------------------------------------------------------ layers
 
 
-def _over(image, colour, alpha):
-  """Lay `colour`, [3] or [3, h, w], over the picture with coverage `alpha`, [h, w]."""
-  colour = colour[:, None, None] if colour.ndim == 1 else colour
-  return image + alpha[None] * (colour - image)
+def _over(image, color, alpha):
+  """Lay `color`, [3] or [3, h, w], over the picture with coverage `alpha`, [h, w]."""
+  color = color[:, None, None] if color.ndim == 1 else color
+  return image + alpha[None] * (color - image)
 
 
-def _lit(colour, normal, sun, wrap=(0.25, 0.25, 0.25)):
-  """Return a matt `colour`, [3], under the light; `wrap` per channel softens the terminator as skin does."""
+def _lit(color, normal, sun, wrap=(0.25, 0.25, 0.25)):
+  """Return a matt `color`, [3], under the light; `wrap` per channel softens the terminator as skin does."""
   nx, ny, nz = normal
   lx, ly, lz = sun.direction
   facing = (nx * lx + ny * ly + nz * lz)[None]
   wrap = jnp.asarray(wrap)[:, None, None]
   diffuse = jnp.maximum((facing + wrap) / (1.0 + wrap), 0.0)
   sky = (0.8 + 0.25 * ny)[None]
-  return colour[:, None, None] * jnp.sqrt(sun.ambient * sky + sun.key * diffuse + 1e-4)
+  return color[:, None, None] * jnp.sqrt(sun.ambient * sky + sun.key * diffuse + 1e-4)
 
 
 def _gleam(normal, sun, sharp):
@@ -710,7 +710,7 @@ def _draw_background(view, p, sun):
   image = _over(image, p.first * 0.8, p.wall * stroke(y - 0.1 - p.wall_slope * x, 0.03, 0.06) * wall)
   for i in range(6):
     lamp = cover(sdf.length(x - p.lamp_xyr[i, 0], y - p.lamp_xyr[i, 1]) - p.lamp_xyr[i, 2], 0.06)
-    image = _over(image, p.lamp_colour[i], p.lamps * lamp)
+    image = _over(image, p.lamp_color[i], p.lamps * lamp)
   soft = wave(4.1 * x + 2.3 * y + p.phase) * wave(3.7 * y - 1.9 * x + 2.0 * p.phase)
   fall = 1.0 + p.texture * soft + 0.12 * (x * sun.direction[0] + y * sun.direction[1]) - 0.06 * (x * x + y * y)
   return image * fall[None]
@@ -746,7 +746,7 @@ def _draw_back_hair(image, view, params, sun):
   across = jnp.clip(x / (half + 0.15), -1.0, 1.0)
   normal = _unit(across, 0.3 * y, jnp.sqrt(1.01 - across**2))
   tone = _strands(x, y, p) * (0.55 + 0.3 * smoothstep(0.25, 0.8, jnp.abs(x)))
-  image = _over(image, _lit(p.colour, normal, sun) * tone[None], cover(d, view.pixel) * _flag(p.density > 0.8))
+  image = _over(image, _lit(p.color, normal, sun) * tone[None], cover(d, view.pixel) * _flag(p.density > 0.8))
   return image
 
 
@@ -780,8 +780,8 @@ def _draw_neck(image, view, torso, skin, sun):
   across = jnp.clip(torso.x / torso.half, -1.0, 1.0)
   normal = _unit(across, -0.1, jnp.sqrt(1.02 - across * across))
   flesh = jnp.maximum(sdf.smooth_min(torso.neck, torso.chest, 0.15), torso.y + 0.4)
-  colour = _lit(skin.colour * 0.95, normal, sun, SKIN_WRAP) * torso.dark[None]
-  return _over(image, colour, cover(flesh, view.pixel))
+  color = _lit(skin.color * 0.95, normal, sun, SKIN_WRAP) * torso.dark[None]
+  return _over(image, color, cover(flesh, view.pixel))
 
 
 @_stored
@@ -795,10 +795,10 @@ def _draw_clothes(image, view, torso, p, sun):
   weft = wave(p.frequency * (y * jnp.cos(p.angle) - x * jnp.sin(p.angle)))
   weave = p.stripe * smoothstep(-0.5, 0.5, warp + p.check * weft)
   band = cover(under - p.trim, view.pixel) * _flag(p.trim > 0.01)
-  first, second = p.colour[:, None, None], p.second[:, None, None]
-  colour = first + jnp.maximum(weave, band)[None] * (second - first)
+  first, second = p.color[:, None, None], p.second[:, None, None]
+  color = first + jnp.maximum(weave, band)[None] * (second - first)
   fold = 1.0 + 0.06 * wave(5.0 * torso.chest_x + 3.0 * y + p.frequency)
-  fabric = _lit(jnp.ones(3), normal, sun) * colour * (fold * (0.6 + 0.4 * torso.dark))[None]
+  fabric = _lit(jnp.ones(3), normal, sun) * color * (fold * (0.6 + 0.4 * torso.dark))[None]
   return _over(image, fabric, cover(cloth, view.pixel))
 
 
@@ -822,8 +822,8 @@ def _draw_ear(image, view, params, hidden, sun, side, bare):
   seen = bare * (1.0 - hidden * (1.0 - smoothstep(0.02, 0.2, toward)))
   normal = _unit(side * 0.8 * c - 0.4 * s + x / wide * 0.4, y, 0.6 * c + 0.6 * jnp.abs(s))
   hollow = 1.0 - 0.3 * blob(x + 0.02 * side, y, 0.5 * wide, 0.6 * p.size)
-  colour = params.skin.colour * jnp.asarray([1.0, 0.9, 0.88])
-  image = _over(image, _lit(colour, normal, sun, SKIN_WRAP) * hollow[None], cover(d, pixel) * seen)
+  color = params.skin.color * jnp.asarray([1.0, 0.9, 0.88])
+  image = _over(image, _lit(color, normal, sun, SKIN_WRAP) * hollow[None], cover(d, pixel) * seen)
   worn = seen * _flag(p.ring > 0)
   image = _over(image, p.metal * 0.9, cover(sdf.ellipse(x, y + 1.25 * p.size, p.ring, p.ring), pixel) * worn)
   return _over(image, jnp.ones(3), 0.8 * blob(x, y + 1.2 * p.size, 0.03, 0.03) * worn)
@@ -876,7 +876,7 @@ def _creases(params, place, sun):
 def _draw_skin(image, view, params, skull, place, normal, sun):
   tone = 1.0 / (1.0 + _creases(params, place, sun))
   tint = 1.0 - _redness(params, place)[None] * jnp.asarray([0.05, 0.42, 0.40])[:, None, None]
-  skin = _lit(params.skin.colour, normal, sun, SKIN_WRAP) * tone[None] * tint
+  skin = _lit(params.skin.color, normal, sun, SKIN_WRAP) * tone[None] * tint
   skin = skin + (params.skin.gloss * _gleam(normal, sun, 4))[None]
   return _over(image, skin, cover(skull.d, view.pixel))
 
@@ -911,7 +911,7 @@ def _draw_eyes(image, view, params, place, normal, sun):
   r = sdf.length(x, y)
   depth = (0.75 + 0.5 * smoothstep(p.iris, -p.iris, y)) * (1.0 - 0.55 * smoothstep(0.6 * p.iris, p.iris, r))
   depth *= 1.15 - 0.46 * smoothstep(0.2 * p.open, lids.top, lids.w)
-  image = _over(image, p.colour[:, None, None] * depth[None], lids.inside * cover(r - p.iris, pixel))
+  image = _over(image, p.color[:, None, None] * depth[None], lids.inside * cover(r - p.iris, pixel))
   image = _over(image, jnp.asarray([0.03, 0.02, 0.02]), lids.inside * cover(r - 0.45 * p.iris, pixel))
   # Both eyes mirror the same lamp, so the glint does not fold with the face.
   lx, ly, _ = sun.direction
@@ -921,10 +921,10 @@ def _draw_eyes(image, view, params, place, normal, sun):
 
 @_stored
 def _draw_lids(image, view, params, place):
-  p, skin, pixel = params.eyes, params.skin.colour, view.pixel
+  p, skin, pixel = params.eyes, params.skin.color, view.pixel
   lids = _lids(p, place, pixel)
   makeup = cover(sdf.between(lids.w, 0.5 * lids.low, 2.2 * lids.top), 3.0 * pixel) * (1.0 - lids.inside)
-  image = _over(image, p.shadow_colour, 0.6 * p.shadow * makeup)
+  image = _over(image, p.shadow_color, 0.6 * p.shadow * makeup)
   span = cover(jnp.abs(lids.u) - p.width - 0.012, pixel)
   lash = stroke(lids.w - lids.top - 0.3 * p.lash, p.lash * (1.0 + 0.5 * lids.t), pixel)
   image = _over(image, skin * 0.12, 0.95 * lash * span)
@@ -938,9 +938,9 @@ def _draw_brows(image, view, params, place):
   _, v, m = place
   p, eyes = params.brows, params.eyes
   u = (m - eyes.spacing - 0.01) / (eyes.width * 1.25)
-  centre = eyes.height + p.height + p.arch * (1.0 - (u - 0.25) ** 2) + p.tilt * u * eyes.width
+  center = eyes.height + p.height + p.arch * (1.0 - (u - 0.25) ** 2) + p.tilt * u * eyes.width
   half = p.thickness * (1.0 - 0.35 * u) * smoothstep(1.15, 0.4, jnp.abs(u))
-  return _over(image, p.colour, 0.88 * stroke(v - centre, half, view.pixel))
+  return _over(image, p.color, 0.88 * stroke(v - center, half, view.pixel))
 
 
 @_stored
@@ -949,8 +949,8 @@ def _draw_nostrils(image, view, params, place):
   p = params.nose
   hole = sdf.ellipse(m - 0.62 * p.wings, v + p.length + 0.055, 0.035, 0.018)
   wing = 0.25 * blob(m - p.wings - 0.045, v + p.length + 0.01, 0.02, 0.05)
-  image = _over(image, params.skin.colour * 0.45, wing)
-  return _over(image, params.skin.colour * jnp.asarray([0.35, 0.25, 0.22]), 0.8 * cover(hole, 1.3 * view.pixel))
+  image = _over(image, params.skin.color * 0.45, wing)
+  return _over(image, params.skin.color * jnp.asarray([0.35, 0.25, 0.22]), 0.8 * cover(hole, 1.3 * view.pixel))
 
 
 @_stored
@@ -962,7 +962,7 @@ def _draw_mouth(image, view, params, place, normal, sun):
   w = v - p.height - p.smile * (t * t - 0.35)
   gap_up, gap_low = 0.35 * p.open * arc, -0.65 * p.open * arc
   within = cover(jnp.abs(a) - p.width, pixel)
-  lip = _lit(0.82 * p.colour, normal, sun, (0.4, 0.4, 0.4))
+  lip = _lit(0.82 * p.color, normal, sun, (0.4, 0.4, 0.4))
   upper = sdf.between(w, gap_up, gap_up + p.upper * arc * (1.0 - 0.22 * bell(t / 0.16)))
   image = _over(image, lip, cover(upper, pixel) * within)
   pout = 1.2 + 0.3 * blob(a, w - gap_low + 0.45 * p.lower, 0.6 * p.width, 0.35 * p.lower)
@@ -973,8 +973,8 @@ def _draw_mouth(image, view, params, place, normal, sun):
   teeth = cover(gap_up - 0.055 - w, pixel) * cover(jnp.abs(t) - 0.85, 3.0 * pixel)
   image = _over(image, jnp.asarray([0.88, 0.86, 0.84]), inside * teeth)
   seam = stroke(w - 0.5 * (gap_low + gap_up), 0.01, pixel) * smoothstep(0.03, 0.0, p.open)
-  image = _over(image, p.colour * 0.35, 0.85 * seam * within)
-  return _over(image, params.skin.colour * 0.45, 0.5 * blob(jnp.abs(a) - p.width, w, 0.03, 0.02))
+  image = _over(image, p.color * 0.35, 0.85 * seam * within)
+  return _over(image, params.skin.color * 0.45, 0.5 * blob(jnp.abs(a) - p.width, w, 0.03, 0.02))
 
 
 @_stored
@@ -987,10 +987,10 @@ def _draw_beard(image, view, params, skull, place, normal, sun):
   tash_y = 0.5 * (mouth.height - params.nose.length) - 0.005
   tash = cover(sdf.ellipse(a, v - tash_y + 0.5 * a * a, mouth.width + 0.05, 0.055), 2.0 * view.pixel)
   rough = 1.0 + 0.10 * p.density * wave(34.0 * a + 2.0 * wave(9.0 * v)) * wave(14.0 * v + 3.0 * wave(11.0 * a))
-  colour = _lit(p.colour, normal, sun) * rough[None] + 0.03
+  color = _lit(p.color, normal, sun) * rough[None] + 0.03
   beyond = cover(skull.d - p.length * smoothstep(-0.3, -0.9, v), view.pixel)
-  alpha = jnp.maximum(p.density * area, p.moustache * tash * smoothstep(0.0, 0.2, p.moustache))
-  return _over(image, colour, alpha * beyond)
+  alpha = jnp.maximum(p.density * area, p.mustache * tash * smoothstep(0.0, 0.2, p.mustache))
+  return _over(image, color, alpha * beyond)
 
 
 @_stored
@@ -1015,7 +1015,7 @@ def _draw_glasses(image, view, params, skull, sun):
   arm *= cover(skull.d, pixel)
   frame = jnp.clip(rim + bridge + arm, 0.0, 1.0) * p.worn
   shine = 0.85 + 0.3 * smoothstep(-0.1, 0.2, y) * jnp.maximum(sun.direction[1], 0.0)
-  return _over(image, p.colour[:, None, None] * shine[None], frame)
+  return _over(image, p.color[:, None, None] * shine[None], frame)
 
 
 @_stored
@@ -1036,9 +1036,9 @@ def _draw_hair(image, view, params, skull, sun):
   tone = _strands(shell.side * 0.8, shell.v, p) * (0.75 + 0.25 * smoothstep(0.0, -0.12, opening))
   ring = bell((shell.normal[1] - 0.45 - 0.25 * sun.direction[1]) / 0.16)
   ring = ring * jnp.maximum(0.4 + shell.normal[0] * sun.direction[0] + 0.5 * shell.normal[2], 0.0)
-  colour = _lit(p.colour, shell.normal, sun) * tone[None]
-  colour += (0.22 * p.gloss * ring * tone)[None] * (0.3 + p.colour[:, None, None])
-  return _over(image, colour, alpha)
+  color = _lit(p.color, shell.normal, sun) * tone[None]
+  color += (0.22 * p.gloss * ring * tone)[None] * (0.3 + p.color[:, None, None])
+  return _over(image, color, alpha)
 
 
 @_stored
@@ -1049,7 +1049,7 @@ def _draw_hat(image, view, params, sun):
   shade = smoothstep(0.3, 0.0, above) * cover(shell.d, pixel) * p.worn
   image = image * (1.0 - 0.35 * shade)[None]
   ribs = 1.0 + p.ribs * wave(34.0 * shell.side)
-  cloth = _lit(p.colour, shell.normal, sun) * ribs[None]
+  cloth = _lit(p.color, shell.normal, sun) * ribs[None]
   image = _over(image, cloth, cover(jnp.maximum(shell.d, above), pixel) * p.worn)
   band = jnp.maximum(jnp.maximum(shell.d - 0.02, above), shell.v - p.line - p.band)
   image = _over(image, _lit(p.trim, shell.normal, sun) * ribs[None], cover(band, pixel) * p.worn)
@@ -1057,7 +1057,7 @@ def _draw_hat(image, view, params, sun):
   y = view.y - p.line - jnp.sin(pose.pitch) * p.brim_z + 0.04 - 0.06 * x * x
   brim = sdf.ellipse(x, y, jnp.maximum(p.brim_x, 0.01), p.brim_y)
   normal = _unit(0.3 * x, 0.8 + 2.0 * y, 0.6)
-  return _over(image, _lit(p.colour, normal, sun) * 0.9, cover(brim, pixel) * p.worn * _flag(p.brim_x > 0))
+  return _over(image, _lit(p.color, normal, sun) * 0.9, cover(brim, pixel) * p.worn * _flag(p.brim_x > 0))
 
 
 @_stored

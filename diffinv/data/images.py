@@ -1,7 +1,7 @@
 """Image files to arrays in [-1, 1] and back; masks and blur kernels. NumPy on the host.
 
 Nothing is converted, resized or rescaled unless the caller asks. Reading maps the byte b to b / 127.5 - 1. EXIF
-orientation is applied, colour profiles are ignored (bytes are taken as sRGB). Writing clips to [-1, 1] and rounds to
+orientation is applied, color profiles are ignored (bytes are taken as sRGB). Writing clips to [-1, 1] and rounds to
 the nearest byte; it never stretches the range, so that a metric of the file is a metric of the picture.
 
 Arrays come as `.npy` as well: float, [h, w, c], [-1, 1]; objects are refused.
@@ -256,7 +256,7 @@ def _kind(image: Image.Image) -> str:
   if image.info["deep"] or image.mode.startswith("I"):
     return "16-bit " + ("grayscale" if image.mode.startswith("I") else image.mode)
   if "transparency" in image.info and image.mode in ("RGB", "L"):
-    return f"{NAMES[image.mode]} with a transparent colour"
+    return f"{NAMES[image.mode]} with a transparent color"
   return NAMES.get(image.mode, image.mode)
 
 
@@ -318,7 +318,7 @@ def read_kernel(path: str | pathlib.Path) -> np.ndarray:
 
   Args:
     path: a grayscale image of 8 or 16 bits, or a `.npy` of floats, [h, w]; odd height and width, so that it has a
-      centre.
+      center.
 
   Returns:
     float32, [h, w], of sum 1.
@@ -381,7 +381,7 @@ def target_size(
 
 
 def fit(x: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-  """Bring an image to a size: cut its centre out ("crop"), or scale it to cover the size first ("resize").
+  """Bring an image to a size: cut its center out ("crop"), or scale it to cover the size first ("resize").
 
   Args:
     x: [h, w, c], [-1, 1].

@@ -1,7 +1,7 @@
 """The photographs that scikit-image bundles, as training data for natural images.
 
 `astronaut` and `coins` are held out: they are what the `photo` prior is measured on. Left out as well: pictures whose
-licence scikit-image does not state (moon), drawings and scans of text, and faces (lfw_subset).
+license scikit-image does not state (moon), drawings and scans of text, and faces (lfw_subset).
 """
 
 import importlib.util
@@ -24,10 +24,10 @@ class Photo(NamedTuple):
   file: str
   weight: float  # share of the crops, relative to the others
   source: str
-  licence: str  # as scikit-image's documentation states it
+  license: str  # as scikit-image's documentation states it
 
 
-# Colour photographs of things count most; textures and microscope or telescope pictures are there for variety.
+# Color photographs of things count most; textures and microscope or telescope pictures are there for variety.
 PHOTOS = (
   Photo("chelsea.png", 1.0, "Stefan van der Walt", "CC0 by the photographer"),
   Photo("coffee.png", 1.0, "Rachel Michetti, courtesy of Pikolo Espresso Bar", "CC0 by the photographer"),
@@ -92,7 +92,7 @@ def pyramid(image: Image.Image, size: int) -> list[np.ndarray]:
 
 
 class Photos:
-  """Random crops of the bundled photographs at random scales, with flips and mild changes of exposure and colour."""
+  """Random crops of the bundled photographs at random scales, with flips and mild changes of exposure and color."""
 
   def __init__(self, *, size: int, seed: int, augment: float = 1.0):
     """Read and reduce all photographs.
@@ -100,7 +100,7 @@ class Photos:
     Args:
       size: pixels along an edge of a crop.
       seed: of the crops.
-      augment: strength of the changes of exposure and colour, 0 for none.
+      augment: strength of the changes of exposure and color, 0 for none.
     """
     self.size, self.seed, self._augment = size, seed, augment
     found = [(photo.weight, pyramid(read(photo.file), size)) for photo in PHOTOS]
@@ -119,14 +119,14 @@ class Photos:
   def items(self, start: int, count: int) -> np.ndarray:
     """Return the crops `start` .. `start + count - 1`, uint8, [count, size, size, 3].
 
-    Their colours are changed all at once: threads wait for one another in Python, not in NumPy's loops.
+    Their colors are changed all at once: threads wait for one another in Python, not in NumPy's loops.
     """
     rngs = [item_rng(self.seed, start + k) for k in range(count)]
     planes = np.empty((count, 3, self.size, self.size), np.uint8)
     for k, rng in enumerate(rngs):
       planes[k] = np.moveaxis(self._cut(rng), -1, 0)
     if self._augment > 0:
-      planes = change_colours(planes, [draw_colours(rng, self._augment) for rng in rngs])
+      planes = change_colors(planes, [draw_colors(rng, self._augment) for rng in rngs])
     return np.ascontiguousarray(np.moveaxis(planes, 1, -1))
 
   def _cut(self, rng: np.random.Generator) -> np.ndarray:
@@ -139,8 +139,8 @@ class Photos:
     return np.swapaxes(cut, 0, 1) if rng.random() < 0.25 else cut
 
 
-class Colours(NamedTuple):
-  """A change of colours."""
+class Colors(NamedTuple):
+  """A change of colors."""
 
   saturation: float  # factor of the distance from gray
   order: np.ndarray  # [3]: which channel becomes which
@@ -149,20 +149,20 @@ class Colours(NamedTuple):
   brightness: float  # added, of [0, 1]
 
 
-def draw_colours(rng: np.random.Generator, strength: float) -> Colours:
+def draw_colors(rng: np.random.Generator, strength: float) -> Colors:
   """Draw another exposure, contrast, saturation, white balance and, at times, hue.
 
-  A dozen photographs hold few colours; the changes stay within what lighting and paint would do. Noise and gradients
+  A dozen photographs hold few colors; the changes stay within what lighting and paint would do. Noise and gradients
   keep their form: every change is linear.
   """
   saturation = np.exp(strength * rng.normal(0.0, 0.25))
   order = rng.permutation(3) if rng.random() < 0.15 * strength else np.arange(3)
   gains = np.exp(strength * rng.normal(0.0, 0.08, 3))
   contrast = np.exp(strength * rng.normal(-0.05, 0.15))
-  return Colours(saturation, order, gains, contrast, strength * rng.normal(0.0, 0.08))
+  return Colors(saturation, order, gains, contrast, strength * rng.normal(0.0, 0.08))
 
 
-def change_colours(planes: np.ndarray, changes: Sequence[Colours]) -> np.ndarray:
+def change_colors(planes: np.ndarray, changes: Sequence[Colors]) -> np.ndarray:
   """Return images `[n, 3, h, w]`, uint8, with a change each; planes of a channel, whose loops are long, are quick."""
   saturation, contrast, brightness = (
     np.array([getattr(change, name) for change in changes], np.float32)[:, None, None, None]

@@ -23,7 +23,7 @@ def smoothstep(low, high, x):
 
 
 def cover(d, pixel):
-  """Return the share of a pixel that lies inside, 0 to 1, from the signed distance `d` at its centre."""
+  """Return the share of a pixel that lies inside, 0 to 1, from the signed distance `d` at its center."""
   return smoothstep(FILTER, -FILTER, d / pixel)
 
 

@@ -10,7 +10,7 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   cost(num_levels)                            -> network evaluations and gradients per image
   check(operator)                             -> ValueError where the method cannot work; before the chain, on the host
 
-The sampler (`diffinv.sampler`) scans `step` over neighbouring pairs of levels and knows nothing else.
+The sampler (`diffinv.sampler`) scans `step` over neighboring pairs of levels and knows nothing else.
 """
 
 import math

@@ -40,7 +40,7 @@ class DDNMPlus(base.Chain):
 
   def check(self, operator):
     basis = operator.spectral()
-    counted = jnp.ones_like(basis.analyse(jnp.zeros(operator.in_shape)))
+    counted = jnp.ones_like(basis.analyze(jnp.zeros(operator.in_shape)))
     power = jnp.mean(jnp.where(basis.values > 0, basis.values, jnp.inf) ** -2.0 * counted)
     gain = float(jnp.sqrt(power * counted.size / math.prod(operator.in_shape)))
     if gain > MAX_GAIN:

@@ -40,10 +40,10 @@ class DDRM(base.Chain):
     basis, sbar = problem.operator.spectral(), start.sigma / start.alpha
     seen, y_bar, y_std = in_basis(problem, basis)
     z = jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype)
-    told = basis.analyse(sbar * z)
+    told = basis.analyze(sbar * z)
     std = jnp.sqrt(jnp.maximum(sbar**2 - y_std**2, 0.0))
-    told = jnp.where(seen & (sbar > y_std), y_bar + std * basis.analyse(z) - told, 0.0)  # Eq. 7
-    return base.XState(start.alpha * (sbar * z + basis.synthesise(told)))
+    told = jnp.where(seen & (sbar > y_std), y_bar + std * basis.analyze(z) - told, 0.0)  # Eq. 7
+    return base.XState(start.alpha * (sbar * z + basis.synthesize(told)))
 
   def update(self, z, x_t, now, nxt, prior, problem):
     """Take one step with the given noise, `[h, w, c]`; return the next iterate and ||y - A D||."""
@@ -51,12 +51,12 @@ class DDRM(base.Chain):
     seen, y_bar, y_std = in_basis(problem, basis)
     denoised, old = prior.denoise(x_t, now), jnp.sqrt(1.0 - self.eta**2)
     unseen = denoised.x0 + sbar * (old * denoised.eps + self.eta * z)  # Eq. 8, s = 0
-    x0, noise = basis.analyse(denoised.x0), basis.analyse(z)
+    x0, noise = basis.analyze(denoised.x0), basis.analyze(z)
     noisy = x0 + sbar * (old * (y_bar - x0) / y_std + self.eta * noise)
     std = jnp.sqrt(jnp.maximum(sbar**2 - (self.eta_b * y_std) ** 2, 0.0))
     clean = (1.0 - self.eta_b) * x0 + self.eta_b * y_bar + std * noise
-    told = jnp.where(sbar < y_std, noisy, clean) - basis.analyse(unseen)
-    u = unseen + basis.synthesise(jnp.where(seen, told, 0.0))
+    told = jnp.where(sbar < y_std, noisy, clean) - basis.analyze(unseen)
+    u = unseen + basis.synthesize(jnp.where(seen, told, 0.0))
     return nxt.alpha * u, base.residual_norm(problem, denoised.x0)
 
 

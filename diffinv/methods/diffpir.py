@@ -11,7 +11,7 @@ No gradient of the network. What is approximate: xh is a mode where the posterio
 of x0 given x_t taken as sbar^2 / lambda.
 
 Operators with a closed form take the exact minimum; other linear ones, and Poisson noise, a few conjugate gradients
-from D; nonlinear ones these on A linearised at D, where the paper takes a gradient step. For Poisson noise linear
+from D; nonlinear ones these on A linearized at D, where the paper takes a gradient step. For Poisson noise linear
 operators have weighted squares, sigma_y of each value as its own count estimates it, whose minimum one solve finds;
 nonlinear ones take a step of Fisher scoring of the log-likelihood, sigma_y as the prediction A(D) has it.
 
@@ -49,7 +49,7 @@ class DiffPIR(base.Chain):
     if isinstance(problem.operator, LinearOperator):
       x0 = proximal.proximal(problem, denoised.x0, rho, iterations=self.iterations)
     else:
-      x0 = proximal.linearised_proximal(problem, denoised.x0, rho, self.iterations, self.misfit)
+      x0 = proximal.linearized_proximal(problem, denoised.x0, rho, self.iterations, self.misfit)
     eps = base.moved(denoised, x_t, x0, now).eps
     fresh = jnp.sqrt(1.0 - self.zeta) * eps + jnp.sqrt(self.zeta) * z
     return nxt.alpha * x0 + nxt.sigma * fresh, base.residual_norm(problem, denoised.x0)

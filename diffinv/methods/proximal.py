@@ -1,4 +1,4 @@
-"""What methods share to meet the data: the noise's variance, regularised solves and the proximal step.
+"""What methods share to meet the data: the noise's variance, regularized solves and the proximal step.
 
 All solve (A A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form where R is one number and the operator has
 one, by conjugate gradients otherwise.
@@ -54,7 +54,7 @@ VARIANCES = {
 }
 
 
-def linearised_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int, misfit: str) -> jax.Array:
+def linearized_proximal(problem: Problem, x: jax.Array, rho: jax.Array, iterations: int, misfit: str) -> jax.Array:
   """Take one Gauss-Newton step of the proximal problem: A at `x` by its derivative, `iterations` of CG.
 
   `misfit`: of `problems.MISFITS`. With "likelihood" it is a step of Fisher scoring: where sigma_y is the noise at the

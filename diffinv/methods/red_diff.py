@@ -1,7 +1,7 @@
-"""RED-diff: a variational view of diffusion priors, regularisation by denoising.
+"""RED-diff: a variational view of diffusion priors, regularization by denoising.
 
 Mardani, Song, Kautz and Vahdat, "A Variational Perspective on Solving Inverse Problems with Diffusion Models",
-ICLR 2024, arXiv 2305.04391, Alg. 1. A single image mu is optimised by Adam, one step at each level, descending:
+ICLR 2024, arXiv 2305.04391, Alg. 1. A single image mu is optimized by Adam, one step at each level, descending:
 
   x_t = alpha mu + sigma z
   loss = 1/2 ||y - A(mu)||^2 + lambda sbar <stopgrad(eps(x_t) - z), mu>,   lambda is `weight`
@@ -15,7 +15,7 @@ alone. What is approximate: one Adam step a level does not come to rest, and lev
 same.
 
 Differs from the authors' code: sums over values, as the paper writes, where the code takes means over y and over mu, so
-that its lambda is ours times (values of mu) / (values of y); and a regularised start where the code has A^+ y, which
+that its lambda is ours times (values of mu) / (values of y); and a regularized start where the code has A^+ y, which
 amplifies the noise of blurred images beyond what Adam can undo.
 """
 
@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 @pytree
 class REDDiff(base.Chain):
-  """Regularisation by denoising (Alg. 1); any differentiable operator; no gradient of the network."""
+  """Regularization by denoising (Alg. 1); any differentiable operator; no gradient of the network."""
 
   learning_rate: jax.Array | float = 0.1  # of Adam, in units of the image
   weight: jax.Array | float = 0.25  # lambda

@@ -128,5 +128,5 @@ WEIGHTINGS = {"paper": paper_weighting, "norm_matched": norm_matched_weighting}
 
 
 def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array:
-  """Return c (1 + ||A||^2 / rate^2) of the linearised chain, [], from ||A||^2: it must stay below 2."""
+  """Return c (1 + ||A||^2 / rate^2) of the linearized chain, [], from ||A||^2: it must stay below 2."""
   return method.c * (1.0 + norm_squared / method.rate**2)

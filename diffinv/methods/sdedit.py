@@ -3,7 +3,7 @@
 Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 arXiv 2108.01073, the algorithms of its appendix for VP-SDEs, without and with a mask. As a solver of inverse problems
 the guide is computed from the measurement, g = A^+ y or A^T (A A^T + ridge I)^-1 y, and y enters nowhere else: judge
-the residual beside the picture. Choose t0 so that the noise sbar(t0) covers the guide's artefacts (linear schedule,
+the residual beside the picture. Choose t0 so that the noise sbar(t0) covers the guide's artifacts (linear schedule,
 t0 = .3/.4/.5/.6: sbar = 1.2/2.0/3.4/6.1). That is for steps at equal distances in time: t0 counts the grid's levels,
 and of one that is even in log-SNR half the levels reach sbar 1.1 only.
 
@@ -20,7 +20,7 @@ from diffinv.schedules import Level
 
 
 def pinv_guide(method, problem):
-  """Return A^+ y: unobserved parts are zero, mid-grey."""
+  """Return A^+ y: unobserved parts are zero, mid-gray."""
   return problem.operator.pinv(problem.y)
 
 

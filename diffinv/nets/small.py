@@ -191,7 +191,7 @@ def apply_function(config: SmallConfig) -> Callable:
   return apply
 
 
-def initialise(key: jax.Array, config: SmallConfig) -> Any:
+def initialize(key: jax.Array, config: SmallConfig) -> Any:
   """Return new parameters, float32."""
   size = config.size_multiple
   return SmallNet(config).init(key, jnp.zeros((1, size, size, config.in_channels)), jnp.zeros(1))

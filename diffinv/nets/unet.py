@@ -19,7 +19,7 @@ from jax import lax
 
 from diffinv.nets import convolution
 
-GROUPS = 32  # of every normalisation
+GROUPS = 32  # of every normalization
 NORM_EPS = 1e-5  # PyTorch's default, under which the published weights were trained; Flax's is 1e-6
 MAX_PERIOD = 10000.0  # of the sinusoidal time embedding
 PATCH_PIXELS = 16**2  # images up to this size are convolved as patches on a CPU: 3 % of a gradient of the FFHQ network
@@ -40,7 +40,7 @@ class UNetConfig:
   num_heads: int | None = None  # of attention; this or the next
   num_head_channels: int | None = None  # channels a head
   attention_order: str = "legacy"  # of ATTENTION_ORDERS
-  scale_shift_norm: bool = True  # the embedding scales and shifts a normalisation, or is added
+  scale_shift_norm: bool = True  # the embedding scales and shifts a normalization, or is added
   resblock_updown: bool = True  # resampling inside a residual block, or by a convolution
   num_classes: int | None = None  # of a class-conditional network
   dtype: str = "float32"  # of DTYPES, of activations; parameters are float32
@@ -171,7 +171,7 @@ class Conv(nn.Module):
 
   features: int
   stride: int = 1
-  zero: bool = False  # initialised to 0: the layer that ends a residual branch
+  zero: bool = False  # initialized to 0: the layer that ends a residual branch
 
   @nn.compact
   def __call__(self, x):
@@ -202,7 +202,7 @@ class Linear(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation, optionally (1 + scale) GN(x) + shift, as one affine map a channel: x a + b."""
+  """Group normalization, optionally (1 + scale) GN(x) + shift, as one affine map a channel: x a + b."""
 
   @nn.compact
   def __call__(self, x, scale=None, shift=None):

@@ -86,8 +86,8 @@ class _Stack:
     height, channels = (max(picture.shape[axis] for picture in pictures) for axis in (0, 2))
 
     def fill(picture):
-      colour = jnp.broadcast_to(picture, (*picture.shape[:2], channels))
-      return jnp.pad(colour, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=-1.0)
+      color = jnp.broadcast_to(picture, (*picture.shape[:2], channels))
+      return jnp.pad(color, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=-1.0)
 
     return jnp.concatenate([fill(picture) for picture in pictures], axis=1)
 

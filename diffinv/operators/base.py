@@ -1,6 +1,6 @@
 """What a measurement operator is: a frozen pytree that maps one image to its noise-free measurement.
 
-`LinearOperator` derives everything from `__call__`: the adjoint by transposition, the regularised solve and the
+`LinearOperator` derives everything from `__call__`: the adjoint by transposition, the regularized solve and the
 pseudo-inverse by conjugate gradients. Families override these where a closed form exists (a mask, an FFT, the SVD
 of a separable resize).
 
@@ -60,8 +60,8 @@ class Spectral(NamedTuple):
   """
 
   values: jax.Array  # s >= 0, broadcasts against coordinates
-  analyse: Callable[[jax.Array], jax.Array]  # V^T x, from an image
-  synthesise: Callable[[jax.Array], jax.Array]  # V c, an image
+  analyze: Callable[[jax.Array], jax.Array]  # V^T x, from an image
+  synthesize: Callable[[jax.Array], jax.Array]  # V c, an image
   measure: Callable[[jax.Array], jax.Array]  # U^T y, from a measurement
 
 
@@ -93,7 +93,7 @@ class LinearOperator(Operator):
     decomposition.
     """
     b = self.spectral()
-    return self.ridge(y, PINV_RIDGE) if b is None else b.synthesise(over(b.values, b.measure(y)))
+    return self.ridge(y, PINV_RIDGE) if b is None else b.synthesize(over(b.values, b.measure(y)))
 
   def spectral(self) -> Spectral | None:
     """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
@@ -112,7 +112,7 @@ def as_picture(x: jax.Array) -> jax.Array:
     ValueError: it is of another shape.
   """
   if x.ndim != 3 or x.shape[-1] not in (1, 3):
-    raise ValueError(f"picture: expected gray or colour, [h, w, 1 or 3], got {x.shape}; choose the channels to show")
+    raise ValueError(f"picture: expected gray or color, [h, w, 1 or 3], got {x.shape}; choose the channels to show")
   return x
 
 

@@ -1,6 +1,6 @@
 """Blurs: true convolutions, y_i = sum_j k_j x_{i-j}, so that a point of light becomes the kernel.
 
-Kernels have odd sizes and are centred on their middle element. At the edges the image is reflected without repeating
+Kernels have odd sizes and are centerd on their middle element. At the edges the image is reflected without repeating
 the edge pixel (d c b | a b c d | c b a), or wrapped around. The Gaussian is separable and has exact inverses from two
 small SVDs; any other kernel goes through FFTs, which at 61x61 taps is far cheaper than summing them.
 """
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
-from diffinv.operators.fourier import centred_fft2, hartley2, hartley_of
+from diffinv.operators.fourier import centerd_fft2, hartley2, hartley_of
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree
 
@@ -86,7 +86,7 @@ class CircularBlur(LinearOperator):
     phase = jnp.where(kept, transfer, 1.0) / jnp.where(kept, size, 1.0).astype(transfer.dtype)
 
     def measure(y):
-      return hartley_of(jnp.conj(phase) * centred_fft2(y))
+      return hartley_of(jnp.conj(phase) * centerd_fft2(y))
 
     return Spectral(jnp.where(kept, size, 0.0), hartley2, hartley2, measure)
 
@@ -102,7 +102,7 @@ class CircularBlur(LinearOperator):
 
 @pytree
 class ReflectBlur(LinearOperator):
-  """y = k * x with reflected edges, which no fast transform diagonalises: `solve` and `pinv` are iterative (CG)."""
+  """y = k * x with reflected edges, which no fast transform diagonalizes: `solve` and `pinv` are iterative (CG)."""
 
   kernel: jax.Array  # [k, l], odd sizes
 
@@ -129,7 +129,7 @@ def blur(shape: tuple[int, int, int], kernel, *, boundary: str = "reflect") -> L
 
   Args:
     shape: of the image, (h, w, c).
-    kernel: `[k, l]` of odd sizes, centred on its middle element; used as it is, so normalise it to sum 1 to keep the
+    kernel: `[k, l]` of odd sizes, centerd on its middle element; used as it is, so normalize it to sum 1 to keep the
       image's brightness.
     boundary: "reflect", or "circular" (exact inverses by FFT).
 

@@ -32,7 +32,7 @@ class NonlinearBlur(Operator):
   """
 
   blur: ReflectBlur
-  centres: jax.Array  # of the sigmoids, [j], in [0, 1]
+  centers: jax.Array  # of the sigmoids, [j], in [0, 1]
   weights: jax.Array  # w, [j], summing to 1
 
   def __call__(self, x):
@@ -40,8 +40,8 @@ class NonlinearBlur(Operator):
 
   def tone(self, light: jax.Array) -> jax.Array:
     """Return T of light `[h, w, c]` in [0, 1], on [-1, 1]."""
-    centres = self.centres[None, None, None, :]
-    low, high, at = (jax.nn.sigmoid(TONE_STEEPNESS * (v - centres)) for v in (0.0, 1.0, light[..., None]))
+    centers = self.centers[None, None, None, :]
+    low, high, at = (jax.nn.sigmoid(TONE_STEEPNESS * (v - centers)) for v in (0.0, 1.0, light[..., None]))
     curve = jnp.sum(self.weights[None, None, None, :] * (at - low) / (high - low), axis=-1)
     return 2.0 * ((1.0 - TONE_STRENGTH) * light + TONE_STRENGTH * curve) - 1.0
 
@@ -67,9 +67,9 @@ def nonlinear_blur(
   k1, k2, k3 = jax.random.split(key, 3)
   shape = image_shape(shape)
   strata = jnp.arange(TONE_PARTS, dtype=float)
-  centres = (strata + jax.random.uniform(k2, (TONE_PARTS,))) / TONE_PARTS
+  centers = (strata + jax.random.uniform(k2, (TONE_PARTS,))) / TONE_PARTS
   weights = jax.nn.softmax(jax.random.normal(k3, (TONE_PARTS,)))
-  return NonlinearBlur(shape, motion_blur(k1, shape, size=size, intensity=intensity), centres, weights)
+  return NonlinearBlur(shape, motion_blur(k1, shape, size=size, intensity=intensity), centers, weights)
 
 
 @pytree

@@ -170,7 +170,7 @@ class Grayscale(LinearOperator):
 
 
 def grayscale(shape: tuple[int, int, int], *, weights=LUMA) -> Grayscale:
-  """Build the luminance of images of `shape`: colourisation.
+  """Build the luminance of images of `shape`: colorization.
 
   Args:
     shape: of the image, (h, w, c).

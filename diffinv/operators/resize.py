@@ -16,9 +16,9 @@ KEYS_RADIUS = 2  # in output pixels
 def super_resolution(shape: tuple[int, int, int], factor: int) -> Separable:
   """Build antialiased bicubic downsampling, as DPS and MATLAB's imresize do it.
 
-  y_i = sum_j k((j - u_i) / factor) x_j, u_i = (i + 1/2) factor - 1/2, k Keys's cubic with a = -0.5, weights normalised
+  y_i = sum_j k((j - u_i) / factor) x_j, u_i = (i + 1/2) factor - 1/2, k Keys's cubic with a = -0.5, weights normalized
   to sum to 1; 4 factor taps along each axis; the edges mirror the image, edge pixels repeated (`jax.image.resize`
-  renormalises there instead).
+  renormalizes there instead).
 
   Args:
     shape: of the large image, (h, w, c).
@@ -34,14 +34,14 @@ def super_resolution(shape: tuple[int, int, int], factor: int) -> Separable:
 
 def bicubic_matrix(pixels: int, factor: int) -> np.ndarray:
   """Return antialiased bicubic downsampling of one axis, `[pixels / factor, pixels]`, float64."""
-  centres = (np.arange(pixels // factor) + 0.5) * factor - 0.5
-  first = np.floor(centres - KEYS_RADIUS * factor).astype(int)
+  centers = (np.arange(pixels // factor) + 0.5) * factor - 0.5
+  first = np.floor(centers - KEYS_RADIUS * factor).astype(int)
   taps = first[:, None] + np.arange(2 * KEYS_RADIUS * factor + 2)
-  weights = keys_cubic((taps - centres[:, None]) / factor)
+  weights = keys_cubic((taps - centers[:, None]) / factor)
   weights /= weights.sum(axis=1, keepdims=True)
   mirror = np.concatenate([np.arange(pixels), np.arange(pixels)[::-1]])
   matrix = np.zeros((pixels // factor, pixels))
-  np.add.at(matrix, (np.arange(len(centres))[:, None], mirror[taps % (2 * pixels)]), weights)
+  np.add.at(matrix, (np.arange(len(centers))[:, None], mirror[taps % (2 * pixels)]), weights)
   return matrix
 
 

@@ -1,6 +1,6 @@
 """Compressed sensing: few measurements, each of the whole image.
 
-Two ensembles. The randomised cosine transform is fast, matrix-free and has orthonormal rows; Gaussian matrices are the
+Two ensembles. The randomized cosine transform is fast, matrix-free and has orthonormal rows; Gaussian matrices are the
 theory's, stored, for small images only.
 """
 
@@ -18,7 +18,7 @@ MAX_ENTRIES = 2**26  # of a stored matrix: 256 MiB in float32, and its SVD takes
 
 
 @pytree
-class RandomisedDCT(LinearOperator):
+class RandomizedDCT(LinearOperator):
   """y = R D E x in each channel, `[m, c]`: random signs E, the orthonormal 2-D DCT D, a random choice R: A A^T = I.
 
   A^+ = A^T and all singular values are 1.
@@ -52,8 +52,8 @@ class RandomisedDCT(LinearOperator):
     return jnp.clip(as_picture(self.adjoint(y)), -1.0, 1.0)
 
 
-def compressed_sensing(key: jax.Array, shape: tuple[int, int, int], *, ratio: float = 0.25) -> RandomisedDCT:
-  """Draw a subsampled randomised cosine transform, all channels alike.
+def compressed_sensing(key: jax.Array, shape: tuple[int, int, int], *, ratio: float = 0.25) -> RandomizedDCT:
+  """Draw a subsampled randomized cosine transform, all channels alike.
 
   Do, Gan, Nguyen and Tran, "Fast and Efficient Compressive Sensing Using Structurally Random Matrices", IEEE TSP 60(1),
   2012, arXiv 1106.5037, with random signs.
@@ -72,7 +72,7 @@ def compressed_sensing(key: jax.Array, shape: tuple[int, int, int], *, ratio: fl
     raise ValueError(f"ratio: expected a part in (0, 1] that leaves a measurement of {height * width}, got {ratio}")
   k1, k2 = jax.random.split(key)
   signs = jax.random.rademacher(k1, (height, width, 1), jnp.result_type(float))
-  return RandomisedDCT(shape, signs, jnp.sort(jax.random.permutation(k2, height * width)[:count]))
+  return RandomizedDCT(shape, signs, jnp.sort(jax.random.permutation(k2, height * width)[:count]))
 
 
 @pytree
