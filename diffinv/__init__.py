@@ -12,7 +12,7 @@ _PUBLIC = {
   "METHODS": "diffinv.methods",
   "OPERATORS": "diffinv.operators",
   "Problem": "diffinv.problems",
-  "load_prior": "diffinv.checkpoint",
+  "load_prior": "diffinv.priors.folder",
   "sample": "diffinv.sampler",
   "sample_batch": "diffinv.batch",
   "simulate": "diffinv.problems",

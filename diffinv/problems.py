@@ -16,7 +16,6 @@ from typing import Any, Sequence
 import jax
 import jax.numpy as jnp
 
-from diffinv import metrics
 from diffinv.operators.base import Operator
 from diffinv.pytree import pytree
 
@@ -93,7 +92,20 @@ class Problem:
     but for values of less than a photon, whose noise is taken as that of one.
     """
     std = self.noise.std(self.operator(x0))
-    return metrics.chi2(self.residual(x0), std, self.operator.observed(self.y))
+    return chi2(self.residual(x0), std, self.operator.observed(self.y))
+
+
+def chi2(residual: jax.Array, std: jax.Array, observed: jax.Array) -> jax.Array:
+  """Return the reduced chi-square (1/m) sum_i (residual_i / std_i)^2 over the m observed values, [].
+
+  It is near 1, within a few sqrt(2/m), where the residual is noise; not a number where std is 0.
+
+  Args:
+    residual: y - A(x0).
+    std: of the noise, the shape of `residual` or [].
+    observed: 1 where a value was measured, else 0, the shape of `residual`.
+  """
+  return jnp.sum(observed * (residual / std) ** 2) / jnp.sum(observed)
 
 
 def simulate(key: jax.Array, operator: Operator, noise: Any, x0: jax.Array) -> Problem:

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import antithetic, batch, bench, metrics, noise, operators, priors, problems, uncertainty
+from diffinv import antithetic, batch, noise, operators, priors, problems
 from diffinv.methods import METHODS
+from diffinv.metrics import image as metrics
+from diffinv.metrics import uncertainty
+from diffinv.studies import chains as bench
 
 SHAPE = (16, 16, 3)
 # Affine in what they draw under a Gaussian prior. Not so are DPS, which divides by the residual's norm, MMPS, by a few

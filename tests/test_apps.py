@@ -16,15 +16,18 @@ import reference_networks
 from PIL import Image
 
 import diffinv
-from diffinv import bench, checkpoint, metrics, settings
 from diffinv.apps import common, compare, convert, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
+from diffinv.metrics import image as metrics
 from diffinv.nets import small
 from diffinv.operators.pixels import LUMA
 from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
+from diffinv.studies import chains as bench
+from diffinv.studies import settings
 from diffinv.tasks import TASKS
 
 MODULES = {

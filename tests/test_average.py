@@ -10,9 +10,9 @@ import reference_networks
 from absl import app, flags
 from absl.testing import flagsaver
 
-from diffinv import checkpoint
 from diffinv.nets import small
 from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
 
 CONFIG = small.SmallConfig(channels=8, multipliers=(1,), blocks=1, middle_blocks=1, head_channels=8, embedding=8)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import bench, checkpoint
 from diffinv.apps import common, main
 from diffinv.data import images
+from diffinv.priors import folder as checkpoint
+from diffinv.studies import chains as bench
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 QUICK = "--steps=4 --prior=natural --compilation_cache="

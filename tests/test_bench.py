@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import batch, bench, methods, metrics, noise, operators, priors, problems, tuning
+from diffinv import batch, methods, noise, operators, priors, problems
 from diffinv.data import held_out
 from diffinv.methods import METHODS
 from diffinv.methods.base import PART
+from diffinv.metrics import image as metrics
+from diffinv.studies import chains as bench
+from diffinv.studies import search as tuning
 
 SHAPE = (16, 16, 3)
 IMAGES, SAMPLES = 3, 2

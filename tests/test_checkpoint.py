@@ -10,10 +10,11 @@ import pytest
 import reference_networks
 from PIL import Image
 
-from diffinv import checkpoint, errors, output
+from diffinv import errors, output
 from diffinv.apps import main
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian
+from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
 
 TINY = unet.make_config(

@@ -20,11 +20,15 @@ import pytest
 import test_perceptual
 from PIL import Image
 
-from diffinv import bench, metrics, output, perceptual, priors, runs, settings, summary
+from diffinv import output, priors
 from diffinv.apps import common, compare, main
 from diffinv.apps import tune as tune_app
 from diffinv.data import images
+from diffinv.metrics import image as metrics
+from diffinv.metrics import perceptual
 from diffinv.schedules import Schedule
+from diffinv.studies import chains as bench
+from diffinv.studies import runs, settings, summary
 from diffinv.tasks import TASKS
 
 OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothing to keep

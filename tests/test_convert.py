@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import reference_networks
 
-from diffinv import checkpoint
 from diffinv.apps import convert, main
 from diffinv.nets import guided_diffusion, unet
+from diffinv.priors import folder as checkpoint
 
 NAME = "unet_tiny64_class_cond_new_attention"
 FLAGS = ("--num_head_channels=32", "--attention_order=new", "--image_size=64")

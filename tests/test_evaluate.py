@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import classical, distances, operators, priors, spectral_prior
+from diffinv import baselines, operators, priors
 from diffinv.methods.dps import DPS
+from diffinv.metrics import distances
 from diffinv.noise import Gaussian
+from diffinv.priors import spectral as spectral_prior
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level
 
@@ -159,7 +161,7 @@ def test_fista_solves_a_quadratic_exactly():
   operator = operators.gaussian_blur(shape, size=5, std=1.0)
   x0 = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
   problem = simulate(jax.random.key(0), operator, Gaussian(0.05), x0)
-  found = classical.fista(problem, lambda v, step: v / np.float32(1 + step * ridge), np.zeros(shape, np.float32))
+  found = baselines.fista(problem, lambda v, step: v / np.float32(1 + step * ridge), np.zeros(shape, np.float32))
   expected = operator.adjoint(operator.solve(problem.y, ridge))  # push-through identity
   np.testing.assert_allclose(found, expected, atol=1e-3)
 

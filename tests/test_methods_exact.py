@@ -1,6 +1,6 @@
 """Every method against its own exact law, which is not the posterior's: the steps, the chain and its samples.
 
-The recursions are those of `diffinv.laws`; golden numbers are literals, printed digits of an independent computation.
+The recursions are those of `diffinv.verification.laws`; golden numbers are literals, printed digits of an independent computation.
 """
 
 import functools
@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import laws, noise, priors, sampler, schedules, verify
-from diffinv.laws import G3
+from diffinv import noise, priors, sampler, schedules
 from diffinv.methods import DPS, ScoreALD, SDEdit, base, score_ald
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.operators.base import LinearOperator
@@ -19,6 +18,9 @@ from diffinv.operators.pixels import Inpainting
 from diffinv.problems import Problem
 from diffinv.pytree import pytree
 from diffinv.schedules import Level, Schedule
+from diffinv.verification import laws
+from diffinv.verification import tables as verify
+from diffinv.verification.laws import G3
 
 LINEAR_100 = Schedule("linear", 100)
 LINEAR_1000 = Schedule("linear", 1000)

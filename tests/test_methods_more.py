@@ -1,4 +1,4 @@
-"""The further methods against their own exact laws, those of `diffinv.laws`; see `test_methods_exact.py`.
+"""The further methods against their own exact laws, those of `diffinv.verification.laws`; see `test_methods_exact.py`.
 
 Every law below is of one form: x0 = D + G (y - A D), then a step from (x0, eps). Golden numbers are literals.
 """
@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from test_operators_more import check_spectral
 
-from diffinv import laws, methods, noise, operators, priors, sampler, schedules, verify
-from diffinv.laws import G3
+from diffinv import methods, noise, operators, priors, sampler, schedules
 from diffinv.methods import DPS, ScoreALD, SDEdit, base, proximal
 from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
@@ -29,6 +28,9 @@ from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, conjugate_gradients
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, Schedule
+from diffinv.verification import laws
+from diffinv.verification import tables as verify
+from diffinv.verification.laws import G3
 
 LINEAR_100 = Schedule("linear", 100)
 ABAR = laws.linear_alpha_bar(100)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from diffinv import metrics
+from diffinv import problems
 from diffinv.data import photos
+from diffinv.metrics import image as metrics
 
 SIZES = [(11, 11, 1), (12, 30, 3), (64, 48, 3)]
 KINDS = ("noise", "near", "flat", "black_and_white", "tiny_contrast", "photo")
@@ -143,8 +144,8 @@ def test_to_unit_maps_and_clips():
 def test_chi2_of_known_residuals():
   residual = jnp.array([2.0, -3.0, 50.0])
   observed = jnp.array([1.0, 1.0, 0.0])
-  np.testing.assert_allclose(metrics.chi2(residual, jnp.asarray(2.0), observed), (1 + 2.25) / 2)
-  np.testing.assert_allclose(metrics.chi2(residual, jnp.array([2.0, 6.0, 1.0]), observed), (1 + 0.25) / 2)
+  np.testing.assert_allclose(problems.chi2(residual, jnp.asarray(2.0), observed), (1 + 2.25) / 2)
+  np.testing.assert_allclose(problems.chi2(residual, jnp.array([2.0, 6.0, 1.0]), observed), (1 + 0.25) / 2)
 
 
 def test_chi2_of_noise_is_one_with_variance_two_over_m():
@@ -153,7 +154,7 @@ def test_chi2_of_noise_is_one_with_variance_two_over_m():
   std = rng.uniform(0.01, 3.0, (4, 5, 6)).astype(np.float32)
   observed = (np.arange(120).reshape(4, 5, 6) % 2).astype(np.float32)
   residuals = (std * rng.standard_normal((draws, 4, 5, 6))).astype(np.float32)
-  values = np.asarray(jax.jit(jax.vmap(metrics.chi2, (0, None, None)))(residuals, std, observed))
+  values = np.asarray(jax.jit(jax.vmap(problems.chi2, (0, None, None)))(residuals, std, observed))
   error = np.sqrt(2 / m)
   assert abs(values.mean() - 1) < 4 * error / np.sqrt(draws)
   np.testing.assert_allclose(values.std(), error, rtol=4 * np.sqrt((2 + 12 / m) / (4 * draws)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffinv import perceptual
+from diffinv.metrics import perceptual
 
 IMAGE = np.linspace(-1, 1, 64 * 48 * 3).reshape(64, 48, 3).astype(np.float32)
 OTHER = np.sin(7 * IMAGE)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_operators import LINEAR, build, dense
 
-from diffinv import exact, noise, operators, priors
+from diffinv import baselines, noise, operators, priors
 from diffinv.operators.pixels import Inpainting
 from diffinv.problems import Problem, simulate, stack
 from diffinv.pytree import pytree
@@ -218,7 +218,7 @@ def natural_covariance(shape):
   return np.kron(space @ np.diag(power.ravel()) @ space.T, colors)
 
 
-wiener = quickly(lambda prior, problem, ridge: exact.wiener(prior, problem, ridge=ridge))
+wiener = quickly(lambda prior, problem, ridge: baselines.wiener(prior, problem, ridge=ridge))
 
 
 QUICK = ("inpainting", "grayscale", "super_resolution", "gaussian_blur")

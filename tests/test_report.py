@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import album, figures, report, runs, summary
 from diffinv.apps import compare, main
 from diffinv.data import images
+from diffinv.report import album, figures
+from diffinv.report import page as report
+from diffinv.studies import runs, summary
 
 SIZE = 16  # pixels
 SAMPLES = 4

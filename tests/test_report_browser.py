@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_report import FRAMES, METHODS, SIZE, fail, picture, write_run
 
-from diffinv import report
+from diffinv.report import page as report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[test]'")
 expect = playwright.expect

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from diffinv import output, runs
+from diffinv import output
+from diffinv.studies import runs
 
 PLAN = {
   "settings": {"tasks": ["denoising"], "batch_size": 4, "output": "out", "overwrite": False},

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from diffinv import methods, priors, settings
+from diffinv import methods, priors
 from diffinv.methods import METHODS
 from diffinv.methods.base import POSITIVE
+from diffinv.studies import settings
 from diffinv.tasks import TASKS
 
 SHIPPED = sorted(settings.FOLDER.glob("*.json"))

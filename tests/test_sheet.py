@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from diffinv import sheet
+from diffinv.data import sheet
 from diffinv.data.images import to_uint8
-from diffinv.sheet import GAP, Cell
+from diffinv.data.sheet import GAP, Cell
 
 HEADING = round(sheet.HEADING_SIZE * sheet.LINE)
 LINE = round(sheet.TEXT_SIZE * sheet.LINE)

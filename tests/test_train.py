@@ -19,12 +19,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from diffinv import priors, schedules, train
+from diffinv import priors, schedules
 from diffinv.apps import main
 from diffinv.apps import train as train_app
-from diffinv.checkpoint import load_prior, load_provenance
 from diffinv.nets import small
+from diffinv.priors.folder import load_prior, load_provenance
 from diffinv.schedules import Level, Schedule
+from diffinv.training import step as train
 
 TINY = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
 NETWORK = small.SmallNet(TINY).apply

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import checkpoint, errors
+from diffinv import errors
 from diffinv.apps import main
 from diffinv.apps import train as train_app
+from diffinv.priors import folder as checkpoint
 
 TINY = "--data=faces --size=16 --channels=8 --multipliers=1,2 --embedding=16 --batch_size=8 --steps=4".split()
 

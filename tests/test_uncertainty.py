@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffinv import laws, sampler, schedules, uncertainty
-from diffinv.laws import G3
+from diffinv import sampler, schedules
 from diffinv.methods import DDRM, DPS, MMPS, PiGDM, ScoreALD
+from diffinv.metrics import uncertainty
 from diffinv.problems import Problem
 from diffinv.schedules import Schedule
+from diffinv.verification import laws
+from diffinv.verification.laws import G3
 
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference_networks
 
-from diffinv import checkpoint
 from diffinv.nets import guided_diffusion, unet
+from diffinv.priors import folder as checkpoint
 
 TINY = unet.make_config(
   model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), num_head_channels=32

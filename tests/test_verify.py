@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffinv import laws, mixture, noise, sampler, verify
+from diffinv import noise, sampler
 from diffinv.apps import main
-from diffinv.laws import G3
 from diffinv.methods import DPS, METHODS, MMPS, TMPD, PiGDM
 from diffinv.methods.unconditional import DDPM
 from diffinv.problems import Problem
 from diffinv.schedules import Schedule, as_arrays
+from diffinv.verification import laws, mixture
+from diffinv.verification import tables as verify
+from diffinv.verification.laws import G3
 
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 LINEAR_100 = Schedule("linear", 100)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from diffinv import checkpoint
+from diffinv.priors import folder as checkpoint
 
 PRIORS = flags.DEFINE_list("priors", None, "Prior folders, or names in checkpoints/: two or more.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Prior folder to write.", required=True)

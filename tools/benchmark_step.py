@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from diffinv import checkpoint
 from diffinv.methods.dps import DPS
 from diffinv.nets import guided_diffusion, unet
 from diffinv.noise import Gaussian
 from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
 from diffinv.problems import simulate
 from diffinv.schedules import Schedule, as_arrays
 from diffinv.tasks import TASKS

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from diffinv import sheet
-from diffinv.data import faces, images
+from diffinv.data import faces, images, sheet
 
 OUTPUT = flags.DEFINE_string("output", None, "PNG to write.", required=True)
 COUNT = flags.DEFINE_integer("count", 64, "Faces.", lower_bound=1)

@@ -24,7 +24,7 @@ Which images are held out depends on what the prior was trained on, which its pr
   faces    fresh renders from seeds that training did not use; another seed for each purpose
   FOLDER   the files that training kept back, in turn for restoration and for tuning
 
-The fitted Gaussian (diffinv.spectral_prior) is estimated from the training images themselves, as the trainer draws
+The fitted Gaussian (diffinv.priors.spectral) is estimated from the training images themselves, as the trainer draws
 them, at the size of the crops. Its mirror form is the strong one; the periodic, strictly stationary form and one with
 a mean image instead of a mean color are reported beside it.
 
@@ -50,12 +50,10 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import batch, checkpoint, classical, distances, exact, methods, metrics, output, priors, sampler, sheet
-from diffinv import settings as shipped
-from diffinv import spectral_prior as spectral
+from diffinv import baselines, batch, methods, output, priors, sampler
 from diffinv.apps import common
 from diffinv.apps import train as train_app
-from diffinv.data import faces, photos
+from diffinv.data import faces, photos, sheet
 from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8, write_pillow
@@ -63,9 +61,14 @@ from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.methods.dps import DPS
 from diffinv.methods.unconditional import SAMPLERS
+from diffinv.metrics import distances
+from diffinv.metrics import image as metrics
 from diffinv.noise import Gaussian
+from diffinv.priors import folder as checkpoint
+from diffinv.priors import spectral
 from diffinv.problems import Problem, simulate, stack
 from diffinv.schedules import as_arrays, level_at
+from diffinv.studies import settings as shipped
 from diffinv.tasks import TASKS
 
 MEASURES = ("denoising", "calibration", "sampling", "tune", "restoration", "speed")
@@ -413,7 +416,7 @@ def restore_wiener(prior: Any, problems: Sequence[Problem]) -> np.ndarray:
   return np.stack([np.asarray(_wiener(prior, problem)) for problem in problems])
 
 
-_wiener = jax.jit(exact.wiener)
+_wiener = jax.jit(baselines.wiener)
 
 
 def interpolate(problem: Problem, task: str) -> np.ndarray:
@@ -435,7 +438,7 @@ def restore_tv(problem: Problem, task: str, weight: float) -> np.ndarray:
   def proximal(v, step):
     return denoise_tv_chambolle(v, weight * step, max_num_iter=TV_INNER, channel_axis=-1).astype(np.float32)
 
-  return classical.fista(problem, proximal, interpolate(problem, task), num_steps=TV_STEPS)
+  return baselines.fista(problem, proximal, interpolate(problem, task), num_steps=TV_STEPS)
 
 
 def marks(images: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -19,13 +19,14 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffinv import output, runs
+from diffinv import output
 from diffinv.apps import compare
 from diffinv.apps import main as diffinv_main
 from diffinv.apps.common import weight
 from diffinv.data import images
 from diffinv.methods.base import Cost
-from diffinv.summary import interval, picture_value
+from diffinv.studies import runs
+from diffinv.studies.summary import interval, picture_value
 
 LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
 BEST = "best_psnr"  # the mark of the sample of the smallest residual

@@ -21,9 +21,8 @@ import numpy as np
 from absl import flags
 
 import diffinv
-from diffinv import antithetic, errors, methods, noise, operators, output, settings, summary
+from diffinv import antithetic, errors, methods, noise, operators, output
 from diffinv.batch import AXIS
-from diffinv.checkpoint import ANALYTIC, DESCRIPTION, is_shipped, load_description, load_prior
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
@@ -34,8 +33,10 @@ from diffinv.operators.fourier import RealFourier
 from diffinv.operators.pixels import Inpainting
 from diffinv.operators.separable import Separable
 from diffinv.priors import AnyPrior
+from diffinv.priors.folder import ANALYTIC, DESCRIPTION, is_shipped, load_description, load_prior
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import SPACINGS, Level, as_arrays
+from diffinv.studies import settings, summary
 from diffinv.tasks import TASKS, Task
 
 NOISES = ("gaussian", "poisson", "none")

@@ -16,16 +16,20 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, perceptual, progress, report, runs, sheet
+from diffinv import errors, methods, output, progress
 from diffinv.apps import common, convert
 from diffinv.apps.main import run_module
-from diffinv.data import held_out, images
+from diffinv.data import held_out, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Cost, Method
+from diffinv.metrics import perceptual
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
+from diffinv.report import page as report
 from diffinv.schedules import Level
-from diffinv.summary import summarize
+from diffinv.studies import chains as bench
+from diffinv.studies import runs
+from diffinv.studies.summary import summarize
 from diffinv.tasks import TASKS
 
 BUNDLED = "astronaut.png"

@@ -16,11 +16,12 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from diffinv import checkpoint, errors
+from diffinv import errors
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
 from diffinv.schedules import BETAS, Schedule
 
 SAFETENSORS = ".safetensors"

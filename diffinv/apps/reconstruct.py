@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, methods, output, progress, sheet
+from diffinv import errors, methods, output, progress
 from diffinv.apps import common
 from diffinv.apps.main import run_module
-from diffinv.data import images
+from diffinv.data import images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
+from diffinv.studies import chains as bench
 from diffinv.tasks import TASKS
 
 WINDOW = 256  # chains whose pictures are in memory at once

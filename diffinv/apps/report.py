@@ -10,8 +10,9 @@ import pathlib
 
 from absl import flags
 
-from diffinv import errors, report
+from diffinv import errors
 from diffinv.apps.main import run_module
+from diffinv.report import page as report
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt()  # flags may come after RUN

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, output, progress, sheet
+from diffinv import errors, output, progress
 from diffinv.apps import common
 from diffinv.apps.main import run_module
-from diffinv.data import images
+from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.priors import AnyPrior
+from diffinv.studies import chains as bench
 
 DEFAULT_SIZE = 256  # pixels, for priors of any size
 

@@ -29,17 +29,19 @@ from absl import flags
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffinv import checkpoint, errors, output, progress, sampler, sheet, train
+from diffinv import errors, output, progress, sampler
 from diffinv.apps import common
 from diffinv.apps import main as main_module
 from diffinv.batch import AXIS
 from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
-from diffinv.data import images
+from diffinv.data import images, sheet
 from diffinv.methods.unconditional import DPMSolver
 from diffinv.nets import small
 from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
 from diffinv.schedules import BETAS, Schedule
+from diffinv.training import step as train
 
 FLAGS = flags.FlagValues()
 _string, _integer, _float, _boolean, _enum, _list = (

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import bench, errors, output, progress, runs, settings, summary, tuning
+from diffinv import errors, output, progress
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.batch import sample_batch
@@ -29,6 +29,9 @@ from diffinv.methods import METHODS
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, stack
 from diffinv.schedules import Level
+from diffinv.studies import chains as bench
+from diffinv.studies import runs, settings, summary
+from diffinv.studies import search as tuning
 from diffinv.tasks import TASKS
 
 SINGLE = ("psnr", "ssim")  # of a sample, the mean over samples

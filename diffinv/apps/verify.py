@@ -16,10 +16,11 @@ Prints three tables with a verdict a row and ends with exit code 1 if a check fa
 
 from absl import flags
 
-from diffinv import output, progress, verify
+from diffinv import output, progress
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
+from diffinv.verification import tables as verify
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_boolean("quick", False, "Draw less and leave out what takes long; half a minute.", flag_values=FLAGS)

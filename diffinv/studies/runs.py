@@ -18,7 +18,8 @@ import pathlib
 import shutil
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
-from diffinv import output, summary
+from diffinv import output
+from diffinv.studies import summary
 
 PLAN = "run.json"
 ROWS = "rows.jsonl"

@@ -205,9 +205,7 @@ def _label(axes: Axes, points: Sequence[Point], beside: Sequence[float]) -> None
     inverse = axes.transData.inverted().transform
     if math.dist(near, (x, y)) > 10:
       ends = inverse([near, (x, y)])
-      axes.plot(
-        *ends.T, color=_color(points[i].series), linewidth=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False
-      )
+      axes.plot(*ends.T, color=_color(points[i].series), linewidth=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False)
     text = axes.text(*inverse(anchor), _short(points[i].title), ha="center", va="center", fontsize=size, zorder=5)
     text.set_gid(f"series {points[i].series}")
 

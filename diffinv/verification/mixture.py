@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffinv import priors
-from diffinv.laws import Dense, dense
 from diffinv.schedules import Level, Schedule, vp_grid
+from diffinv.verification.laws import Dense, dense
 
 GRID_STEP = 8.0  # between neighboring modes, in standard deviations of each
 NUM_BETAS = 999

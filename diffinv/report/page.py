@@ -1,8 +1,8 @@
 """The folder of a comparison as one page: self-contained HTML with tables, figures and all pictures.
 
-The folder is what `diffinv compare` writes, finished or still going (see `diffinv.runs`). The page loads nothing: its
+The folder is what `diffinv compare` writes, finished or still going (see `diffinv.studies.runs`). The page loads nothing: its
 pictures are data in it, its script is the only one that its content security policy allows. Tables and figures are
-there without scripts too. The wording is in `diffinv/templates/`.
+there without scripts too. The wording is in `diffinv/report/templates/`.
 """
 
 import base64
@@ -18,9 +18,11 @@ import markupsafe
 import numpy as np
 from absl import flags
 
-from diffinv import figures, output, runs, summary
-from diffinv.album import Album, page_data
+from diffinv import output
 from diffinv.data import images
+from diffinv.report import figures
+from diffinv.report.album import Album, page_data
+from diffinv.studies import runs, summary
 
 PAGE = "report.html"
 NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
@@ -83,7 +85,7 @@ def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) ->
 def html(run: runs.Run) -> str:
   """Return the page."""
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("diffinv"),
+    loader=jinja2.PackageLoader("diffinv.report"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -157,7 +159,7 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
 
   Args:
     title: of the table.
-    entries: of `diffinv.summary`; those without a finished picture are left out.
+    entries: of `diffinv.studies.summary`; those without a finished picture are left out.
     across: the entries are over all tasks.
   """
   entries = [entry for entry in entries if entry["count"]]

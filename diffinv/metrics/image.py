@@ -58,19 +58,6 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
   return _mean(luminance * (2.0 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2))
 
 
-def chi2(residual: jax.Array, std: jax.Array, observed: jax.Array) -> jax.Array:
-  """Return the reduced chi-square (1/m) sum_i (residual_i / std_i)^2 over the m observed values, [].
-
-  It is near 1, within a few sqrt(2/m), where the residual is noise; not a number where std is 0.
-
-  Args:
-    residual: y - A(x0).
-    std: of the noise, the shape of `residual` or [].
-    observed: 1 where a value was measured, else 0, the shape of `residual`.
-  """
-  return jnp.sum(observed * (residual / std) ** 2) / jnp.sum(observed)
-
-
 def _mean(x):
   """Return the mean, [], axis by axis: one long float32 sum would lose the sixth digit."""
   return jnp.mean(x) if x.ndim < 2 else _mean(jnp.mean(x, axis=0))

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import batch, metrics, uncertainty
+from diffinv import batch
 from diffinv.antithetic import halves
 from diffinv.data import images
 from diffinv.methods.base import Method
-from diffinv.perceptual import LPIPS
+from diffinv.metrics import image as metrics
+from diffinv.metrics import uncertainty
+from diffinv.metrics.perceptual import LPIPS
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, stack
 from diffinv.schedules import Level

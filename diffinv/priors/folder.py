@@ -274,7 +274,7 @@ def _roots() -> list[Path]:
   # Installed, the repository's checkpoints/ is the package diffinv_checkpoints; in a working copy it lies beside ours.
   spec = importlib.util.find_spec("diffinv_checkpoints")
   installed = list(spec.submodule_search_locations or []) if spec is not None else []
-  beside = Path(__file__).resolve().parent.parent / "checkpoints"
+  beside = Path(__file__).resolve().parents[2] / "checkpoints"
   return [Path(p) for p in installed if Path(p).is_dir()] + ([beside] if beside.is_dir() else [])
 
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.fft import dctn, idctn
 
-from diffinv.priors import Denoised, einsum, eps_from_x0
+from diffinv.priors.base import Denoised, eps_from_x0
+from diffinv.priors.gaussian import einsum
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 

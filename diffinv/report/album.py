@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from diffinv import runs
 from diffinv.data import images
+from diffinv.studies import runs
 
 EXTREME = 99.5  # percentile of errors that ends the scale of their maps: a few wild pixels would darken all others
 LONGEST_SIDE = 16_000  # pixels: WebP has no wider or higher pictures

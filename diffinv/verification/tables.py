@@ -1,7 +1,7 @@
 """Checks of every method against laws that are known exactly: no weights, no pictures, no reference runs.
 
 A method does not sample the posterior; it samples a law of its own, and for a Gaussian prior and a linear operator most
-of these laws are known (`diffinv.laws`). Three tables:
+of these laws are known (`diffinv.verification.laws`). Three tables:
 
   gaussian   On the problem G3, the linear schedule, 100 steps. Per method: its steps as affine maps and the differences
              of samples of one key (exact, float64); the mean and the covariance of independent chains by chi-square
@@ -9,7 +9,7 @@ of these laws are known (`diffinv.laws`). Three tables:
              its law predicts.
   scalar     In one dimension, methods or priors that are not Gaussian: mean, variance and a probability beside the
              digits of a quadrature.
-  mixture    25 modes in 8 dimensions (`diffinv.mixture`): sliced W1 between samples and the exact posterior, beside
+  mixture    25 modes in 8 dimensions (`diffinv.verification.mixture`): sliced W1 between samples and the exact posterior, beside
              that of exact samples (the floor), of a sampler with the exact posterior score (the oracle) and of the
              prior. A smoke test: it holds levels and their order, not digits.
 
@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import laws, mixture, noise, priors, sampler, uncertainty
-from diffinv.laws import G3, Affine, Law, Linear
+from diffinv import noise, priors, sampler
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method, XState
 from diffinv.methods.daps import DAPS
@@ -41,9 +40,12 @@ from diffinv.methods.score_ald import ScoreALD
 from diffinv.methods.sdedit import SDEdit
 from diffinv.methods.tmpd import TMPD
 from diffinv.methods.unconditional import DDPM
+from diffinv.metrics import uncertainty
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level, Schedule, as_arrays
+from diffinv.verification import laws, mixture
+from diffinv.verification.laws import G3, Affine, Law, Linear
 
 STEPS = 100
 SCHEDULE = Schedule("linear", STEPS)

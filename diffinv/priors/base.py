@@ -1,0 +1,116 @@
+"""Priors: what a diffusion model says about the clean image behind a noisy one.
+
+`Prior.denoise(x_t, level)` is Tweedie's formula, D(x_t) = E[x0 | x_t] = (x_t + sigma^2 score(x_t)) / alpha, whatever
+the network was trained to predict. Analytic priors have it in closed form, so that samplers can be held against
+laws that are known exactly.
+"""
+
+from typing import Any, Callable, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffinv.pytree import pytree, static
+from diffinv.schedules import Level, Schedule
+
+EDM_SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] (Karras et al., 2022, Table 1)
+
+
+class Denoised(NamedTuple):
+  """What a prior says of `x_t`, `[h, w, c]` each."""
+
+  x0: jax.Array  # E[x0 | x_t], clipped to [-1, 1] when the prior says so
+  eps: jax.Array  # (x_t - alpha x0) / sigma, of the clipped x0
+  var_frac: jax.Array | float  # in [0, 1]: places the reverse log variance between log beta~ (0) and log beta (1)
+
+
+class AnyPrior(Protocol):
+  """What samplers need of a prior."""
+
+  schedule: Schedule
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised: ...
+
+
+def eps_from_x0(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
+  """Return eps = (x_t - alpha x0) / sigma; 0 at sigma = 0, where there is no noise to speak of."""
+  sigma = jnp.where(level.sigma > 0, level.sigma, 1.0)
+  return jnp.where(level.sigma > 0, (x_t - level.alpha * x0) / sigma, 0.0)
+
+
+def score(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
+  """Return the score of p_t, (alpha x0 - x_t) / sigma^2, from the denoised image (Tweedie)."""
+  return (level.alpha * x0 - x_t) / level.sigma**2
+
+
+def x0_from_eps(x_t, eps, level):
+  return (x_t - level.sigma * eps) / level.alpha
+
+
+def x0_from_v(x_t, v, level):
+  """v = alpha eps - sigma x0 (Salimans and Ho, 2022, arXiv 2202.00512, Sec. 4)."""
+  return level.alpha * x_t - level.sigma * v
+
+
+def edm_scales(level: Level) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Return c_skip, c_out, c_in, c_noise at sbar = sigma / alpha (Karras et al., 2022, arXiv 2206.00364, Table 1)."""
+  sbar = level.sigma / level.alpha
+  norm = jnp.sqrt(sbar**2 + EDM_SIGMA_DATA**2)
+  c_noise = jnp.log(jnp.maximum(sbar, 1e-5)) / 4  # a clean image asks for sbar = 0, where the logarithm ends
+  return EDM_SIGMA_DATA**2 / norm**2, sbar * EDM_SIGMA_DATA / norm, 1 / norm, c_noise
+
+
+def x0_from_edm(x_t, output, level):
+  """D = c_skip x + c_out F at x = x_t / alpha (Karras et al., Eq. 7)."""
+  c_skip, c_out, _, _ = edm_scales(level)
+  return c_skip * (x_t / level.alpha) + c_out * output
+
+
+def network_input(level: Level, prediction: str) -> tuple[jax.Array, jax.Array]:
+  """Return the factor of x_t and the time with which a network is called, the shape of `level`'s fields each."""
+  if prediction != "edm":
+    return jnp.ones_like(level.alpha), level.t
+  _, _, c_in, c_noise = edm_scales(level)
+  return c_in / level.alpha, c_noise
+
+
+# By what a network predicts: (x_t, its output, level) -> x0, not clipped; fields of the level broadcast.
+X0_FROM = {
+  "eps": x0_from_eps,
+  "v": x0_from_v,
+  "x0": lambda x_t, x0, level: x0,
+  "edm": x0_from_edm,
+}
+PREDICTIONS = tuple(X0_FROM)
+VARIANCES = ("learned_range", "fixed_small", "fixed_large")
+
+
+@pytree
+class Prior:
+  """A trained network as a prior. `params` are arguments of every compiled function, never closed over.
+
+  Load one with `diffinv.load_prior`; `diffinv train` and `diffinv convert` build and write them.
+  """
+
+  params: Any
+  apply: Callable = static()  # (params, x_t [h, w, c], t []) -> [h, w, c], or [h, w, 2c] with a learned variance
+  schedule: Schedule = static()
+  prediction: str = static("eps")  # of PREDICTIONS
+  variance: str = static("fixed_small")  # of VARIANCES
+  clip: bool = static(True)  # x0 to [-1, 1]
+  image_shape: tuple = static((None, None, 3))  # what the network takes: None for any multiple of `size_multiple`
+  size_multiple: int = static(1)  # pixels
+
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
+    """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
+    channels = x_t.shape[-1]
+    scale, t = network_input(level, self.prediction)
+    output = self.apply(self.params, scale * x_t, t)
+    x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
+    if self.clip:
+      x0 = jnp.clip(x0, -1.0, 1.0)
+    if self.variance == "learned_range":
+      var_frac = (output[..., channels:] + 1.0) / 2.0  # Nichol and Dhariwal, Eq. 15, v in [-1, 1]
+    else:
+      var_frac = 1.0 if self.variance == "fixed_large" else 0.0
+    return Denoised(x0, eps_from_x0(x_t, x0, level), var_frac)
