@@ -6,6 +6,7 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 
 import contextlib
 import errno
+import re
 from typing import Iterator
 
 EXIT_FAILURE = 1
@@ -22,8 +23,12 @@ ADVICE = {
 }
 
 
-class UsageError(Exception):
-  """The command line asks for something that does not exist or does not fit together."""
+# How messages name an option, `size` or `size=64`; the command line shows it as a flag.
+OPTION = re.compile(r"`([a-z]\w*)(=[^`]*)?`")
+
+
+class UsageError(ValueError):
+  """Options ask for something that does not exist or does not fit together."""
 
 
 @contextlib.contextmanager
@@ -31,6 +36,8 @@ def usage() -> Iterator[None]:
   """Turn a ValueError within, such as an unknown method, into a UsageError."""
   try:
     yield
+  except UsageError:
+    raise
   except ValueError as error:
     raise UsageError(str(error)) from error
 
@@ -66,7 +73,12 @@ def one_line(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror is not None:
     place = error.filename2 or error.filename
     message = f"{error.strerror}{'' if place is None else f': {place}'}{ADVICE.get(error.errno, '')}"
-  return " ".join(message.split()) or type(error).__name__
+  return as_flags(" ".join(message.split())) or type(error).__name__
+
+
+def as_flags(message: str) -> str:
+  """Return a message with its options, which stand in backticks, written as flags."""
+  return OPTION.sub(r"--\1\2", message)
 
 
 def brief(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from diffinv import antithetic, batch, noise, operators, priors, problems
 from diffinv.methods import METHODS
 from diffinv.metrics import image as metrics
 from diffinv.metrics import uncertainty
-from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 
 SHAPE = (16, 16, 3)
 # Affine in what they draw under a Gaussian prior. Not so are DPS, which divides by the residual's norm, MMPS, by a few
@@ -92,7 +92,7 @@ def drawn(count, seed=0):
 def test_spread_and_coverage_of_pairs_are_right_where_those_of_all_together_are_not(count):
   samples, truths = drawn(count)
   problem = problems.Problem(operators.identity(SHAPE), noise.Gaussian(0.1), truths[0])
-  marks = [bench.marks(problem, np.asarray(s), np.asarray(x), antithetic=True) for s, x in zip(samples[:50], truths)]
+  marks = [marking.marks(problem, np.asarray(s), np.asarray(x), antithetic=True) for s, x in zip(samples[:50], truths)]
   levels = marks[0]["coverage"]["levels"]
   np.testing.assert_allclose(levels, uncertainty.central_levels(count // 2))
   covered = np.mean([mark["coverage"]["empirical"] for mark in marks], axis=0)
@@ -101,7 +101,7 @@ def test_spread_and_coverage_of_pairs_are_right_where_those_of_all_together_are_
   np.testing.assert_allclose(np.mean([mark["crps"] for mark in marks]), 0.2 / np.sqrt(np.pi), rtol=0.02)
   naive = [np.asarray(uncertainty.coverage(s, x, uncertainty.central_levels(count))) for s, x in zip(samples, truths)]
   assert np.abs(np.mean(naive, axis=0) - uncertainty.central_levels(count)).max() > 5 * errors
-  variance = np.mean([np.mean(bench.spread(np.asarray(s), antithetic=True) ** 2) for s in samples[:50]])
+  variance = np.mean([np.mean(marking.spread(np.asarray(s), antithetic=True) ** 2) for s in samples[:50]])
   np.testing.assert_allclose(variance, 0.04, rtol=0.02)
 
 
@@ -109,11 +109,11 @@ def test_one_pair_has_a_mean_and_no_spread():
   samples, truths = drawn(2)
   problem = problems.Problem(operators.identity(SHAPE), noise.Gaussian(0.1), truths[0])
   pictures, truth = np.asarray(samples[0]), np.asarray(truths[0])
-  assert bench.spread(pictures, antithetic=True) is None and bench.spread(pictures[:1]) is None
-  marks = bench.marks(problem, pictures, truth, antithetic=True)
+  assert marking.spread(pictures, antithetic=True) is None and marking.spread(pictures[:1]) is None
+  marks = marking.marks(problem, pictures, truth, antithetic=True)
   assert not {"crps", "coverage"} & set(marks)
   mean = pictures.mean(axis=0)
   want = float(metrics.psnr(metrics.to_unit(jnp.asarray(mean)), metrics.to_unit(truths[0])))
   assert marks["mean_psnr"] == pytest.approx(want, abs=1e-3)
-  plain = bench.marks(problem, pictures, truth)
+  plain = marking.marks(problem, pictures, truth)
   assert {"crps", "coverage"} <= set(plain) and plain["psnr"] == marks["psnr"]

@@ -26,7 +26,7 @@ from diffinv.operators.pixels import LUMA
 from diffinv.priors import Prior
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
-from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 from diffinv.studies import settings
 from diffinv.tasks import TASKS
 
@@ -416,7 +416,7 @@ def test_cores_are_devices_where_they_are_asked_for(inpainted, tmp_path):
 
 def test_a_picture_that_fails_does_not_take_the_others_with_it(photos, tmp_path, monkeypatch, capsys):
   told = iter(("NaN", None))
-  monkeypatch.setattr(bench, "failure", lambda _: next(told))
+  monkeypatch.setattr(marking, "failure", lambda _: next(told))
   inputs = [f"--input={photos / name}" for name in ("a.png", "b.png")]
   flags = ["reconstruct", f"--output={tmp_path / 'out'}", *QUICK, *inputs, *INPAINT]
   assert main.execute(flags) == 1
@@ -426,7 +426,7 @@ def test_a_picture_that_fails_does_not_take_the_others_with_it(photos, tmp_path,
   failed, restored = results(tmp_path / "out")["images"]
   assert failed["failed"] == "NaN" and "samples" not in failed and restored["samples"]
   assert not (tmp_path / "out" / "a.png").exists() and (tmp_path / "out" / "b.png").exists()
-  monkeypatch.setattr(bench, "failure", lambda _: "infinity")
+  monkeypatch.setattr(marking, "failure", lambda _: "infinity")
   assert main.execute([*flags, f"--output={tmp_path / 'none'}"]) == 1
   assert "dps: expected finite pictures, got infinity\n" in capsys.readouterr().err
   assert not (tmp_path / "none").exists()

@@ -11,6 +11,7 @@ from diffinv.methods import METHODS
 from diffinv.methods.base import PART
 from diffinv.metrics import image as metrics
 from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 from diffinv.studies import search as tuning
 
 SHAPE = (16, 16, 3)
@@ -91,29 +92,29 @@ def test_the_memory_of_a_step_grows_with_the_chains(prior, measured):
 
 def test_a_chain_that_leaves_the_numbers_is_told(prior, measured):
   got = restore(METHODS["dps"](scale=1e38, rule="squared"), prior, measured).images
-  assert bench.failure(got[0]) == "NaN or infinity in 2 of 2 chains; its steps are too large, lower them"
+  assert marking.failure(got[0]) == "NaN or infinity in 2 of 2 chains; its steps are too large, lower them"
   with pytest.raises(ValueError, match="dps: expected finite pictures, got NaN or infinity in 2 of 2 chains; its step"):
-    bench.require_finite("dps", got)
+    marking.require_finite("dps", got)
 
 
 def test_chains_are_counted_that_left_the_numbers():
   samples = np.zeros((3, 2, 2, 1))
-  assert bench.failure(samples) is None
+  assert marking.failure(samples) is None
   samples[1, 0, 0, 0] = np.inf
-  assert bench.failure(samples).startswith("NaN or infinity in 1 of 3 chains")
-  bench.require_finite("dps", [samples[:1], samples[2:]])
+  assert marking.failure(samples).startswith("NaN or infinity in 1 of 3 chains")
+  marking.require_finite("dps", [samples[:1], samples[2:]])
 
 
 def test_a_chain_that_is_no_picture_any_more_has_failed():
   samples = np.zeros((3, 2, 2, 1))
-  assert bench.failure(samples) is None
+  assert marking.failure(samples) is None
   samples[1, 0, 0, 0] = -6e14
-  assert bench.failure(samples) == "values beyond 100 in 1 of 3 chains; its steps are too large, lower them"
+  assert marking.failure(samples) == "values beyond 100 in 1 of 3 chains; its steps are too large, lower them"
 
 
 def test_marks_are_those_of_the_metrics(measured, truths):
   samples = np.stack([truths[0] + 0.1, truths[0] - 0.3])
-  got = bench.marks(measured[0], samples, truths[0])
+  got = marking.marks(measured[0], samples, truths[0])
   unit = metrics.to_unit(jnp.asarray(truths[0]))
   for k, sample in enumerate(samples):
     assert got["psnr"][k] == pytest.approx(float(metrics.psnr(metrics.to_unit(jnp.asarray(sample)), unit)), rel=1e-5)
@@ -129,7 +130,7 @@ def test_marks_are_those_of_the_metrics(measured, truths):
 
 
 def test_one_sample_has_no_spread(measured, truths):
-  got = bench.marks(measured[0], truths[0][None], truths[0])
+  got = marking.marks(measured[0], truths[0][None], truths[0])
   assert set(got) == {"psnr", "ssim", "chi2", "residual_norm", "clipped_fraction"}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 import diffinv
-from diffinv import antithetic, errors, methods, noise, operators, output
+from diffinv import antithetic, errors, methods, noise, operators, output, text
 from diffinv.batch import AXIS
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS, make_method
@@ -350,10 +350,10 @@ def assignments(texts: Sequence[str]) -> dict[str, str]:
   Raises:
     UsageError: one has no "=".
   """
-  pairs = [text.partition("=") for text in texts]
-  for text, (name, equals, _) in zip(texts, pairs):
+  pairs = [words.partition("=") for words in texts]
+  for words, (name, equals, _) in zip(texts, pairs):
     if not name or not equals:
-      raise errors.UsageError(f"--set: expected name=value, got {text!r}")
+      raise errors.UsageError(f"--set: expected name=value, got {words!r}")
   return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -401,15 +401,15 @@ def _typed(cls: type, name: str, value: Any) -> Any:
     ValueError: it is not of that type.
   """
   default = next(field.default for field in dataclasses.fields(cls) if field.name == name)
-  text, wanted = str(value).lower(), type(default).__name__
+  written, wanted = str(value).lower(), type(default).__name__
   if isinstance(default, str):
     return str(value)
   if isinstance(default, bool):
-    if text not in ("true", "false"):
+    if written not in ("true", "false"):
       raise ValueError(f"{cls.name}: expected {name} to be true or false, got {value!r}")
-    return text == "true"
+    return written == "true"
   try:
-    number = type(default)(text)
+    number = type(default)(written)
   except (TypeError, ValueError):
     raise ValueError(f"{cls.name}: expected {name} to be of type {wanted}, got {value!r}") from None
   if not math.isfinite(number):
@@ -738,32 +738,8 @@ def fingerprint(prior: AnyPrior) -> str:
   return digest.hexdigest()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Align a table: the first column that is text to the left, numbers to the right."""
-  widths = [max(len(row[j]) for row in (header, *rows)) for j in range(len(header))]
-  numeric = [all(_is_number(row[j]) for row in rows) for j in range(len(header))]
-  pad = [str.rjust if flag else str.ljust for flag in numeric]
-  return "\n".join("  ".join(pad[j](row[j], widths[j]) for j in range(len(header))).rstrip() for row in (header, *rows))
-
-
-def _is_number(text: str) -> bool:
-  return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
-
-
 def caption(marks: dict[str, float]) -> tuple[str, ...]:
   """Return the lines under a restored picture on a sheet: PSNR and SSIM where the truth is known, else chi-square."""
   if "psnr" not in marks:
-    return (f"chi2 {number(marks['chi2'], 2)}",)
-  return (f"{number(marks['psnr'], 2)} dB   {number(marks.get('ssim'), 3)}",)
-
-
-def interval(entry: dict[str, float] | None, digits: int) -> str:
-  """Write a mean with the half-width of its interval, where it has one; "-" where there is no mean."""
-  if entry is None or entry.get("low") is None:
-    return number(None if entry is None else entry["mean"], digits)
-  return f"{number(entry['mean'], digits)}±{number((entry['high'] - entry['low']) / 2, digits)}"
-
-
-def number(value: float | None, digits: int) -> str:
-  """Write a number with so many decimals; "-" where there is none."""
-  return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return (f"chi2 {text.number(marks['chi2'], 2)}",)
+  return (f"{text.number(marks['psnr'], 2)} dB   {text.number(marks.get('ssim'), 3)}",)

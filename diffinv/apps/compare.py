@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, output, progress
+from diffinv import errors, methods, output, progress, text
 from diffinv.apps import common, convert
 from diffinv.apps.main import run_module
 from diffinv.data import held_out, images, sheet
@@ -28,6 +28,7 @@ from diffinv.problems import Problem
 from diffinv.report import page as report
 from diffinv.schedules import Level
 from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 from diffinv.studies import runs
 from diffinv.studies.summary import summarize
 from diffinv.tasks import TASKS
@@ -236,11 +237,11 @@ def restore_all(folder: runs.RunFolder, entrants, prior, cases, measure: Measure
       restored = restore_part(entrant, prior, cases, measure, part, parts[0], report_progress)
       rows = []
       for place, i in enumerate(part):
-        if failure := bench.failure(restored.images[place]):
+        if failure := marking.failure(restored.images[place]):
           marks = {"failed": failure}
         else:
           write_restored(folder.pictures, entrant, cases[i], restored, place)
-          marks = bench.marks(
+          marks = marking.marks(
             measure(entrant.task, i), restored.images[place], truths[i], lpips, antithetic=FLAGS.antithetic
           )
         rows.append(row(entrant, cases[i], marks, restored, len(part)))
@@ -305,7 +306,7 @@ def write_restored(folder: pathlib.Path, entrant: Entrant, case: common.Case, re
     images.write(folder / file_name(*name, f"{k:02d}"), sample)
   if len(samples) > 1:
     images.write(folder / file_name(*name, "mean"), np.mean(samples, axis=0))
-    if (spread := bench.spread(samples, antithetic=FLAGS.antithetic)) is not None:
+    if (spread := marking.spread(samples, antithetic=FLAGS.antithetic)) is not None:
       output.write_array(folder / ("-".join(name) + "-std.npy"), spread)
   if restored.frames:
     images.write(folder / file_name(*name, "chain"), np.concatenate(restored.frames[place], axis=1))
@@ -367,12 +368,12 @@ def print_report(got: dict[str, Any]) -> None:
   header = ["task", "method", *(title for title, _ in marks.values()), "seconds", "evaluations", "gradients", "MB"]
   rows = []
   for entry in got["summary"]:
-    cells = [common.interval(entry.get(mark), digits) for mark, (_, digits) in marks.items()]
-    seconds = common.number((entry.get("seconds") or {}).get("mean"), 2)
-    counts = [common.number(entry.get(name), 0) for name in ("evaluations", "gradients")]
-    memory = common.number(None if entry.get("peak_bytes") is None else entry["peak_bytes"] / 1e6, 0)
+    cells = [text.interval(entry.get(mark), digits) for mark, (_, digits) in marks.items()]
+    seconds = text.number((entry.get("seconds") or {}).get("mean"), 2)
+    counts = [text.number(entry.get(name), 0) for name in ("evaluations", "gradients")]
+    memory = text.number(None if entry.get("peak_bytes") is None else entry["peak_bytes"] / 1e6, 0)
     rows.append([entry["task"], entry["method"], *cells, seconds, *counts, memory])
-  print(common.table(header, rows))
+  print(text.table(header, rows))
   for run in got["runs"]:
     if run["skipped"]:
       print(f"{run['task']}: {run['skipped']}")

@@ -7,6 +7,7 @@ Evaluations are calls of the network, gradients backward passes through it: one 
 
 from absl import flags
 
+from diffinv import text
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
   for name, method in METHODS.items():
     spent = common.cost(method(), grid)
     rows.append([name, method.title, problems(method), str(spent.evaluations), str(spent.gradients), method.citation])
-  print(common.table(["method", "title", "operators", "evaluations", "gradients", "source"], rows))
+  print(text.table(["method", "title", "operators", "evaluations", "gradients", "source"], rows))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, methods, output, progress
+from diffinv import errors, methods, output, progress, text
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.data import images, sheet
@@ -27,6 +27,7 @@ from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 from diffinv.tasks import TASKS
 
 WINDOW = 256  # chains whose pictures are in memory at once
@@ -213,13 +214,13 @@ def write_case(folder: pathlib.Path, case: common.Case, problem: Problem, pictur
     "measurement_shape": problem.y.shape,
     "samples": [],
   }
-  for name, picture, marks in zip(names, pictures, bench.scores(problem, pictures, truth)):
+  for name, picture, marks in zip(names, pictures, marking.scores(problem, pictures, truth)):
     images.write(folder / f"{name}.png", picture)
     entry["samples"].append({"file": f"{name}.png", **marks})
   if len(pictures) > 1:
     mean = np.mean(pictures, axis=0)
     images.write(folder / f"{case.name}-mean.png", mean)
-    entry["mean"] = {"file": f"{case.name}-mean.png", **bench.scores(problem, mean[None], truth)[0]}
+    entry["mean"] = {"file": f"{case.name}-mean.png", **marking.scores(problem, mean[None], truth)[0]}
   write_measurement(folder, case.name, problem)
   write_sheet(folder, case.name, problem, pictures, truth, entry)
   return entry
@@ -235,7 +236,7 @@ def write_sheet(folder: pathlib.Path, name: str, problem: Problem, pictures, tru
     cells.append((title, sheet.Cell(picture, common.caption(marks))))
   if len(pictures) > 1:
     cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), common.caption(entry["mean"]))))
-  if (spread := bench.spread(pictures, antithetic=FLAGS.antithetic)) is not None:
+  if (spread := marking.spread(pictures, antithetic=FLAGS.antithetic)) is not None:
     spread = np.mean(spread, axis=-1, keepdims=True)
     cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
   row = (TASKS[FLAGS.task].title, [cell for _, cell in cells])
@@ -275,7 +276,7 @@ def main(argv: list[str]) -> None:
           progress=bar.part(sum(np.prod(case.shape) for case in part), f"{FLAGS.task} {FLAGS.method}"),
         )
         for case, (problem, truth), pictures in zip(part, loaded, got.images):
-          if failure := bench.failure(pictures):
+          if failure := marking.failure(pictures):
             entry = {"name": case.name, "source": case.path, "shape": case.shape, "failed": failure}
           else:
             entry = write_case(folder, case, problem, pictures, truth)
@@ -316,9 +317,9 @@ def print_report(results: dict[str, Any]) -> None:
     if "failed" in entry:
       continue
     marks = entry.get("mean", entry["samples"][0])
-    cells = [common.number(marks.get(key), digits) for key, digits in (("psnr", 2), ("ssim", 3), ("chi2", 2))]
-    rows.append([entry["name"], *cells, common.number(entry["run_seconds"], 1)])
-  print(common.table(["picture", "PSNR dB", "SSIM", "chi2", "seconds"], rows))
+    cells = [text.number(marks.get(key), digits) for key, digits in (("psnr", 2), ("ssim", 3), ("chi2", 2))]
+    rows.append([entry["name"], *cells, text.number(entry["run_seconds"], 1)])
+  print(text.table(["picture", "PSNR dB", "SSIM", "chi2", "seconds"], rows))
   print(
     f"{results['network_evaluations']} network evaluations and {results['network_gradients']} gradients a sample, "
     f"{results['compile_seconds']:.1f} s to compile: {FLAGS.output}"

@@ -17,6 +17,7 @@ from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.priors import AnyPrior
 from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 
 DEFAULT_SIZE = 256  # pixels, for priors of any size
 
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
         mesh=common.mesh(FLAGS),
         progress=bar.part(1.0, method.name),
       )
-    bench.require_finite(method.name, drawn.images)
+    marking.require_finite(method.name, drawn.images)
     pictures = [samples[0] for samples in drawn.images]
     digits = len(str(len(pictures) - 1))
     files = [f"{i:0{digits}d}.png" for i in range(len(pictures))]

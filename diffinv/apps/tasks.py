@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from diffinv.apps import common
+from diffinv import text
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS, accepts
 from diffinv.operators import Operator
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
   for name, task in TASKS.items():
     shape = "x".join(map(str, measured_shape(task, SHOWN)))
     rows.append([name, shape, f"{task.sigma:g}", names(solvers(build(task, TRIED)))])
-  header, *lines = common.table(["task", "measurement", "noise", "restored by"], rows).split("\n")
+  header, *lines = text.table(["task", "measurement", "noise", "restored by"], rows).split("\n")
   print(header)
   for line, task in zip(lines, TASKS.values()):
     print(f"{line}\n    {task.title}: {task.citation}")

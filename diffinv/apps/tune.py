@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffinv import errors, output, progress
+from diffinv import errors, output, progress, text
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.batch import sample_batch
@@ -30,6 +30,7 @@ from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, stack
 from diffinv.schedules import Level
 from diffinv.studies import chains as bench
+from diffinv.studies import marks as marking
 from diffinv.studies import runs, settings, summary
 from diffinv.studies import search as tuning
 from diffinv.tasks import TASKS
@@ -122,12 +123,12 @@ def read_search() -> dict[str, dict[str, tuple]]:
     UsageError: --search names no method that takes part, or a field twice, or one has nothing to search.
   """
   given: dict[str, dict[str, tuple]] = {name: {} for name in FLAGS.methods}
-  for text in FLAGS.search:
-    target, equals, values = text.partition("=")
+  for words in FLAGS.search:
+    target, equals, values = words.partition("=")
     name, dot, field = target.strip().partition(".")
     if not (equals and dot and values) or name not in given:
       raise errors.UsageError(
-        f"--search: expected METHOD.name=value,value,... with one of {', '.join(given)}, got {text!r}"
+        f"--search: expected METHOD.name=value,value,... with one of {', '.join(given)}, got {words!r}"
       )
     if field in given[name]:
       raise errors.UsageError(f"--search: expected each field once, got {name}.{field} twice; give its values together")
@@ -236,11 +237,11 @@ def marks(problems: Sequence[Problem], pictures: np.ndarray, cases, truths) -> l
   """Return the marks of every restored picture, `[images, samples, h, w, c]`, or how it `failed`."""
   entries = []
   for problem, samples, case, truth in zip(problems, pictures, cases, truths):
-    reason = bench.failure(samples)
+    reason = marking.failure(samples)
     if reason:
       found = {"failed": reason}
     else:
-      found = bench.marks(problem, samples, np.asarray(truth), antithetic=FLAGS.antithetic)
+      found = marking.marks(problem, samples, np.asarray(truth), antithetic=FLAGS.antithetic)
     entries.append({"image": case.name, **found})
   return entries
 
@@ -334,11 +335,11 @@ def print_report(outcomes: Sequence[Outcome]) -> None:
     )
     digits = 2 if "psnr" in FLAGS.criterion else 3
     finite = [mark for mark in outcome.marks if np.isfinite(mark)]
-    marks = [common.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
+    marks = [text.number(value, digits) for value in (outcome.marks[outcome.best], min(finite))]
     rows.append([job.task, job.name, said, *marks, str(len(job.found))])
     for name in tuning.at_the_edge(fields, job.search, METHODS[job.name].ranges):
       edges.append(f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with --search")
-  print(common.table(["task", "method", "best", FLAGS.criterion, "worst", "tried"], rows))
+  print(text.table(["task", "method", "best", FLAGS.criterion, "worst", "tried"], rows))
   for line in edges:
     print(line)
 

@@ -16,7 +16,7 @@ Prints three tables with a verdict a row and ends with exit code 1 if a check fa
 
 from absl import flags
 
-from diffinv import output, progress
+from diffinv import output, progress, text
 from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     if chosen:
       columns = COLUMNS[table]
       lines = [[entry(row) for _, entry in columns] for row in chosen]
-      print(f"{title}\n\n{common.table([heading for heading, _ in columns], lines)}\n")
+      print(f"{title}\n\n{text.table([heading for heading, _ in columns], lines)}\n")
   failed = [row for row in rows if row.failed]
   if FLAGS.output:
     settings = {"quick": FLAGS.quick, "seed": FLAGS.seed, "methods": FLAGS.methods}

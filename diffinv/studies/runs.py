@@ -32,6 +32,47 @@ FREE = ("device",)
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
 LATER_SETTINGS = {"antithetic": False}  # what older versions, which do not have them, do
 
+
+def picture(image: str, *parts: str) -> str:
+  """Return the name of a picture's file in PICTURES, `IMAGE-TASK-METHOD-00.png`: see the functions below."""
+  return "-".join((image, *parts)) + ".png"
+
+
+def truth(image: str) -> str:
+  """Return the name of the truth's picture."""
+  return picture(image, "truth")
+
+
+def measurement(image: str, task: str) -> str:
+  """Return the name of the picture that shows what was measured."""
+  return picture(image, task, "measurement")
+
+
+def sample(image: str, task: str, method: str, number: int = 0) -> str:
+  """Return the name of a restored picture."""
+  return picture(image, task, method, f"{number:02d}")
+
+
+def mean(image: str, task: str, method: str) -> str:
+  """Return the name of the mean of several samples."""
+  return picture(image, task, method, "mean")
+
+
+def chain(image: str, task: str, method: str) -> str:
+  """Return the name of the frames of the first sample's chain, side by side."""
+  return picture(image, task, method, "chain")
+
+
+def spread(image: str, task: str, method: str) -> str:
+  """Return the name of the array of the samples' standard deviation."""
+  return "-".join((image, task, method, "std")) + ".npy"
+
+
+def sheet(image: str | None = None) -> str:
+  """Return the name of a picture's contact sheet, beside PICTURES; that of the only picture without `image`."""
+  return "sheet.png" if image is None else f"{image}-sheet.png"
+
+
 Row = dict[str, Any]
 Key = tuple[str, str, str | int]  # task, method, and the image or the candidate
 

@@ -42,7 +42,9 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
   try:
     settings = json.loads(pathlib.Path(path).read_text())
   except (ValueError, RecursionError) as error:
-    raise ValueError(f"settings: expected JSON in {path}, got {error}; see diffinv/studies/settings/literature.json") from None
+    raise ValueError(
+      f"settings: expected JSON in {path}, got {error}; see diffinv/studies/settings/literature.json"
+    ) from None
   if isinstance(settings, dict):
     settings.pop(ABOUT, None)
   if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):

@@ -1,0 +1,73 @@
+"""Flags that come from the options of a configuration, and the configuration that comes from flags."""
+
+import dataclasses
+from collections.abc import Container, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+from diffinv import options
+
+T = TypeVar("T")
+
+
+def define(
+  values: flags.FlagValues,
+  config: type,
+  *,
+  without: Container[str] = (),
+  defaults: Mapping[str, Any] | None = None,
+  helps: Mapping[str, str] | None = None,
+) -> None:
+  """Define a flag for every option of a configuration.
+
+  Args:
+    values: where to define them.
+    config: the class, see `diffinv.options`.
+    without: options that are no flags of the command.
+    defaults: other defaults, by name.
+    helps: other descriptions, by name.
+  """
+  for name, (field, about) in options.options(config).items():
+    if name not in without:
+      default = None if field.default is dataclasses.MISSING else field.default
+      default = default if defaults is None or name not in defaults else defaults[name]
+      text = about.help if helps is None or name not in helps else helps[name]
+      _define(values, name, default, text, options.kind(field), about)
+
+
+def _define(values, name, default, text, kind, about: options.Option) -> None:
+  if kind is bool:
+    flags.DEFINE_boolean(name, default, text, flag_values=values)
+  elif kind is int:
+    flags.DEFINE_integer(name, default, text, lower_bound=about.low, upper_bound=about.high, flag_values=values)
+  elif kind is float:
+    flags.DEFINE_float(name, default, text, lower_bound=about.low, upper_bound=about.high, flag_values=values)
+  elif kind is tuple and about.repeated:
+    flags.DEFINE_multi_string(name, list(default or ()), text, flag_values=values)
+  elif kind is tuple:
+    flags.DEFINE_list(name, None if default is None else list(map(str, default)), text, flag_values=values)
+  elif about.choices is not None:
+    flags.DEFINE_enum(name, default, about.choices, text, flag_values=values)
+  else:
+    flags.DEFINE_string(name, default, text, flag_values=values)
+
+
+def given(values: flags.FlagValues, config: type) -> dict[str, Any]:
+  """Return the options that were given on the command line, by name."""
+  return {name: value for name, value in read(values, config).items() if values[name].present}
+
+
+def read(values: flags.FlagValues, config: type) -> dict[str, Any]:
+  """Return the value of every flag that is an option of `config`, by name; lists as tuples."""
+  found = {name: values[name].value for name in options.options(config) if name in values}
+  return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def make(values: flags.FlagValues, config: type[T], **fields: Any) -> T:
+  """Return the configuration that the flags describe, with some fields otherwise.
+
+  Raises:
+    UsageError: options do not fit together.
+  """
+  return config(**{**read(values, config), **fields})
