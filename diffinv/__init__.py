@@ -12,10 +12,23 @@ _PUBLIC = {
   "METHODS": "diffinv.methods",
   "OPERATORS": "diffinv.operators",
   "Problem": "diffinv.problems",
+  "Restoration": "diffinv.studies.restore",
+  "Results": "diffinv.studies.results",
+  "Search": "diffinv.studies.tune",
+  "Study": "diffinv.studies.study",
+  "TASKS": "diffinv.tasks",
+  "Task": "diffinv.tasks",
+  "TrainConfig": "diffinv.training.config",
+  "compare": "diffinv.studies.compare",
   "load_prior": "diffinv.priors.folder",
+  "read_results": "diffinv.studies.results",
+  "restore": "diffinv.studies.restore",
   "sample": "diffinv.sampler",
   "sample_batch": "diffinv.batch",
   "simulate": "diffinv.problems",
+  "train": "diffinv.training",
+  "tune": "diffinv.studies.tune",
+  "write_report": "diffinv.report.page",
 }
 
 __all__ = list(_PUBLIC)

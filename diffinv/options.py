@@ -56,11 +56,11 @@ def options(config: type | Any) -> dict[str, tuple[dataclasses.Field, Option]]:
 
 
 def kind(field: dataclasses.Field) -> type | None:
-  """Return bool, int, float, str, or tuple for several texts: the plain type in an annotation; None where none is."""
+  """Return the plain type in an annotation: tuple (several texts), str, bool, int or float; None where none is."""
   annotation: Any = field.type
   parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
   plain = [typing.get_origin(part) or part for part in parts]
-  return next((known for known in (bool, int, float, tuple, str) if known in plain), None)
+  return next((known for known in (tuple, str, bool, int, float) if known in plain), None)
 
 
 def check(config: Any) -> None:

@@ -91,3 +91,8 @@ def duration(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds + 0.5), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def note(text: str) -> None:
+  """Print what is worth knowing on stderr."""
+  print(f"note: {text}", file=sys.stderr, flush=True)

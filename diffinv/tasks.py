@@ -33,6 +33,14 @@ class Task:
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels
   citation: str  # where the setting is from
   sigma: float = SIGMA_Y  # default noise, standard deviation in the units of the measurement
+  given: str | None = None  # "mask" or "kernel": what says how a real measurement was made; None where nothing has to
+  random: bool = False  # whether `make` draws the operator, so that another key measures otherwise
+  shape: Shape | None = None  # the only pictures that it measures; None for any
+
+  @property
+  def hidden(self) -> bool:
+    """Whether the operator is drawn and nothing can say which one measured."""
+    return self.random and self.given is None
 
 
 def _box(key: jax.Array, shape: Shape) -> Operator:
@@ -45,16 +53,24 @@ def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator
 
 
 TASKS = {
-  "inpaint_box": Task("Inpainting, box", _box, DPS),
+  "inpaint_box": Task("Inpainting, box", _box, DPS, given="mask", random=True),
   "inpaint_random": Task(
-    "Inpainting, 70 % missing", lambda key, shape: operators.random_mask(key, shape, missing=0.7), DAPS
+    "Inpainting, 70 % missing",
+    lambda key, shape: operators.random_mask(key, shape, missing=0.7),
+    DAPS,
+    given="mask",
+    random=True,
   ),
   "super_resolution": Task("Super-resolution x4", lambda key, shape: operators.super_resolution(shape, 4), DPS),
   "gaussian_blur": Task(
-    "Gaussian deblurring", lambda key, shape: operators.gaussian_blur(shape, size=61, std=3.0), DPS
+    "Gaussian deblurring", lambda key, shape: operators.gaussian_blur(shape, size=61, std=3.0), DPS, given="kernel"
   ),
   "motion_blur": Task(
-    "Motion deblurring", lambda key, shape: operators.motion_blur(key, shape, size=61, intensity=0.5), DPS
+    "Motion deblurring",
+    lambda key, shape: operators.motion_blur(key, shape, size=61, intensity=0.5),
+    DPS,
+    given="kernel",
+    random=True,
   ),
   "denoising": Task("Denoising", lambda key, shape: operators.identity(shape), f"after {DDRM}", sigma=0.2),
   "colorization": Task("Colorization", lambda key, shape: operators.grayscale(shape), f"after {DDRM}"),
@@ -64,13 +80,18 @@ TASKS = {
   "phase_retrieval_01": Task(
     "Phase retrieval, x on [0, 1]", lambda key, shape: operators.phase_retrieval(shape, signed=False), DAPS
   ),
-  "nonlinear_blur": Task("Nonlinear deblurring", lambda key, shape: operators.nonlinear_blur(key, shape), RESPONSE),
+  "nonlinear_blur": Task(
+    "Nonlinear deblurring", lambda key, shape: operators.nonlinear_blur(key, shape), RESPONSE, random=True
+  ),
   "hdr": Task("High dynamic range", lambda key, shape: operators.hdr(shape, factor=2.0), DAPS),
-  "mri_random_x4": Task("MRI x4, random lines", _mri("random", 4), FASTMRI),
-  "mri_random_x8": Task("MRI x8, random lines", _mri("random", 8), FASTMRI),
-  "mri_equispaced_x4": Task("MRI x4, equispaced lines", _mri("equispaced", 4), FASTMRI),
-  "mri_equispaced_x8": Task("MRI x8, equispaced lines", _mri("equispaced", 8), FASTMRI),
+  "mri_random_x4": Task("MRI x4, random lines", _mri("random", 4), FASTMRI, given="mask", random=True),
+  "mri_random_x8": Task("MRI x8, random lines", _mri("random", 8), FASTMRI, given="mask", random=True),
+  "mri_equispaced_x4": Task("MRI x4, equispaced lines", _mri("equispaced", 4), FASTMRI, given="mask", random=True),
+  "mri_equispaced_x8": Task("MRI x8, equispaced lines", _mri("equispaced", 8), FASTMRI, given="mask", random=True),
   "compressed_sensing": Task(
-    "Compressed sensing, 25 %", lambda key, shape: operators.compressed_sensing(key, shape, ratio=0.25), SENSING
+    "Compressed sensing, 25 %",
+    lambda key, shape: operators.compressed_sensing(key, shape, ratio=0.25),
+    SENSING,
+    random=True,
   ),
 }

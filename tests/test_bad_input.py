@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv.apps import common, main
+from diffinv.apps import main
 from diffinv.data import images
 from diffinv.priors import folder as checkpoint
 from diffinv.studies import chains as bench
+from diffinv.studies import identity
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 QUICK = "--steps=4 --prior=natural --compilation_cache="
@@ -665,7 +666,7 @@ def test_fault_of_the_program_keeps_its_traceback(files, place, monkeypatch):
 
 def test_traceback_is_shown_when_asked(monkeypatch):
   monkeypatch.setenv(main.TRACEBACK, "1")
-  with pytest.raises(Exception, match="--output is missing"):
+  with pytest.raises(Exception, match="`output` is missing"):
     main.execute(["sample"])
 
 
@@ -680,7 +681,7 @@ def test_bad_prior_of_a_fixed_size_names_it(files, place, capfd, monkeypatch):
   prior = checkpoint.load_prior("natural")
   assert prior.image_shape == (None, None, 3)
   fixed = dataclasses.replace(prior, image_shape=(64, 64, 3))
-  monkeypatch.setattr(common, "load_prior", lambda name, **options: fixed)
+  monkeypatch.setattr(identity, "load_prior", lambda name, **options: fixed)
   fails(f"{SR} {GOOD}", FAILURE, "good.png: expected 64x64 pixels, got 16x16; pass --fit", files, place, capfd)
   fails(f"{SR} {GOOD} --size=16", USAGE, "size: expected 64x64 pixels, got 16x16", files, place, capfd)
   message = "fits.npy: expected a measurement of 16x16 pixels for this prior and super_resolution, got 8x8; crop or pad"

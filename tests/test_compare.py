@@ -21,14 +21,14 @@ import test_perceptual
 from PIL import Image
 
 from diffinv import output, priors
-from diffinv.apps import common, compare, main
-from diffinv.apps import tune as tune_app
+from diffinv.apps import main
 from diffinv.data import images
 from diffinv.metrics import image as metrics
 from diffinv.metrics import perceptual
 from diffinv.schedules import Schedule
 from diffinv.studies import chains as bench
-from diffinv.studies import runs, settings, summary
+from diffinv.studies import compare, identity, runs, settings, summary
+from diffinv.studies import tune as tuning
 from diffinv.tasks import TASKS
 
 OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothing to keep
@@ -283,12 +283,12 @@ def test_a_comparison_goes_on_with_another_batch_size(photos, tmp_path, monkeypa
     stop_after(1, patch)
     assert main.execute(["compare", f"--output={tmp_path / 'out'}", *QUICK, *flags, "--batch_size=1"]) != 0
   (first,) = runs.read_rows(tmp_path / "out.running")
-  identity = lambda path: (path.stat().st_ino, path.stat().st_mtime_ns)  # not when it was read: sheets read it
-  written = identity(tmp_path / "out.running" / "pictures" / "a-denoising-ddrm-00.png")
+  inode = lambda path: (path.stat().st_ino, path.stat().st_mtime_ns)  # not when it was read: sheets read it
+  written = inode(tmp_path / "out.running" / "pictures" / "a-denoising-ddrm-00.png")
   got, _ = run(tmp_path / "out", *flags, "--batch_size=3")
   rows = got["runs"][0]["images"]
   assert rows[0] == first and [row["batch_size"] for row in rows] == [1, 3, 3]
-  assert identity(tmp_path / "out" / "pictures" / "a-denoising-ddrm-00.png") == written
+  assert inode(tmp_path / "out" / "pictures" / "a-denoising-ddrm-00.png") == written
 
 
 def test_the_end_is_written_while_nobody_else_can_go_on(photos, tmp_path, monkeypatch):
@@ -310,8 +310,8 @@ def test_no_method_sees_the_truth(sampled, photos, tmp_path, monkeypatch):
   """With another truth put in after the measurement, the same pictures come out, with other marks."""
   honest = compare.restore_all
 
-  def deceived(folder, entrants, prior, cases, measure, truths, lpips):
-    honest(folder, entrants, prior, cases, measure, [-truth for truth in truths], lpips)
+  def deceived(run_folder, comparison):
+    honest(run_folder, comparison._replace(truths=[-truth for truth in comparison.truths]))
 
   monkeypatch.setattr(compare, "restore_all", deceived)
   flags = ["--tasks=inpaint_random", "--methods=diffpir,ddrm", "--num_samples=3", "--batch_size=4", "--frames=3"]
@@ -375,8 +375,8 @@ def test_a_prior_s_digest_is_of_its_numbers_and_of_how_they_are_used():
     )
   ]
   same = dataclasses.replace(prior, apply=lambda params, x, t: x)
-  assert common.fingerprint(same) == common.fingerprint(prior)
-  assert len({common.fingerprint(p) for p in (prior, *others)}) == 5
+  assert identity.fingerprint(same) == identity.fingerprint(prior)
+  assert len({identity.fingerprint(p) for p in (prior, *others)}) == 5
 
 
 def test_other_noise_levels_of_the_same_settings_file_are_not_mixed_in(photos, tmp_path, monkeypatch, capsys):
@@ -520,21 +520,21 @@ def test_the_sample_that_fits_best_decides_as_in_a_comparison(photos, tmp_path):
 def test_a_search_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
   flags = ["--methods=dps", "--search=dps.scale=0.01,1,100,1000", "--num_images=1", "--batch_size=2"]
   whole, _ = tune(tmp_path / "whole.json", photos, *flags)
-  restore, done = tune_app.run, []
+  restore, done = tuning.run_part, []
 
-  def stopped(job, part, *args):
+  def stopped(prepared, job, part, *args):
     if len(done) == 1:
       raise KeyboardInterrupt
     done.append(part)
-    return restore(job, part, *args)
+    return restore(prepared, job, part, *args)
 
   base = ["tune", f"--output={tmp_path / 'cut.json'}", "--steps=4", *OFFHAND, f"--data={photos}"]
   with monkeypatch.context() as patch:
-    patch.setattr(tune_app, "run", stopped)
+    patch.setattr(tuning, "run_part", stopped)
     assert main.execute([*base, "--tasks=inpaint_random", *flags]) != 0
   assert not (tmp_path / "cut.json").exists() and done == [[0, 1]]
   assert len(runs.read_rows(tmp_path / "cut.json.running")) == 2
-  monkeypatch.setattr(tune_app, "run", lambda job, part, *args: done.append(part) or restore(job, part, *args))
+  monkeypatch.setattr(tuning, "run_part", lambda job, part, *args: done.append(part) or restore(job, part, *args))
   cut, said = tune(tmp_path / "cut.json", photos, *flags)
   assert "2 candidates are there" in said and done == [[0, 1], [2, 3]]
   assert cut["about"]["found"] == whole["about"]["found"]
@@ -547,7 +547,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
 
   base = ["tune", f"--output={tmp_path / 's.json'}", "--steps=4", *OFFHAND, f"--data={photos}", "--methods=dps"]
   with monkeypatch.context() as patch:
-    patch.setattr(tune_app, "run", stop)
+    patch.setattr(tuning, "run_part", stop)
     assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,2"]) != 0
   assert f"give the same command again to go on with {tmp_path / 's.json.running'}" in capsys.readouterr().err
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3"]) != 0

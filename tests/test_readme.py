@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from diffinv import METHODS, load_prior, noise, priors, sample, simulate
-from diffinv.apps import common, compare
+from diffinv.apps import flags as flagging
 from diffinv.apps.main import COMMANDS, parse
-from diffinv.data import images
+from diffinv.data import bundled, images
 from diffinv.methods import base
 from diffinv.operators import LinearOperator, super_resolution
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Schedule
+from diffinv.studies import entrants
+from diffinv.studies.study import overrides
 from diffinv.tasks import TASKS
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -35,7 +37,7 @@ def defined(snippet):
 
 
 def photo():
-  return images.read(compare.bundled())[64:96, 64:96]
+  return images.read(bundled.ASTRONAUT)[64:96, 64:96]
 
 
 def test_library_snippet_restores_a_photograph(tmp_path, monkeypatch):
@@ -76,21 +78,21 @@ def test_commands_of_the_readme_pass_their_checks(line, tmp_path, monkeypatch):
   _, name, *arguments = shlex.split(line)
   module = importlib.import_module(COMMANDS[name][0])
   parse(name, module.FLAGS, arguments)
-  if hasattr(module, "check_flags"):
-    module.check_flags()
+  if hasattr(module, "CONFIG"):
+    flagging.make(module.FLAGS, module.CONFIG)
   chosen = module.FLAGS.flag_values_dict()
   assert set(chosen.get("tasks") or []) <= set(TASKS)
   assert set(chosen.get("methods") or []) <= set(METHODS)
   if chosen.get("prior") not in (None, *MADE):
     load_prior(chosen["prior"]).schedule.grid(chosen["steps"] or "100")
   if "tasks" in chosen and "set" in chosen:
-    common.overrides_by_method(module.FLAGS)
+    overrides(flagging.make(module.FLAGS, module.CONFIG))
 
 
 def test_costs_of_the_table_are_those_of_the_methods():
   """At the default hyper-parameters, of the steps that are done: SDEdit begins at t0."""
   for name, method in METHODS.items():
-    spent = common.cost(method(), Schedule("linear").grid(100))
+    spent = entrants.cost(method(), Schedule("linear").grid(100))
     steps = 100 * getattr(method(), "t0", 1)
     (row,) = re.findall(rf"^\| `{name}` .*$", README, re.M)
     evaluations, gradients = (

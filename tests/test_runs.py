@@ -106,11 +106,11 @@ def test_a_damaged_line_is_named(tmp_path):
 @pytest.mark.parametrize(
   "plan, name",
   [
-    (changed(settings={**PLAN["settings"], "tasks": ["colorization"]}), "--tasks"),
+    (changed(settings={**PLAN["settings"], "tasks": ["colorization"]}), "`tasks`"),
     (changed(lpips={"sha256": "1"}), "lpips"),
     (changed(images=[{"name": "a", "sha256": "1"}]), "images"),
     (changed(versions={"jax": "1"}), "versions"),
-    (changed(settings={**PLAN["settings"], "antithetic": True}), "--antithetic"),
+    (changed(settings={**PLAN["settings"], "antithetic": True}), "`antithetic`"),
   ],
 )
 def test_another_comparison_does_not_go_on_in_the_folder(tmp_path, plan, name):

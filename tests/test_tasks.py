@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from diffinv import methods
-from diffinv.apps import common, main, reconstruct
+from diffinv.apps import main, reconstruct
 from diffinv.apps import methods as methods_app
 from diffinv.apps import tasks as tasks_app
 from diffinv.methods import METHODS
 from diffinv.operators.base import LinearOperator
+from diffinv.studies import measurement
 from diffinv.tasks import TASKS
 
 FIRST = [
@@ -68,7 +69,7 @@ def test_every_task_measures_something_to_look_at(name):
   assert np.all(np.isfinite(y)) and float(jnp.std(y)) > 0.01
   shown = jax.jit(lambda operator, y: operator.picture(y))(operator, y)
   assert shown.ndim == 3 and shown.shape[-1] in (1, 3) and np.all(np.isfinite(shown))
-  scale = common.task_scale(TASKS[name])
+  scale = measurement.scale(TASKS[name])
   assert [round(n * s) for n, s in zip(shown.shape, scale)] == [16, 16]
 
 
@@ -90,9 +91,9 @@ def test_tasks_of_the_literature_are_what_they_say():
 
 
 def test_measurements_that_are_no_pictures_do_not_ask_for_multiples():
-  assert common.task_multiple([TASKS["super_resolution"], TASKS["compressed_sensing"], TASKS["phase_retrieval"]]) == 4
+  assert measurement.size_multiple([TASKS["super_resolution"], TASKS["compressed_sensing"], TASKS["phase_retrieval"]]) == 4
   others = [task for name, task in TASKS.items() if name != "super_resolution"]
-  assert common.task_multiple(others) == 1
+  assert measurement.size_multiple(others) == 1
 
 
 # The commands

@@ -7,6 +7,7 @@ the nearest byte; it never stretches the range, so that a metric of the file is 
 Arrays come as `.npy` as well: float, [h, w, c], [-1, 1]; objects are refused.
 """
 
+import io
 import math
 import os
 import pathlib
@@ -457,3 +458,10 @@ def write_pillow(path: str | pathlib.Path, image: Image.Image) -> None:
   """Write a Pillow image as PNG, in full or not at all."""
   with output.file(path) as partial:
     image.save(partial, format="PNG")
+
+
+def png(x: np.ndarray) -> bytes:
+  """Return an image `[h, w, 1 or 3]`, [-1, 1], as the contents of a PNG file."""
+  data = io.BytesIO()
+  to_pillow(x).save(data, format="PNG")
+  return data.getvalue()

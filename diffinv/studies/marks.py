@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffinv import text
 from diffinv.antithetic import halves
 from diffinv.data import images
 from diffinv.metrics import image as metrics
@@ -125,3 +126,10 @@ def marks(
 @jax.jit
 def _distances(lpips, pictures, truth):
   return jax.vmap(lambda x: lpips(jnp.clip(x, -1.0, 1.0), truth))(pictures)
+
+
+def caption(found: dict[str, float]) -> tuple[str, ...]:
+  """Return the lines under a restored picture on a sheet: PSNR and SSIM where the truth is known, else chi-square."""
+  if "psnr" not in found:
+    return (f"chi2 {text.number(found['chi2'], 2)}",)
+  return (f"{text.number(found['psnr'], 2)} dB   {text.number(found.get('ssim'), 3)}",)

@@ -351,11 +351,16 @@ class RunFolder:
         os.truncate(path, len(whole + newline))
 
 
+def changes(kept: dict[str, Any], plan: dict[str, Any], kind: Kind = COMPARISON) -> list[str]:
+  """Name what a plan on the disk and one that is to be run differ in, see `differences`."""
+  return differences(kept, json.loads(output.json_text({"format": kind.format, **plan})))
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
   """Name what differs between a plan and a newer one and changes a result; settings by their flags, first."""
   before, after = ({**LATER_SETTINGS, **plan["settings"]} for plan in (one, other))
   flags = [
-    f"--{name}"
+    f"`{name}`"
     for name in sorted({*before, *after})
     if name not in FREE_SETTINGS and before.get(name) != after.get(name)
   ]

@@ -33,6 +33,11 @@ SEARCH: dict[str, dict[str, tuple]] = {
 }
 
 
+def values(method: type[Method]) -> dict[str, tuple]:
+  """Return what is searched of a method where the caller does not say."""
+  return SEARCH[method.name]
+
+
 class Candidate(NamedTuple):
   """A choice of hyper-parameters."""
 

@@ -45,8 +45,17 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
     raise ValueError(
       f"settings: expected JSON in {path}, got {error}; see diffinv/studies/settings/literature.json"
     ) from None
+  return checked(settings, path)
+
+
+def checked(settings: Any, path: str | pathlib.Path) -> dict[str, Any]:
+  """Return a table of settings without what it says about itself, after checking it; `path` is named in errors.
+
+  Raises:
+    ValueError: it is not a table of tables by method, or speaks of what there is not.
+  """
   if isinstance(settings, dict):
-    settings.pop(ABOUT, None)
+    settings = {name: entry for name, entry in settings.items() if name != ABOUT}
   if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
     raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
   for name, entry in settings.items():

@@ -1,0 +1,57 @@
+"""What the commands share: the flags about where to write, and the compilation cache."""
+
+import os
+import tempfile
+
+import jax
+from absl import flags
+
+from diffinv import errors
+
+CACHE = "~/.cache/diffinv"
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
+
+
+def define_output(values: flags.FlagValues, *, what: str = "Folder", replaced: str = "output folder") -> None:
+  """Define where to write, whether to replace what is there, and where compiled programs are kept."""
+  flags.DEFINE_string("output", None, f"{what} to write; required.", flag_values=values)
+  flags.DEFINE_boolean("overwrite", False, f"Replace an existing {replaced}, at the end.", flag_values=values)
+  flags.DEFINE_string(
+    "compilation_cache",
+    CACHE,
+    f"Folder that keeps compiled programs between runs; empty for none. {CACHE_VARIABLE} goes first.",
+    flag_values=values,
+  )
+
+
+def require(values: flags.FlagValues, name: str, expected: str) -> None:
+  """Check that a flag was given.
+
+  Raises:
+    UsageError: it was not.
+  """
+  if not values[name].value:
+    raise errors.UsageError(f"`{name}` is missing: expected {expected}")
+
+
+def keep_compiled(values: flags.FlagValues) -> None:
+  """Keep compiled programs in a folder; do without where the home folder cannot be written to and nobody asked.
+
+  Raises:
+    UsageError: the folder of --compilation_cache cannot be written to.
+  """
+  if not values.compilation_cache or CACHE_VARIABLE in os.environ:
+    return
+  folder = os.path.expanduser(values.compilation_cache)
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    if not values["compilation_cache"].present:
+      return
+    came = errors.one_line(error)
+    raise errors.UsageError(f"`compilation_cache`: expected a folder to write to, got {came}") from None
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)

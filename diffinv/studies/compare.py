@@ -1,0 +1,290 @@
+"""A comparison: every method restores the same measurements from the same seeds, and none sees the truth.
+
+What comes out goes into a folder as it is made (see `diffinv.studies.runs`), so that a comparison that was stopped goes
+on where it was and ends with the same result.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffinv import devices, errors, output, progress
+from diffinv.data import bundled, held_out, images, sheet
+from diffinv.metrics import perceptual
+from diffinv.priors import AnyPrior, state_dicts
+from diffinv.problems import Problem
+from diffinv.studies import cases as casing
+from diffinv.studies import chains, entrants, identity, marks, measurement, runs
+from diffinv.studies.cases import Case
+from diffinv.studies.entrants import Entrant
+from diffinv.studies.results import Results, in_order, read
+from diffinv.studies.study import TEST_IMAGES, Study, named_methods, named_tasks
+from diffinv.tasks import TASKS, Task
+
+COMMAND = "compare"
+SHEET_PICTURES = 8  # with a sheet of their own
+KEPT_PROBLEMS = 256  # in memory at once; the others are made anew when they are needed
+
+Measure = Callable[[str, int], Problem]  # (task, number of the picture) -> its measurement: all that methods see
+
+
+class Comparison(NamedTuple):
+  """What a study asks for, loaded and checked, nothing of it done."""
+
+  study: Study
+  folder: pathlib.Path | None  # as the caller named it
+  prior: AnyPrior
+  tasks: dict[str, Task]
+  cases: list[Case]
+  truths: list[np.ndarray]
+  measure: Measure
+  entrants: list[Entrant]
+  lpips: perceptual.LPIPS | None
+  plan: dict[str, Any]  # the contents of run.json
+
+
+def compare(
+  study: Study, folder: str | os.PathLike | None = None, *, overwrite: bool = False, restart: bool = False
+) -> Results:
+  """Restore the same measurements with several methods, or go on where that was stopped.
+
+  Args:
+    study: what to compare.
+    folder: to write; FOLDER.running while the comparison runs. None: a temporary one, which goes with the results. A
+      finished comparison of the same study is read, not run again.
+    overwrite: replace an existing folder, at the end.
+    restart: throw away what FOLDER.running holds.
+
+  Raises:
+    UsageError: options do not fit together.
+    FileExistsError: the folder, or FOLDER.running, holds something else.
+    ValueError: a file or a picture cannot be used.
+  """
+  kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
+  path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
+  comparison = prepare(study, None if kept is not None else path)
+  if not overwrite and is_done(path, comparison.plan):
+    return read(path)
+  output.check(path, overwrite=overwrite)
+  run = runs.RunFolder(path, comparison.plan, restart=restart)
+  with errors.interruption(f"give the same command again to go on with {run.partial}"), run.held():
+    if run.rows:
+      print(f"going on with {run.partial}: {len(run.rows)} rows are there")
+    write_measurements(run.pictures, comparison)
+    restore_all(run, comparison)
+    write_sheets(run, comparison)
+    results = Results(run.path, run.plan, in_order(run.plan, run.rows), kept)
+    run.finish(results.contents(), overwrite=overwrite)
+  return results
+
+
+def is_done(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
+  """Tell whether a folder holds the finished comparison of a plan."""
+  return (folder / output.RESULTS).is_file() and not runs.changes(runs.read_plan(folder), plan)
+
+
+def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
+  """Load the prior and the pictures, build the methods, and plan the comparison.
+
+  Raises:
+    UsageError: options do not fit together.
+    ValueError: a file or a picture cannot be used.
+  """
+  devices.split_cpu(study.devices)
+  prior, tasks = identity.load(study), named_tasks(study.tasks)
+  entrants.note_settings(study)
+  study = study if study.data else dataclasses.replace(study, data=(str(bundled.ASTRONAUT),))
+  if folder is not None:
+    casing.check_apart(study, folder, casing.picture_paths(study))
+  multiple = measurement.size_multiple(list(tasks.values()))
+  cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
+  devices.mesh(study.devices)  # tells too many
+  measure = functools.lru_cache(KEPT_PROBLEMS)(
+    lambda task, i: measurement.measured(study, task, tasks[task], cases[i], truths[i])
+  )
+  entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
+  lpips = read_lpips(study, cases[0].shape)
+  found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
+  return found._replace(plan=plan(found))
+
+
+def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | None:
+  """Read the weights of LPIPS, if the study names any, to measure pictures of `shape`.
+
+  Raises:
+    UsageError: the pictures are too small, or not of color.
+    ValueError: the file does not hold the weights.
+  """
+  if study.lpips is None:
+    return None
+  if min(shape[:2]) < perceptual.MIN_PIXELS:
+    least = images.by((perceptual.MIN_PIXELS,) * 2)
+    raise errors.UsageError(f"`lpips`: expected pictures of {least} or more, got {images.by(shape)}; leave it out")
+  if shape[2] != images.CHANNELS["RGB"]:
+    raise errors.UsageError(f"`lpips`: expected pictures of color, got {shape[2]} channel; leave it out")
+  if isinstance(study.lpips, perceptual.LPIPS):
+    return study.lpips
+  try:
+    return perceptual.from_state_dict(state_dicts.read_state_dict(pathlib.Path(study.lpips)))
+  except ValueError as error:
+    raise ValueError(f"`lpips`: {error}") from None
+
+
+# The plan
+
+
+def plan(c: Comparison) -> dict[str, Any]:
+  """Return the contents of run.json: what is compared, and how."""
+  return {
+    **identity.provenance(c.study, COMMAND, output=None if c.folder is None else str(c.folder)),
+    "prior": identity.describe_prior(c.study, c.prior),
+    **identity.objects(c.study),
+    "data": ", ".join(map(str, identity.plain_option(c.study.data))),
+    "images": casing.describe_cases(c.cases, c.truths),
+    "num_samples": c.study.num_samples,
+    "lpips": _describe_lpips(c.study),
+    "tasks": [_describe_task(c, name, task) for name, task in c.tasks.items()],
+    "methods": [_describe_title(name, method) for name, method in named_methods(c.study.methods).items()],
+    "runs": [entrant.describe() for entrant in c.entrants],
+  }
+
+
+def _describe_task(c: Comparison, name: str, task: Task) -> dict[str, Any]:
+  noise = measurement.describe_noise(measurement.noise_model(c.study, task))
+  entry = {"name": name, "title": task.title, "noise": noise}
+  if TASKS.get(name) is task:
+    return entry
+  return {**entry, "operator": identity.fingerprint(task.make(jax.random.key(0), c.cases[0].shape))}
+
+
+def _describe_title(name: str, method: Any) -> dict[str, Any]:
+  title = method.title if name == method.name else f"{method.title} ({name})"
+  return {"name": name, "title": title, "citation": getattr(method, "citation", "")}
+
+
+def _describe_lpips(study: Study) -> dict[str, Any] | None:
+  if study.lpips is None:
+    return None
+  if isinstance(study.lpips, perceptual.LPIPS):
+    return {"sha256": identity.fingerprint(study.lpips)}
+  return {"sha256": state_dicts.sha256(pathlib.Path(study.lpips))}
+
+
+# Chains
+
+
+def restore_all(run: runs.RunFolder, c: Comparison) -> None:
+  """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
+  parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)
+  wanted = [
+    (entrant, missing)
+    for entrant in c.entrants
+    if not entrant.excuse
+    for part in parts
+    if (missing := [i for i in part if run.missing(entrant.task, entrant.name, [c.cases[i].name])])
+  ]
+  with progress.Bar(sum(entrant.weight * len(part) for entrant, part in wanted) or 1.0) as bar:
+    for entrant, part in wanted:
+      report = bar.part(entrant.weight * len(part), f"{entrant.task} {entrant.name}")
+      restored = restore_part(c, entrant, part, parts[0], report)
+      run.append([finished(run, c, entrant, i, restored, place, len(part)) for place, i in enumerate(part)])
+
+
+def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range, report) -> chains.Restored:
+  """Restore a chunk of pictures; a shorter one is filled up with its last picture, for one compilation."""
+  chosen = chains.filled(part, len(first))
+  return chains.restore(
+    [casing.chain_keys(c.study, c.cases[i]) for i in chosen],
+    entrant.method,
+    c.prior,
+    [c.measure(entrant.task, i) for i in chosen],
+    entrant.grid,
+    chunk=c.study.batch_size,
+    mesh=devices.mesh(c.study.devices),
+    progress=report,
+    frames=c.study.frames,
+  )
+
+
+def finished(
+  run: runs.RunFolder, c: Comparison, entrant: Entrant, i: int, restored, place: int, count: int
+) -> runs.Row:
+  """Write the pictures of one restored picture, and return its row: its marks, or how the method `failed` on it."""
+  if failure := marks.failure(restored.images[place]):
+    found = {"failed": failure}
+  else:
+    write_restored(run.pictures, c, entrant, c.cases[i], restored, place)
+    problem, truth = c.measure(entrant.task, i), c.truths[i]
+    found = marks.marks(problem, restored.images[place], truth, c.lpips, antithetic=c.study.antithetic)
+  return {
+    "task": entrant.task,
+    "method": entrant.name,
+    "image": c.cases[i].name,
+    **found,
+    "seconds": restored.run_seconds / len(restored.images),
+    "compile_seconds": restored.compile_seconds / count,
+    "peak_bytes": restored.step_bytes,
+    # What the two above and the seconds depend on.
+    "batch_size": c.study.batch_size,
+    "devices": c.study.devices,
+    "remat": c.study.remat,
+  }
+
+
+# Pictures
+
+
+def write_measurements(folder: pathlib.Path, c: Comparison) -> None:
+  """Write the truths and what was measured of them."""
+  for i, (case, truth) in enumerate(zip(c.cases, c.truths, strict=True)):
+    images.write(folder / runs.truth(case.name), truth)
+    for task in c.tasks:
+      problem = c.measure(task, i)
+      images.write(folder / runs.measurement(case.name, task), np.asarray(problem.operator.picture(problem.y)))
+
+
+def write_restored(folder: pathlib.Path, c: Comparison, entrant: Entrant, case: Case, restored, place: int) -> None:
+  """Write the samples of a picture, their mean and standard deviation, and its chain as a strip of frames."""
+  samples, name = restored.images[place], (case.name, entrant.task, entrant.name)
+  for k, sample in enumerate(samples):
+    images.write(folder / runs.sample(*name, k), sample)
+  if len(samples) > 1:
+    images.write(folder / runs.mean(*name), np.mean(samples, axis=0))
+    if (spread := marks.spread(samples, antithetic=c.study.antithetic)) is not None:
+      output.write_array(folder / runs.spread(*name), spread)
+  if restored.frames:
+    images.write(folder / runs.chain(*name), np.concatenate(restored.frames[place], axis=1))
+
+
+def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
+  """Draw the contact sheets of the first pictures: rows are tasks; columns truth, measurement and methods."""
+  columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"])]
+  for i, case in enumerate(c.cases[:SHEET_PICTURES]):
+    rows = [(task.title, sheet_row(run, c, i, name)) for name, task in c.tasks.items()]
+    images.write_pillow(run.partial / runs.sheet(None if len(c.cases) == 1 else case.name), sheet.sheet(columns, rows))
+
+
+def sheet_row(run: runs.RunFolder, c: Comparison, i: int, task: str) -> list[sheet.Cell]:
+  """Return the cells of one task: truth, measurement, the first sample of every method."""
+  case, problem = c.cases[i], c.measure(task, i)
+  measured = np.asarray(problem.operator.picture(problem.y))
+  cells = [sheet.Cell(c.truths[i]), sheet.Cell(measured, (images.by(measured.shape),))]
+  return cells + [_sheet_cell(run, case, entrant) for entrant in c.entrants if entrant.task == task]
+
+
+def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell:
+  if entrant.excuse:
+    return sheet.Cell(None, ("not for this task",))
+  row = run.rows[entrant.task, entrant.name, case.name]
+  if row.get("failed"):
+    return sheet.Cell(None, ("failed",))
+  first = {name: row[name][0] for name in ("psnr", "ssim") if name in row}
+  picture = images.read(run.pictures / runs.sample(case.name, entrant.task, entrant.name), convert=True)
+  return sheet.Cell(picture, marks.caption(first))

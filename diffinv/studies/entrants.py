@@ -1,0 +1,213 @@
+"""The methods that take part in a study: their hyper-parameters, levels and costs, from settings or as objects."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from diffinv import errors, methods, progress
+from diffinv.methods import METHODS, make_method
+from diffinv.methods.base import Cost, Method
+from diffinv.operators import Operator
+from diffinv.priors import AnyPrior
+from diffinv.priors.folder import is_shipped
+from diffinv.schedules import Level, as_arrays
+from diffinv.studies import identity, settings, summary
+from diffinv.studies.study import Comparing, Measuring, named_methods, overrides
+
+
+class Entrant(NamedTuple):
+  """One method on one task."""
+
+  task: str
+  name: str  # of the method, in rows and files
+  method: Method
+  spacing: str  # of the grid, as `steps` has it
+  grid: Level
+  spent: Cost
+  excuse: str | None  # why it cannot solve the task; None where it can
+
+  def describe(self) -> dict[str, Any]:
+    """Return what identifies a run, and its cost per sample."""
+    return {
+      "task": self.task,
+      "method": self.name,
+      "fields": describe_method(self.method)["fields"],
+      "spacing": self.spacing,
+      "steps": len(self.grid.alpha) - 1,
+      "evaluations": self.spent.evaluations,
+      "gradients": self.spent.gradients,
+      "skipped": self.excuse,
+    }
+
+  @property
+  def weight(self) -> float:
+    """The time of a chain in network evaluations; see `summary.weight`."""
+    return weight(self.spent)
+
+
+def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator]) -> list[Entrant]:
+  """Build every method for every task, and check which can solve which.
+
+  Args:
+    config: of the study.
+    prior: that restores.
+    operators: one of each task's, by its name.
+
+  Raises:
+    UsageError: none can solve a task, or a setting does not fit.
+  """
+  table, given = read_settings(config), overrides(config)
+  entrants = []
+  for task, operator in operators.items():
+    for name, method in named_methods(config.methods).items():
+      fields = dict(given[name])
+      steps = chosen_steps(config, table, name, fields.pop("steps", None))
+      built = build(name, method, task, steps, table, fields)
+      grid = make_grid(prior, steps)
+      entrants.append(Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator)))
+  if all(entrant.excuse for entrant in entrants):
+    raise errors.UsageError(entrants[0].excuse)
+  return entrants
+
+
+def excuse(method: Method, operator: Operator) -> str | None:
+  """Say why a method cannot solve problems of the operator; None where it can."""
+  try:
+    methods.check(method, operator)
+  except ValueError as error:
+    return str(error)
+  return None
+
+
+# Hyper-parameters
+
+
+def read_settings(config: Measuring) -> dict[str, Any]:
+  """Return the table of hyper-parameters: what `settings` says, or those that ship for the prior."""
+  if isinstance(config.settings, dict):
+    return settings.checked(config.settings, "`settings`")
+  if config.settings is not None:
+    return settings.read_settings(config.settings)
+  return settings.load_settings(name_of_settings(config.prior))
+
+
+def name_of_settings(prior: Any) -> str:
+  """Return the name of the settings that ship for a prior; those of the literature where none do."""
+  if not isinstance(prior, (str, pathlib.PurePath)):
+    return settings.LITERATURE
+  name = pathlib.PurePath(prior).name
+  return name if is_shipped(prior) and settings.has_own(name) else settings.LITERATURE
+
+
+def note_settings(config: Measuring) -> None:
+  """Say where a method's hyper-parameters were made for another network."""
+  if config.settings is None and name_of_settings(config.prior) == settings.LITERATURE:
+    name = config.prior if isinstance(config.prior, (str, pathlib.PurePath)) else "this prior"
+    progress.note(f"{name} gets the settings of the literature, for the FFHQ network; diffinv tune finds its own")
+
+
+def build(
+  name: str, method: type[Method] | Method, task: str, steps: str, table: dict[str, Any], given: Mapping[str, Any]
+) -> Method:
+  """Build a method for a task and steps: a class from the settings, an instance as it is, `given` fields over both.
+
+  Text is read by the field's type.
+
+  Raises:
+    UsageError: there is no such method or field, or a value is not of the field's type.
+  """
+  with errors.usage():
+    if isinstance(method, type):
+      fields = {**settings.fields_for(table, name, task, steps), **given}
+      return make_method(name, typed_fields(method, fields)) if METHODS.get(name) is method else method(**fields)
+    changed = dataclasses.replace(method, **typed_fields(type(method), given)) if given else method
+    methods.check_fields(changed)
+    return changed
+
+
+def typed_fields(method: type[Method], fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Return hyper-parameters, each of the type of its field.
+
+  Raises:
+    ValueError: there is no such field, or a value is not of the field's type.
+  """
+  known = {field.name: field.default for field in dataclasses.fields(method)}
+  for name in fields:
+    if name not in known:
+      raise ValueError(f"{method.name}: expected a field among {', '.join(known)}, got {name!r}")
+  return {name: _typed(method.name, name, known[name], value) for name, value in fields.items()}
+
+
+def _typed(method: str, name: str, default: Any, value: Any) -> Any:
+  """Return a value as the type of the field's default.
+
+  Raises:
+    ValueError: it is not of that type.
+  """
+  if isinstance(default, str):
+    return str(value)
+  if isinstance(default, bool):
+    return _truth(method, name, value)
+  try:
+    number = type(default)(str(value).lower())
+  except (TypeError, ValueError):
+    raise ValueError(f"{method}: expected {name} to be of type {type(default).__name__}, got {value!r}") from None
+  if not math.isfinite(number):
+    raise ValueError(f"{method}: expected {name} to be finite, got {value!r}")
+  if isinstance(default, int) and number < min(default, 1):
+    raise ValueError(f"{method}: expected {name}, a count, to be at least {min(default, 1)}, got {value!r}")
+  return number
+
+
+def _truth(method, name, value) -> bool:
+  text = str(value).lower()
+  if text not in ("true", "false"):
+    raise ValueError(f"{method}: expected {name} to be true or false, got {value!r}")
+  return text == "true"
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+  """Return the method's name, source and hyper-parameters."""
+  fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+  plain = {name: _described(value) for name, value in fields.items()}
+  return {"name": method.name, "citation": getattr(method, "citation", ""), "fields": plain}
+
+
+def _described(value: Any) -> Any:
+  """Return a hyper-parameter as JSON takes it; of a tree of arrays, such as a covariance, its type and digest."""
+  if not dataclasses.is_dataclass(value):
+    return value
+  return f"{type(value).__name__} {identity.fingerprint(value)[:12]}"
+
+
+# Levels and costs
+
+
+def chosen_steps(config: Measuring, table: dict[str, Any], method: str, own: str | None = None) -> str:
+  """Return the steps of the chain: `own`, those that `set` gives the method; else `steps`; else the settings'."""
+  given = (own, config.steps, settings.steps_for(table, method))
+  return str(next(steps for steps in given if steps is not None))
+
+
+def make_grid(prior: AnyPrior, steps: str) -> Level:
+  """Return the noise levels of so many steps.
+
+  Raises:
+    UsageError: they ask for what the schedule does not have.
+  """
+  with errors.usage():
+    return prior.schedule.grid(steps)
+
+
+def cost(method: Method, grid: Level) -> Cost:
+  """Return what one chain costs."""
+  return method.cost(jax.eval_shape(method.levels, as_arrays(grid)).alpha.shape[0])
+
+
+def weight(spent: Cost) -> float:
+  """Return the time of a chain in network evaluations; see `summary.weight`."""
+  return summary.weight(spent.evaluations, spent.gradients)

@@ -1,0 +1,133 @@
+"""From a task and a picture to its measurement: operators, masks, kernels and noise."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffinv import errors, noise, operators
+from diffinv.data import images
+from diffinv.operators import Operator
+from diffinv.operators.pixels import Inpainting
+from diffinv.problems import Problem, simulate
+from diffinv.studies.cases import Case, case_keys
+from diffinv.studies.study import Measuring
+from diffinv.tasks import Task
+
+PROBE = 256  # pixels: the size of picture at which a task is asked how its measurement is scaled
+
+
+class Given(NamedTuple):
+  """What is known of a real measurement's operator."""
+
+  mask: np.ndarray | str | pathlib.Path | None = None  # kept pixels or frequencies, [h, w] or [h, w, 1], or a file
+  mask_threshold: int | None = None  # gray level of a mask's file from which a pixel counts as kept
+  kernel: np.ndarray | str | pathlib.Path | None = None  # of a blur, [k, l], or a file
+
+
+NOTHING = Given()
+
+
+def noise_model(config: Measuring, task: Task) -> Any:
+  """Return the noise that the configuration and the task's default describe.
+
+  Raises:
+    UsageError: `sigma` or `rate` does not fit `noise`; or the noise does not fit the task.
+  """
+  if not isinstance(config.noise, str):
+    return config.noise
+  if config.noise != "gaussian" and config.sigma is not None:
+    raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={config.noise}`; leave it out")
+  if config.noise != "poisson" and config.rate != Measuring.rate:
+    raise errors.UsageError(f"`rate` is of poisson noise, got `noise={config.noise}`; leave it out")
+  if config.noise == "poisson":
+    if not probe(task).is_picture:
+      raise errors.UsageError(f"`noise=poisson` counts the light of a picture, got the task {task.title}; leave it out")
+    return noise.Poisson(config.rate)
+  if config.noise == "none":
+    return noise.NoNoise()
+  sigma = task.sigma if config.sigma is None else config.sigma
+  if sigma == 0:
+    raise errors.UsageError("`sigma`: expected a positive number, got 0; pass `noise=none`")
+  return noise.Gaussian(sigma)
+
+
+def describe_noise(model: Any) -> dict[str, Any]:
+  """Return the noise's kind and parameters, on [-1, 1]."""
+  return {"kind": type(model).__name__.lower(), **dataclasses.asdict(model)}
+
+
+@functools.cache
+def probe(task: Task, channels: int = 3) -> Operator:
+  """Return an operator of the task on pictures of PROBE pixels, to ask what its measurements are like."""
+  return task.make(jax.random.key(0), task.shape or (PROBE, PROBE, channels))
+
+
+def scale(task: Task) -> tuple[float, float]:
+  """Return the size of the picture over that of its measurement as it is shown, height and width."""
+  template = probe(task)
+  shown = jax.eval_shape(template.picture, jax.ShapeDtypeStruct(template.out_shape, jnp.result_type(float)))
+  height, width, _ = template.in_shape
+  return height / shown.shape[0], width / shown.shape[1]
+
+
+def size_multiple(tasks: Sequence[Task]) -> int:
+  """Return of what the sides of a picture must be multiples for all tasks, pixels."""
+  free = [task for task in tasks if task.shape is None]  # the others say themselves what they take
+  return math.lcm(*(int(s) for task in free for s in scale(task) if s.is_integer()))
+
+
+def make_operator(
+  name: str, task: Task, key: jax.Array, shape: tuple[int, int, int], given: Given = NOTHING
+) -> Operator:
+  """Build the task's operator for pictures of `shape`; a mask or a kernel replaces what it would draw.
+
+  Raises:
+    UsageError: the task takes no mask or kernel.
+    ValueError: the mask has another size than the picture, or the task cannot measure such a picture.
+  """
+  if given.mask is not None and task.given != "mask":
+    raise errors.UsageError(f"`mask` is for inpainting and MRI, got `task={name}`; leave it out")
+  if given.kernel is not None and task.given != "kernel":
+    raise errors.UsageError(f"`kernel` is for deblurring, got `task={name}`; leave it out")
+  if given.kernel is not None:
+    return operators.blur(shape, _kernel(given.kernel))
+  try:
+    operator = task.make(key, shape)
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from None
+  return operator if given.mask is None else _masked(operator, shape, given)
+
+
+def _kernel(kernel) -> np.ndarray:
+  if isinstance(kernel, np.ndarray):
+    return images.normalized_kernel(kernel, "`kernel`")
+  return images.read_kernel(kernel)
+
+
+def _masked(operator: Operator, shape, given: Given) -> Operator:
+  if isinstance(given.mask, np.ndarray):
+    kept, name = images.as_mask(given.mask, "`mask`"), "`mask`"
+  else:
+    kept, name = images.read_mask(given.mask, threshold=given.mask_threshold), str(given.mask)
+  if kept.shape[:2] != tuple(shape[:2]):
+    raise ValueError(
+      f"{name}: expected a mask of {images.by(shape)} pixels as the picture, got {images.by(kept.shape)}; resize it"
+    )
+  build = operators.inpainting if isinstance(operator, Inpainting) else operators.masked_fourier
+  return build(kept, channels=shape[2])
+
+
+def measured(
+  config: Measuring, name: str, task: Task, case: Case, truth: np.ndarray, given: Given = NOTHING
+) -> Problem:
+  """Measure a picture; what is drawn at random depends on the seed, the picture's number and the task only."""
+  operator_key, noise_key, _ = case_keys(case)
+  operator = make_operator(name, task, operator_key, case.shape, given)
+  return simulate(noise_key, operator, noise_model(config, task), jnp.asarray(truth))

@@ -1,0 +1,472 @@
+"""Restore pictures with one method: real measurements of them, or simulated ones beside the truth."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffinv import devices, errors, methods, output, progress
+from diffinv.data import images, sheet
+from diffinv.methods import METHODS
+from diffinv.methods.base import Method
+from diffinv.options import option
+from diffinv.priors import AnyPrior
+from diffinv.problems import Problem
+from diffinv.schedules import Level
+from diffinv.studies import cases as casing
+from diffinv.studies import chains, entrants, identity, marks, measurement
+from diffinv.studies.cases import Case
+from diffinv.studies.measurement import Given
+from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
+from diffinv.tasks import TASKS, Task
+
+COMMAND = "reconstruct"
+WINDOW = 256  # chains whose pictures are in memory at once
+KEPT_BYTES = 2**30  # of pictures that were read for the plan, so that they need not be read again
+SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restoration(Measuring):
+  """What to restore, and how: photographs that are measured first (`input`), or real measurements (`measurement`)."""
+
+  input: tuple[str | os.PathLike, ...] = option(
+    (), "Photograph to measure and restore: a file, several (repeat, or commas), or a folder.", repeated=True
+  )
+  measurement: tuple[str | os.PathLike, ...] = option(
+    (), "Measurement to restore, in place of --input: a file, several, or a folder.", repeated=True
+  )
+  task: str | Task = option(
+    "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
+  )
+  method: str | Method = option("dps", "How to restore.", choices=tuple(METHODS))
+  mask: str | os.PathLike | np.ndarray | None = option(
+    None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
+  )
+  mask_threshold: int | None = option(
+    None,
+    "Gray level from which a pixel of the mask counts as kept, 1 to 255. Not set: only 0 and 255 are taken.",
+    low=1,
+    high=255,
+  )
+  kernel: str | os.PathLike | np.ndarray | None = option(
+    None, "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum."
+  )
+
+  def __post_init__(self) -> None:
+    for name in ("input", "measurement"):
+      value = getattr(self, name)
+      object.__setattr__(self, name, tuple(value) if isinstance(value, (tuple, list)) else (value,))
+    super().__post_init__()
+    if self.mask_threshold is not None and self.mask is None:
+      raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
+    if self.measurement and (self.size is not None or self.fit != "none"):
+      raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
+
+  @property
+  def given(self) -> Given:
+    """What is known of how a real measurement was made."""
+    return Given(self.mask, self.mask_threshold, self.kernel)
+
+  @property
+  def named_task(self) -> tuple[str, Task]:
+    """The task's name, and the task."""
+    return next(iter(named_tasks((self.task,)).items()))
+
+  @property
+  def named_method(self) -> tuple[str, Any]:
+    """The method's name; its class, or the method with its fields."""
+    return next(iter(named_methods((self.method,)).items()))
+
+
+class Job(NamedTuple):
+  """Everything that a restoration says, loaded and checked."""
+
+  config: Restoration
+  prior: AnyPrior
+  name: str  # of the task
+  task: Task
+  method: Method
+  grid: Level
+  cases: list[Case]
+  read: "Reader"
+
+  def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
+    """Return the problem of a picture, and the truth where it is known."""
+    found = self.read(case.path)
+    if self.config.input:
+      return measurement.measured(self.config, self.name, self.task, case, found, self.config.given), found
+    return measured_problem(self, case, found), None
+
+
+def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
+  """Return the problem of a real measurement `y`."""
+  key = casing.case_keys(case)[0]
+  operator = measurement.make_operator(job.name, job.task, key, case.shape, job.config.given)
+  y = jnp.asarray(y)
+  return Problem(operator, measurement.noise_model(job.config, job.task), operator.observed(y) * y)
+
+
+class Reader:
+  """Read pictures or measurements; those that memory has room for are not decoded a second time."""
+
+  def __init__(self, read: Any):
+    """Take what reads a path."""
+    self._read, self._kept, self._bytes = read, {}, 0
+
+  def __call__(self, path: pathlib.Path) -> np.ndarray:
+    """Return what the file holds."""
+    if path not in self._kept:
+      found = self._read(path)
+      if self._bytes + found.nbytes > KEPT_BYTES:
+        return found
+      self._kept[path], self._bytes = found, self._bytes + found.nbytes
+    return self._kept[path]
+
+
+# From Python: one measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """What one measurement was restored to. `np.asarray(restored)` is the picture."""
+
+  picture: np.ndarray  # [h, w, c], [-1, 1] and not clipped: the mean of the samples
+  samples: np.ndarray  # [samples, h, w, c]
+  std: np.ndarray | None  # of the samples, [h, w, c]; None for one
+  marks: list[dict[str, float]]  # of each sample: chi2, 1 where what is left of y is noise, and residual_norm
+  problem: Problem
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.array(self.picture, dtype=dtype, copy=copy)
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Write the picture to an image file."""
+    images.write(path, self.picture)
+
+  def _repr_png_(self) -> bytes:
+    return images.png(self.picture)
+
+
+def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any = "dps", **fields: Any) -> Restored:
+  """Restore one measurement.
+
+  Args:
+    y: what was measured: an array as the task's operator returns it, in units of [-1, 1], or a file.
+    task: a name of `diffinv.TASKS`, a `Task` or an operator.
+    prior: a name, a folder or a prior.
+    method: a name, with the settings that ship for the prior, or a method with its hyper-parameters.
+    **fields: other fields of a `Restoration`: `mask`, `kernel`, `sigma`, `num_samples`, `steps`, `seed`, `set`, ...
+
+  Raises:
+    UsageError: options do not fit together.
+    ValueError: y, the mask or the kernel cannot be used, or the chain left the finite numbers.
+  """
+  own = not isinstance(y, (str, os.PathLike))
+  config = Restoration(task=task, prior=prior, method=method, measurement=("y",) if own else (y,), **fields)
+  job = plan(config, given_y=np.asarray(y, np.float32) if own else None)
+  (case,) = job.cases
+  problem, _ = job.load(case)
+  with progress.Bar(1.0) as bar:
+    got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
+  (samples,) = got.images
+  marks.require_finite(job.method.name, got.images)
+  spread = marks.spread(samples, antithetic=config.antithetic)
+  return Restored(np.mean(samples, axis=0), samples, spread, marks.scores(problem, samples, None), problem)
+
+
+# The plan
+
+
+def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
+  """Load the prior, build the method and check every picture, so that nothing fails after hours of work.
+
+  Raises:
+    UsageError: options do not fit together.
+    ValueError: a picture, a measurement, a mask or a kernel cannot be used.
+  """
+  if bool(config.input) == bool(config.measurement):
+    raise errors.UsageError("expected one of `input` (a photograph) and `measurement` (real data), got both or none")
+  paths = [pathlib.Path("y.npy")] if given_y is not None else picture_paths(config)
+  devices.split_cpu(config.devices)
+  (name, task), (method_name, method) = config.named_task, config.named_method
+  table = entrants.read_settings(config)
+  steps = entrants.chosen_steps(config, table, method_name)
+  built = entrants.build(method_name, method, name, steps, table, assignments(config.set))
+  prior = identity.load(config)
+  entrants.note_settings(config)
+  grid = entrants.make_grid(prior, steps)
+  check_hidden(config, name, task)
+  read = Reader(_reader(config, prior, name, task, given_y))
+  found = [read(path) for path in paths]
+  shapes = [
+    x.shape if config.input else picture_shape(config, prior, name, task, path, x.shape)
+    for path, x in zip(paths, found, strict=True)
+  ]
+  cases = casing.name_cases(paths, shapes, config.seed, [name])
+  check_method(config, name, task, built, cases)
+  measurement.noise_model(config, task)
+  devices.mesh(config.devices)
+  return Job(config, prior, name, task, built, grid, cases, read)
+
+
+def picture_paths(config: Restoration) -> list[pathlib.Path]:
+  """Return the files to restore.
+
+  Raises:
+    UsageError: one does not exist, or a folder has no picture.
+  """
+  name = "`input`" if config.input else "`measurement`"
+  with errors.usage():
+    return images.collect([str(path) for path in config.input or config.measurement], name=name)
+
+
+def check_hidden(config: Restoration, name: str, task: Task) -> None:
+  """Check that it can be said how a real measurement was made.
+
+  Raises:
+    UsageError: the task draws its operator, and no option says which was drawn.
+  """
+  if config.measurement and task.hidden:
+    raise errors.UsageError(
+      f"`measurement`: `task={name}` draws how it measures, and no flag says what was drawn; "
+      "measure a photograph with `input`, or give diffinv.sample an operator of your own"
+    )
+
+
+def check_given(config: Restoration, name: str, task: Task) -> None:
+  """Check that it is said how a real measurement was made.
+
+  Raises:
+    UsageError: its mask or kernel is missing.
+  """
+  if task.given == "mask" and config.mask is None:
+    raise errors.UsageError(f"`mask` is missing: expected the mask of the measurement for `task={name}`")
+  if task.given == "kernel" and task.random and config.kernel is None:
+    raise errors.UsageError(f"`kernel` is missing: expected the kernel of the measurement for `task={name}`")
+
+
+def check_method(config: Restoration, name: str, task: Task, method: Method, cases: Sequence[Case]) -> None:
+  """Check that the method can restore pictures of every size among the cases.
+
+  Raises:
+    UsageError: it cannot.
+  """
+  for case in {case.shape: case for case in cases}.values():
+    operator = measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
+    with errors.usage():
+      methods.check(method, operator)
+
+
+def _reader(config: Restoration, prior: AnyPrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
+  """Return what reads a photograph or a measurement."""
+  if config.input:
+    multiple = measurement.size_multiple([task])
+    return lambda path: casing.read_picture(config, prior, multiple, path)
+  if given_y is not None:
+    return lambda path: given_y
+  return lambda path: read_measurement(config, prior, name, task, path)
+
+
+def read_measurement(config: Restoration, prior: AnyPrior, name: str, task: Task, path: pathlib.Path) -> np.ndarray:
+  """Read a measurement with as many channels as the task has of the prior's pictures, [h, w, c].
+
+  Raises:
+    ValueError: it is none, or a picture where the task does not measure one; or the task is not for such pictures.
+  """
+  try:
+    template = measurement.probe(task, prior.image_shape[2])
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from None
+  channels = template.out_shape[-1]
+  if path.suffix.lower() == ".npy":
+    return images.read_array(path, channels=channels)
+  if not template.is_picture:
+    raise ValueError(
+      f"{path}: expected a .npy array, as `task={name}` does not measure pictures, got a picture; "
+      "write every digit with numpy.save"
+    )
+  return images.read(path, mode=images.mode_of(channels), convert=config.convert)
+
+
+def picture_shape(
+  config: Restoration, prior: AnyPrior, name: str, task: Task, path: pathlib.Path, shape: Sequence[int]
+) -> tuple[int, int, int]:
+  """Return the shape of the picture behind a measurement of `shape`.
+
+  Raises:
+    ValueError: the prior has no picture of which this is the measurement.
+  """
+  check_given(config, name, task)
+  scale = measurement.scale(task)
+  size = tuple(round(n * s) for n, s in zip(shape[:2], scale, strict=True))
+  allowed, multiple = prior.image_shape[:2], prior.size_multiple
+  if any(fixed not in (None, n) or n % multiple for n, fixed in zip(size, allowed, strict=True)):
+    fit = [(fixed or max(multiple, n // multiple * multiple)) / s for n, fixed, s in zip(size, allowed, scale)]
+    raise ValueError(
+      f"{path}: expected a measurement of {images.by([round(n) for n in fit])} pixels for this prior and {name}, "
+      f"got {images.by(shape)}; crop or pad it"
+    )
+  picture = (*size, prior.image_shape[2])
+  expected = task.make(jax.random.key(0), picture).out_shape
+  if tuple(expected) != tuple(shape):
+    raise ValueError(f"{path}: expected a measurement of shape {expected}, got {tuple(shape)}; crop or pad it")
+  return picture
+
+
+# Chains
+
+
+def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any) -> chains.Restored:
+  """Restore pictures of one size."""
+  return chains.restore(
+    [casing.chain_keys(job.config, case) for case in cases],
+    job.method,
+    job.prior,
+    problems,
+    job.grid,
+    chunk=job.config.batch_size,
+    mesh=devices.mesh(job.config.devices),
+    progress=report,
+  )
+
+
+def windows(cases: Sequence[Case], samples: int) -> list[list[Case]]:
+  """Group pictures by size, as many together as fit into memory."""
+  size = max(1, WINDOW // samples)
+  groups: dict[tuple, list[Case]] = {}
+  for case in cases:
+    groups.setdefault(case.shape, []).append(case)
+  return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+# The folder
+
+
+def restore_all(config: Restoration, folder: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
+  """Restore every picture of a restoration and write a folder of pictures.
+
+  Returns:
+    the contents of its results.json.
+
+  Raises:
+    UsageError, ValueError: see `plan`; or every chain left the finite numbers.
+    FileExistsError: the folder may not be written.
+  """
+  path = pathlib.Path(folder)
+  if config.input or config.measurement:
+    casing.check_apart(config, path, picture_paths(config))
+  job, entries, compiling, running = plan(config), {}, 0.0, 0.0
+  with output.folder(path, overwrite=overwrite) as partial:
+    with progress.Bar(sum(np.prod(case.shape) for case in job.cases)) as bar:
+      for part in windows(job.cases, config.num_samples):
+        got = _restore_window(job, part, partial, bar, entries)
+        compiling, running = compiling + got.compile_seconds, running + got.run_seconds
+    check_some(job, entries)
+    found = contents(job, [entries[case.name] for case in job.cases], compiling, running, path, overwrite)
+    output.write_json(partial / output.RESULTS, found)
+  return found
+
+
+def _restore_window(job: Job, part: Sequence[Case], folder: pathlib.Path, bar, entries) -> chains.Restored:
+  """Restore and write the pictures of a window; put their entries of results.json into `entries`."""
+  loaded = [job.load(case) for case in part]
+  report = bar.part(sum(np.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
+  got = run_chains(job, part, [problem for problem, _ in loaded], report)
+  for case, (problem, truth), pictures in zip(part, loaded, got.images, strict=True):
+    if failure := marks.failure(pictures):
+      entry = {"name": case.name, "source": case.path, "shape": case.shape, "failed": failure}
+    else:
+      entry = write_case(folder, job, case, problem, pictures, truth)
+    entries[case.name] = {**entry, "run_seconds": got.run_seconds / len(part)}
+  return got
+
+
+def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """Return how restorations failed, by picture."""
+  return {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
+
+
+def check_some(job: Job, entries: dict[str, dict[str, Any]]) -> None:
+  """Check that a picture was restored.
+
+  Raises:
+    ValueError: none was.
+  """
+  failed = failures(list(entries.values()))
+  if len(failed) == len(entries):
+    raise ValueError(f"{job.method.name}: expected finite pictures, got {next(iter(failed.values()))}")
+
+
+def contents(
+  job: Job, entries: list[dict[str, Any]], compiling: float, running: float, path: Any, overwrite: bool
+) -> dict[str, Any]:
+  """Return the contents of results.json."""
+  spent = entrants.cost(job.method, job.grid)
+  return {
+    **identity.provenance(job.config, COMMAND, output=path, overwrite=overwrite),
+    "task": job.name,
+    "noise": measurement.describe_noise(measurement.noise_model(job.config, job.task)),
+    "method": entrants.describe_method(job.method),
+    "steps": len(job.grid.alpha) - 1,
+    "network_evaluations": spent.evaluations,  # of each sample
+    "network_gradients": spent.gradients,
+    "compile_seconds": compiling,
+    "run_seconds": running,
+    "images": entries,
+  }
+
+
+def write_case(folder: pathlib.Path, job: Job, case: Case, problem: Problem, pictures, truth) -> dict[str, Any]:
+  """Write everything about one picture, and return its entry of results.json."""
+  digits = max(2, len(str(len(pictures) - 1)))
+  names = [case.name] if len(pictures) == 1 else [f"{case.name}-{i:0{digits}d}" for i in range(len(pictures))]
+  entry: dict[str, Any] = {
+    "name": case.name,
+    "source": case.path,
+    "shape": case.shape,
+    "measurement_shape": problem.y.shape,
+    "samples": [],
+  }
+  for name, picture, found in zip(names, pictures, marks.scores(problem, pictures, truth), strict=True):
+    images.write(folder / f"{name}.png", picture)
+    entry["samples"].append({"file": f"{name}.png", **found})
+  if len(pictures) > 1:
+    mean = np.mean(pictures, axis=0)
+    images.write(folder / f"{case.name}-mean.png", mean)
+    entry["mean"] = {"file": f"{case.name}-mean.png", **marks.scores(problem, mean[None], truth)[0]}
+  write_measurement(folder, job.task, case.name, problem)
+  images.write_pillow(folder / f"{case.name}-sheet.png", draw_sheet(job, problem, pictures, truth, entry))
+  return entry
+
+
+def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
+  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
+  cells = [] if truth is None else [("truth", sheet.Cell(truth))]
+  size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
+  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
+  for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
+    title = job.method.title if len(pictures) == 1 else f"sample {i + 1}"
+    cells.append((title, sheet.Cell(picture, marks.caption(found))))
+  if len(pictures) > 1:
+    cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), marks.caption(entry["mean"]))))
+  if (spread := marks.spread(pictures, antithetic=job.config.antithetic)) is not None:
+    spread = np.mean(spread, axis=-1, keepdims=True)
+    cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
+  return sheet.sheet([title for title, _ in cells], [(job.task.title, [cell for _, cell in cells])])
+
+
+def write_measurement(folder: pathlib.Path, task: Task, name: str, problem: Problem) -> None:
+  """Write what `measurement`, `mask` and `kernel` take."""
+  output.write_array(folder / f"{name}-measurement.npy", np.asarray(problem.y))
+  operator: Any = problem.operator
+  images.write(folder / f"{name}-measurement.png", np.asarray(operator.picture(problem.y)))
+  if task.given == "mask":
+    images.write(folder / f"{name}-mask.png", 2.0 * np.asarray(operator.mask) - 1.0)
+  elif hasattr(operator, "kernel"):
+    output.write_array(folder / f"{name}-kernel.npy", np.asarray(operator.kernel))

@@ -1,0 +1,110 @@
+"""What a comparison found: rows, means with intervals, and the table that the command prints."""
+
+import dataclasses
+import html
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from diffinv import text
+from diffinv.studies import runs, summary
+
+# Marks that every table has, and those that it has where rows have them: title and decimals.
+ALWAYS = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "chi2": ("chi2", 2)}
+WHERE_THERE = {"lpips": ("LPIPS", 3), "mean_psnr": ("PSNR of mean", 2), "mean_ssim": ("SSIM of mean", 3)}
+
+
+class Table(str):
+  """A table as text that a console and a notebook show as it is."""
+
+  def __repr__(self) -> str:
+    return str(self)
+
+  def _repr_html_(self) -> str:
+    return f"<pre>{html.escape(self)}</pre>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What a comparison found. Its folder holds the pictures, the sheets and `results.json`."""
+
+  folder: pathlib.Path
+  plan: dict[str, Any]  # what was compared, and how
+  records: list[dict[str, Any]]  # a row a task, method and picture as on the disk, with a number a sample
+  _kept: Any = dataclasses.field(default=None, repr=False)  # removes a folder that nobody named, once let go of
+
+  @property
+  def rows(self) -> list[dict[str, Any]]:
+    """A dict a task, method and picture: its marks, each one number, the mean over samples.
+
+    Made for tables: `pandas.DataFrame(results.rows)`. Where a method failed on a picture, `failed` says how.
+    """
+    return [_flat(record) for record in self.records]
+
+  @property
+  def summary(self) -> list[dict[str, Any]]:
+    """An entry a task and method: means over the pictures with their 95 % intervals, and costs."""
+    return summary.summarize(self.plan, self.records)
+
+  def table(self) -> Table:
+    """Return a line a task and method: means over the pictures with their 95 % intervals, seconds a picture, costs."""
+    return Table(_table(self.summary))
+
+  def remarks(self) -> list[str]:
+    """Return what a table does not show: what was left out, and what failed."""
+    skipped = [f"{run['task']}: {run['skipped']}" for run in self.plan["runs"] if run["skipped"]]
+    return list(dict.fromkeys(skipped)) + [_failure(entry) for entry in self.summary if entry.get("failed")]
+
+  def contents(self) -> dict[str, Any]:
+    """Return the contents of `results.json`: the plan, the summary, and every run with its rows."""
+    by_run = [
+      {**run, "images": [r for r in self.records if (r["task"], r["method"]) == (run["task"], run["method"])]}
+      for run in self.plan["runs"]
+    ]
+    return {**self.plan, "summary": self.summary, "runs": by_run}
+
+  def _repr_html_(self) -> str:
+    return self.table()._repr_html_()
+
+
+def read(folder: str | os.PathLike) -> Results:
+  """Return the results of a comparison, finished or still running.
+
+  Raises:
+    FileNotFoundError, ValueError: see `runs.read`.
+  """
+  run = runs.read(folder)
+  return Results(run.folder, run.plan, in_order(run.plan, run.rows))
+
+
+def in_order(plan: dict[str, Any], rows: dict[runs.Key, runs.Row]) -> list[runs.Row]:
+  """Return the rows in the order of the plan, however the run was cut up."""
+  order = [(run["task"], run["method"], image["name"]) for run in plan["runs"] for image in plan["images"]]
+  return [rows[key] for key in order if key in rows]
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+  """Return a row with one number a mark; what is neither a number nor text, such as curves, is left out."""
+  means = {name: summary.picture_value(record, name) for name, value in record.items() if isinstance(value, list)}
+  plain = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
+  return {name: {**plain, **means}[name] for name in record if name in plain or name in means}
+
+
+def _table(entries: Sequence[dict[str, Any]]) -> str:
+  there = {name: how for name, how in WHERE_THERE.items() if any(name in entry for entry in entries)}
+  marks = ALWAYS | there
+  header = ["task", "method", *(title for title, _ in marks.values()), "seconds", "evaluations", "gradients", "MB"]
+  rows = []
+  for entry in entries:
+    cells = [text.interval(entry.get(mark), digits) for mark, (_, digits) in marks.items()]
+    seconds = text.number((entry.get("seconds") or {}).get("mean"), 2)
+    counts = [text.number(entry.get(name), 0) for name in ("evaluations", "gradients")]
+    memory = text.number(None if entry.get("peak_bytes") is None else entry["peak_bytes"] / 1e6, 0)
+    rows.append([entry["task"], entry["method"], *cells, seconds, *counts, memory])
+  return text.table(header, rows)
+
+
+def _failure(entry: dict[str, Any]) -> str:
+  count = f"{entry['failed']} of {entry['failed'] + entry['count']} pictures"
+  return f"{entry['task']}: {entry['method']} failed on {count}, which its means leave out: {entry['failure']}"

@@ -1,0 +1,404 @@
+"""A search of hyper-parameters on validation pictures, for a settings file."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffinv import devices, errors, output, progress, text
+from diffinv.batch import sample_batch
+from diffinv.data import held_out
+from diffinv.options import option
+from diffinv.priors import AnyPrior
+from diffinv.problems import Problem, stack
+from diffinv.schedules import Level
+from diffinv.studies import cases as casing
+from diffinv.studies import chains, entrants, identity, marks, measurement, runs, search, settings, summary
+from diffinv.studies.cases import Case
+from diffinv.studies.study import VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
+
+COMMAND = "tune"
+SINGLE = ("psnr", "ssim")  # of a sample, the mean over samples
+SEVERAL = ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim")  # of the mean picture, of the sample that fits y best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(Comparing):
+  """What to search: pictures, tasks and methods as in a study, the values to try, and what decides."""
+
+  search: tuple[str, ...] | Mapping[str, Sequence[Any]] = option(
+    (),
+    "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
+    repeated=True,
+  )
+  criterion: str = option(
+    "psnr",
+    "Mark whose mean over the pictures decides: of a sample; of the mean of all samples; of the sample of the smallest "
+    "residual.",
+    choices=(*SINGLE, *SEVERAL),
+  )
+
+  def __post_init__(self) -> None:
+    if isinstance(self.search, Mapping):
+      texts = tuple(f"{name}={','.join(map(str, values))}" for name, values in self.search.items())
+      object.__setattr__(self, "search", texts)
+    super().__post_init__()
+    if self.criterion in SEVERAL and self.num_samples == 1:
+      raise errors.UsageError(f"`num_samples`: expected 2 or more for `criterion={self.criterion}`, got 1")
+
+
+class Job(NamedTuple):
+  """One method on one task."""
+
+  task: str
+  name: str  # of the method
+  search: dict[str, Sequence[Any]]  # values by field
+  fixed: dict[str, Any]  # fields that `set` gives
+  found: list[search.Candidate]
+  steps: str
+  grid: Level
+
+  def weight(self, count: int) -> float:
+    """Return the time on `count` pictures, in network evaluations."""
+    return sum(entrants.weight(entrants.cost(candidate.method, self.grid)) for candidate in self.found) * count
+
+  def only(self, numbers: Sequence[int]) -> "Job":
+    """Return the job with these candidates alone."""
+    return self._replace(found=[self.found[n] for n in numbers])
+
+
+class Outcome(NamedTuple):
+  """What a search found."""
+
+  job: Job
+  marks: list[float]  # of every candidate: the mean over the pictures
+  best: int | None  # its number; None where every candidate left the finite numbers
+
+  @property
+  def fields(self) -> dict[str, Any]:
+    """The best values."""
+    return {} if self.best is None else self.job.found[self.best].fields
+
+
+class Tuned(NamedTuple):
+  """What `tune` found and wrote."""
+
+  outcomes: list[Outcome]
+  settings: dict[str, Any]  # the contents of the file
+  criterion: str
+
+  def table(self) -> str:
+    """Return the best of each search."""
+    header = ["task", "method", "best", self.criterion, "worst", "tried"]
+    return text.table(header, [self._row(outcome) for outcome in self.outcomes if outcome.best is not None])
+
+  def _row(self, outcome: Outcome) -> list[str]:
+    values = outcome.fields.items()
+    said = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
+    digits = 2 if "psnr" in self.criterion else 3
+    finite = [mark for mark in outcome.marks if np.isfinite(mark)]
+    shown = [text.number(value, digits) for value in (outcome.marks[outcome.best or 0], min(finite))]
+    return [outcome.job.task, outcome.job.name, said, *shown, str(len(outcome.job.found))]
+
+  def remarks(self) -> list[str]:
+    """Return where a wider search may find better values."""
+    return [line for outcome in self.outcomes for line in _remarks(outcome)]
+
+  def unusual_steps(self) -> dict[str, str]:
+    """Return the steps of methods whose settings hold only for these, by method."""
+    chosen = {o.job.name: o.job.steps for o in self.outcomes if o.best is not None}
+    return {name: steps for name, steps in chosen.items() if steps != settings.steps_for(self.settings, name)}
+
+
+def _remarks(outcome: Outcome) -> list[str]:
+  job = outcome.job
+  if outcome.best is None:
+    return [f"{job.task}: {job.name} left the finite numbers with every candidate; search smaller steps"]
+  ranges = job.found[0].method.ranges
+  return [
+    f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with `search`"
+    for name in search.at_the_edge(outcome.fields, job.search, ranges)
+  ]
+
+
+class Prepared(NamedTuple):
+  """What a search asks for, loaded and checked, nothing of it done."""
+
+  config: Search
+  prior: AnyPrior
+  table: dict[str, Any]
+  cases: list[Case]
+  truths: list[np.ndarray]
+  problems: dict[str, list[Problem]]  # by task
+  jobs: list[Job]
+
+
+def tune(config: Search, file: str | os.PathLike, *, overwrite: bool = False, restart: bool = False) -> Tuned:
+  """Restore validation pictures with every combination of values; write the best into a settings file.
+
+  Args:
+    config: what to search.
+    file: NAME.json, to write; NAME.json.running holds what is done until then.
+    overwrite: replace an existing file, at the end.
+    restart: throw away an unfinished search.
+
+  Raises:
+    UsageError: options do not fit together.
+    FileExistsError: there is a file, or an unfinished search that differs.
+    ValueError: a picture cannot be used, or every candidate left the finite numbers.
+  """
+  if pathlib.Path(file).suffix != ".json":
+    raise errors.UsageError(f"`output`: expected a file NAME.json to write, got {file}")
+  output.check_file(file, overwrite=overwrite)
+  p = prepare(config, pathlib.Path(file))
+  run = runs.RunFolder(file, plan(p), restart=restart, kind=runs.SEARCH)
+  with errors.interruption(f"give the same command again to go on with {run.partial}"), run.held():
+    if run.rows:
+      print(f"going on with {run.partial}: {len(run.rows)} candidates are there")
+    run_all(run, p)
+    outcomes = [judge(config, job, run) for job in p.jobs]
+    if all(outcome.best is None for outcome in outcomes):
+      run.discard()
+      raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
+    written = write(p, outcomes, file)
+    run.discard()
+  return Tuned(outcomes, written, config.criterion)
+
+
+def prepare(config: Search, file: pathlib.Path) -> Prepared:
+  """Load the prior and the pictures, and build every candidate."""
+  casing.check_apart(config, file, casing.picture_paths(config))
+  devices.split_cpu(config.devices)
+  prior, tasks = identity.load(config), named_tasks(config.tasks)
+  entrants.note_settings(config)
+  multiple = measurement.size_multiple(list(tasks.values()))
+  cases, truths = casing.read_pictures(
+    config, prior, multiple, list(tasks), purpose=held_out.VALIDATION, count=VALIDATION_IMAGES
+  )
+  problems = {
+    name: [measurement.measured(config, name, task, case, truth) for case, truth in zip(cases, truths, strict=True)]
+    for name, task in tasks.items()
+  }
+  table = entrants.read_settings(config)
+  return Prepared(config, prior, table, cases, truths, problems, plan_jobs(config, prior, table, problems))
+
+
+# What is tried
+
+
+def read_search(config: Search) -> dict[str, dict[str, Sequence[Any]]]:
+  """Return what to try, by method and field.
+
+  Raises:
+    UsageError: `search` names no method that takes part, or a field twice, or a method has nothing to search.
+  """
+  known = named_methods(config.methods)
+  given: dict[str, dict[str, tuple]] = {name: {} for name in known}
+  for words in config.search:
+    target, equals, values = words.partition("=")
+    name, dot, field = target.strip().partition(".")
+    if not (equals and dot and values) or name not in given:
+      raise errors.UsageError(
+        f"`search`: expected METHOD.name=value,value,... with one of {', '.join(given)}, got {words!r}"
+      )
+    if field in given[name]:
+      raise errors.UsageError(f"`search`: expected each field once, got {name}.{field} twice; give its values together")
+    with errors.usage():
+      typed = [entrants.typed_fields(class_of(known[name]), {field: value})[field] for value in values.split(",")]
+    given[name][field] = tuple(typed)
+  return {name: fields or search.values(class_of(known[name])) for name, fields in given.items()}
+
+
+def class_of(method: Any) -> Any:
+  """Return the class of a method that stands for itself or for its class."""
+  return method if isinstance(method, type) else type(method)
+
+
+def check_disjoint(fixed: dict[str, dict], searched: dict[str, dict]) -> None:
+  """Check that what `set` fixes is not searched.
+
+  Raises:
+    UsageError: it is.
+  """
+  for name, fields in fixed.items():
+    for field in fields:
+      if field in searched[name]:
+        raise errors.UsageError(
+          f"`set`: expected a field that is not searched, got {name}.{field}; leave it out, or say with `search` "
+          f"which of {name} to search"
+        )
+
+
+def plan_jobs(config: Search, prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
+  """Build every candidate; tasks that a method cannot solve are left out, and said.
+
+  Raises:
+    UsageError: a value or a field does not fit, or nothing is left.
+  """
+  searched, fixed, jobs = read_search(config), overrides(config), []
+  steps = {n: entrants.chosen_steps(config, table, n, fields.pop("steps", None)) for n, fields in fixed.items()}
+  check_disjoint(fixed, searched)
+  for task, measured in problems.items():
+    for name in named_methods(config.methods):
+      try:
+        jobs.append(
+          _job(config, task, name, searched[name], fixed[name], steps[name], prior, table, measured[0].operator)
+        )
+      except CannotSolveError as error:
+        print(f"{task}: left out: {error}")
+  if not jobs:
+    raise errors.UsageError("`methods`: expected one that can solve one of the tasks, got none")
+  return jobs
+
+
+class CannotSolveError(ValueError):
+  """No candidate is for the operator of a task."""
+
+
+def _job(config, task, name, searched, fixed, steps, prior, table, operator) -> Job:
+  grid, method = entrants.make_grid(prior, steps), named_methods(config.methods)[name]
+  with errors.usage():
+    given = entrants.typed_fields(class_of(method), fixed)
+  combined = [dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values())]
+  found = [
+    search.Candidate(some, entrants.build(name, method, task, steps, table, {**given, **some})) for some in combined
+  ]
+  try:
+    found = search.able(found, operator)
+  except ValueError as error:
+    raise CannotSolveError(str(error)) from None
+  return Job(task, name, searched, given, found, steps, grid)
+
+
+def plan(p: Prepared) -> dict[str, Any]:
+  """Return the contents of run.json: what is tried, and how."""
+  tried = [
+    {
+      "task": job.task,
+      "method": job.name,
+      "steps": job.steps,
+      "candidates": [entrants.describe_method(candidate.method)["fields"] for candidate in job.found],
+    }
+    for job in p.jobs
+  ]
+  return {
+    **identity.provenance(p.config, COMMAND),
+    "prior": identity.describe_prior(p.config, p.prior),
+    "data": ", ".join(map(str, identity.plain_option(p.config.data))),
+    "images": casing.describe_cases(p.cases, p.truths),
+    "runs": tried,
+  }
+
+
+# Chains
+
+
+def run_all(run: runs.RunFolder, p: Prepared) -> None:
+  """Restore every picture with every candidate that has no row yet."""
+  count = len(p.cases) * p.config.num_samples
+  wanted = [
+    (job, part, size)
+    for job in p.jobs
+    for part, size in search.parts(job.found, max(1, p.config.batch_size // count))
+    if run.missing(job.task, job.name, part)
+  ]
+  with progress.Bar(sum(job.only(part).weight(count) for job, part, _ in wanted) or 1.0) as bar:
+    for job, part, size in wanted:
+      report = bar.part(job.only(part).weight(count), f"{job.task} {job.name}")
+      run.append(run_part(p, job, part, size, report))
+
+
+def run_part(p: Prepared, job: Job, part: Sequence[int], size: int, report: Any) -> list[runs.Row]:
+  """Restore every picture with some candidates, filled up to `size`; all get the same measurements and keys."""
+  chosen, count = chains.filled(part, size), len(p.cases)
+  keys = jnp.stack([casing.chain_keys(p.config, case) for case in p.cases])
+  got, _ = sample_batch(
+    jnp.concatenate([keys] * size),
+    search.stacked(job.only(chosen).found, count),
+    p.prior,
+    jax.tree.map(lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1))), stack(p.problems[job.task])),
+    job.grid,
+    chunk=p.config.batch_size,
+    mesh=devices.mesh(p.config.devices),
+    progress=report,
+    swept=True,
+  )
+  about = {"task": job.task, "method": job.name}
+  return [
+    {
+      **about,
+      "candidate": number,
+      "fields": job.found[number].fields,
+      "images": mark(p, job.task, got[place * count : (place + 1) * count]),
+    }
+    for place, number in enumerate(part)
+  ]
+
+
+def mark(p: Prepared, task: str, pictures: np.ndarray) -> list[dict[str, Any]]:
+  """Return the marks of every restored picture, `[images, samples, h, w, c]`, or how it `failed`."""
+  entries = []
+  for problem, samples, case, truth in zip(p.problems[task], pictures, p.cases, p.truths, strict=True):
+    if reason := marks.failure(samples):
+      found = {"failed": reason}
+    else:
+      found = marks.marks(problem, samples, np.asarray(truth), antithetic=p.config.antithetic)
+    entries.append({"image": case.name, **found})
+  return entries
+
+
+# What is best
+
+
+def judge(config: Search, job: Job, run: runs.RunFolder) -> Outcome:
+  """Return the marks of all candidates: the mean over pictures, NaN where one failed."""
+  rows = [run.rows[job.task, job.name, number] for number in range(len(job.found))]
+  of_pictures = [[summary.picture_value(entry, config.criterion) for entry in row["images"]] for row in rows]
+  means = [float("nan") if None in values else float(np.mean(values)) for values in of_pictures]
+  return Outcome(job, means, search.best(means))
+
+
+def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
+  """Return the settings with what was found laid over them, in an entry of its own for unusual steps.
+
+  Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary.
+  """
+  table = {name: dict(entry) for name, entry in table.items()}
+  for outcome in outcomes:
+    job = outcome.job
+    if outcome.best is None:
+      continue
+    table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
+    usual = settings.steps_for(table, job.name) == job.steps
+    name = job.name if usual else settings.at_steps(job.name, job.steps)
+    copied = {task: fields for task, fields in table[job.name].items() if task != settings.STEPS}
+    entry = table.setdefault(name, {settings.DEFAULT: {}, **copied})
+    entry[job.task] = {**entry.get(job.task, {}), **job.fixed, **outcome.fields}
+  return {**table, settings.ABOUT: about}
+
+
+def write(p: Prepared, outcomes: Sequence[Outcome], file: str | os.PathLike) -> dict[str, Any]:
+  """Write the settings file, and return its contents."""
+  about = {
+    **identity.provenance(p.config, COMMAND, output=file),
+    "images": [case.path for case in p.cases],
+    "found": [describe(p.config, outcome) for outcome in outcomes],
+  }
+  written = tuned(p.table, outcomes, about)
+  settings.write_settings(file, output.plain(written))
+  return written
+
+
+def describe(config: Search, outcome: Outcome) -> dict[str, Any]:
+  """Return everything that was tried, with its mark."""
+  tried = [
+    {**candidate.fields, config.criterion: value}
+    for candidate, value in zip(outcome.job.found, outcome.marks, strict=True)
+  ]
+  return {"task": outcome.job.task, "method": outcome.job.name, "tried": tried}
