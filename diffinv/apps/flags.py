@@ -49,6 +49,7 @@ def _define(values, name, default, text, kind, about: options.Option) -> None:
     flags.DEFINE_list(name, None if default is None else list(map(str, default)), text, flag_values=values)
   elif about.choices is not None:
     flags.DEFINE_enum(name, default, about.choices, text, flag_values=values)
+    values[name].help = text  # without the choices, which the command's help gives itself
   else:
     flags.DEFINE_string(name, default, text, flag_values=values)
 
