@@ -115,8 +115,8 @@ def test_group_norm_matches_its_definition():
   x = 3.0 + 2.0 * r.standard_normal((5, 7, 64))
   gamma, beta, scale, shift = r.standard_normal((4, 64))
   groups = x.reshape(35, unet.GROUPS, 2)
-  centerd = groups - groups.mean((0, 2), keepdims=True)
-  normal = (centerd / np.sqrt(groups.var((0, 2), keepdims=True) + unet.NORM_EPS)).reshape(x.shape)
+  centered = groups - groups.mean((0, 2), keepdims=True)
+  normal = (centered / np.sqrt(groups.var((0, 2), keepdims=True) + unet.NORM_EPS)).reshape(x.shape)
   expected = (1 + scale) * (gamma * normal + beta) + shift
   params = {"params": {"scale": jnp.float32(gamma), "bias": jnp.float32(beta)}}
   got = unet.GroupNorm().apply(params, jnp.float32(x), jnp.float32(scale), jnp.float32(shift))

@@ -35,8 +35,8 @@ class GaussianMixture:
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
-    centerd = jnp.ravel(x_t)[None, :] - level.alpha * self.means
-    coords = einsum("kij,ki->kj", self.eigvecs, centerd)
+    centered = jnp.ravel(x_t)[None, :] - level.alpha * self.means
+    coords = einsum("kij,ki->kj", self.eigvecs, centered)
     spread = level.alpha**2 * self.eigvals + level.sigma**2
     log_density = -0.5 * jnp.sum(coords**2 / spread + jnp.log(spread), axis=1)
     r = jax.nn.softmax(self.log_weights + log_density)

@@ -1,0 +1,7 @@
+"""The pictures that come with the package; PROVENANCE.md says where they are from."""
+
+import pathlib
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+ASTRONAUT = FOLDER / "astronaut.png"  # a photograph, 256x256
+FACE = FOLDER / "face.png"  # a rendered portrait, 64x64
