@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
+from reference_networks import compiled
 
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import folder as checkpoint
@@ -21,9 +22,6 @@ HEADS = unet.make_config(
 )
 SIZE = 8  # pixels
 STEPS = (0, 300, 999)  # times at which the tiny network is asked
-
-# Networks take long to compile, and next to no time to run: the compiler is asked for no more than correct code.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
