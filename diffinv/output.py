@@ -1,4 +1,4 @@
-"""Results that are there in full or not at all: written under a temporary name, renamed at the end."""
+"""Files and folders that appear in full or not at all: written under a temporary name, renamed at the end."""
 
 import contextlib
 import errno
@@ -10,27 +10,28 @@ import pathlib
 import re
 import shutil
 import tempfile
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-RESULTS = "results.json"  # what every command leaves in its folder, and how a folder of ours is told
+RESULTS = "results.json"  # every command writes one; a folder that holds one is ours
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
 LOCK = ".lock"
-HALF_WRITTEN = re.compile(rf"\..+{re.escape(PARTIAL)}\d+")  # how `file` names what it writes to
+HALF_WRITTEN = re.compile(rf"\..+{re.escape(PARTIAL)}\d+")  # the temporary names that `file` gives
 
 
 @contextlib.contextmanager
 def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-  """Give a temporary folder beside `path` to write into; rename it to `path` at the end, remove it on any error.
+  """Yield a temporary folder beside `path` to write into; rename it to `path` at the end, remove it on any error.
 
   Args:
     path: the folder to make.
-    overwrite: replace an existing one, at the end, if it is empty or came from this program.
+    overwrite: replace an existing folder at the end, if it is empty or this program made it.
 
   Raises:
-    FileExistsError: there is something at `path` that may not be replaced.
+    FileExistsError: something is at `path` that may not be replaced.
   """
   with built(path, lambda: check(path, overwrite=overwrite)) as partial:
     yield partial
@@ -38,7 +39,7 @@ def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pat
 
 @contextlib.contextmanager
 def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator[pathlib.Path]:
-  """Be `folder` where `check_place`, called at the start and at the end, tells by an error what may not be replaced."""
+  """Do what `folder` does, with `check_place` to raise, at the start and at the end, if `path` may not be replaced."""
   path = pathlib.Path(os.path.abspath(path))
   check_place()
   missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
@@ -50,14 +51,14 @@ def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator
     yield partial
     try:
       check_place()
-    except OSError as error:  # somebody has put something there meanwhile: no reason to lose what is finished
+    except OSError as error:  # someone put something there meanwhile; keep what is finished
       kept, partial = partial, None
-      raise FileExistsError(f"{error}; what was to lie there is in {kept}") from None
+      raise FileExistsError(f"{error}; the finished result is in {kept}") from None
     _replace(partial, path)
   except BaseException:
     if partial is not None:
       shutil.rmtree(partial, ignore_errors=True)
-    with contextlib.suppress(OSError):  # somebody else may have put something there
+    with contextlib.suppress(OSError):  # someone else may have put something there
       for parent in missing:
         parent.rmdir()
     raise
@@ -68,26 +69,26 @@ def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
 
   Raises:
     FileExistsError: it may not.
-    NotADirectoryError: it would lie in a file.
+    NotADirectoryError: a parent is a file.
   """
   path = pathlib.Path(path)
   if not os.path.lexists(path):
     above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not above.is_dir():
-      raise NotADirectoryError(f"output: expected folders above {path}, {above} is none; choose another --output")
+      raise NotADirectoryError(f"output: expected folders above {path}, {above} is none; choose another `output`")
     return
   if not path.is_dir() or path.is_symlink():
-    raise FileExistsError(f"output: expected a folder to make, {path} is there and is none; choose another --output")
+    raise FileExistsError(f"output: expected a folder to make, {path} is there and is none; choose another `output`")
   if not overwrite:
-    raise FileExistsError(f"output: the folder {path} exists; choose another --output, or replace it with --overwrite")
+    raise FileExistsError(f"output: the folder {path} exists; choose another `output`, or replace it with `overwrite`")
   if any(path.iterdir()) and not (path / RESULTS).is_file():
     raise FileExistsError(
-      f"output: --overwrite replaces folders that diffinv made, {path} holds no {RESULTS}; choose another --output"
+      f"output: `overwrite` replaces folders that diffinv made, {path} holds no {RESULTS}; choose another `output`"
     )
 
 
 def publish(partial: pathlib.Path, path: pathlib.Path, *, overwrite: bool = False) -> None:
-  """Give the finished folder `partial`, which lies beside it, the name `path`; see `check` for what may be replaced."""
+  """Rename the finished folder `partial`, beside `path`, to `path`; see `check` for what may be replaced."""
   check(path, overwrite=overwrite)
   _replace(partial, path)
 
@@ -115,24 +116,24 @@ def _umask() -> int:
 
 
 def check_file(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
-  """Check, before the work begins, that a file may be written.
+  """Check that a file may be written; call it before the work begins.
 
   Raises:
-    FileExistsError: there is one, or a folder.
-    NotADirectoryError: there is no folder to write it to.
+    FileExistsError: it exists, or is a folder.
+    NotADirectoryError: the folder to write it to does not exist.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    raise FileExistsError(f"output: expected a file to write, {path} is a folder; choose another --output")
+    raise FileExistsError(f"output: expected a file to write, {path} is a folder; choose another `output`")
   if path.exists() and not overwrite:
-    raise FileExistsError(f"output: {path} exists; choose another --output, or replace it with --overwrite")
+    raise FileExistsError(f"output: {path} exists; choose another `output`, or replace it with `overwrite`")
   if not path.absolute().parent.is_dir():
     raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; make it first")
 
 
 @contextlib.contextmanager
 def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-  """Give a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""
+  """Yield a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
   try:
@@ -143,19 +144,19 @@ def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without them say
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks says
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-  """Keep other processes from writing into a folder that is gone on with after stops; a stop frees it.
+  """Keep other processes from writing into a folder; the lock goes when the process ends, however it ends.
 
   Raises:
-    FileExistsError: another process writes into it.
+    FileExistsError: another process is writing into it.
   """
   try:
     import fcntl
-  except ImportError:  # not on this system: nothing tells
+  except ImportError:  # this system has no locks
     yield
     return
   path = folder / LOCK
@@ -164,10 +165,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise FileExistsError(
-        f"output: another process writes into {folder}; wait for it, or choose another --output"
+        f"output: another process writes into {folder}; wait for it, or choose another `output`"
       ) from None
     except OSError as error:
-      if error.errno not in NO_LOCKS:  # not on this file system: nothing tells
+      if error.errno not in NO_LOCKS:
         raise
     try:
       yield
@@ -176,19 +177,19 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def is_half_written(path: pathlib.Path) -> bool:
-  """Tell whether a file is one that `file` was writing when its process was killed, or is writing now."""
+  """Tell whether a file is one that `file` is writing, or was writing when its process was killed."""
   return HALF_WRITTEN.fullmatch(path.name) is not None
 
 
 def sweep(folder: pathlib.Path) -> None:
-  """Remove the half-written files of processes that were killed within `file`, from a folder that nobody writes to."""
+  """Remove what killed processes left half written; call it only on a folder that no process is writing to."""
   for path in folder.iterdir():
     if is_half_written(path):
       path.unlink()
 
 
 def clear(folder: pathlib.Path) -> None:
-  """Remove everything in a folder but its lock, which may be held."""
+  """Remove everything in a folder except its lock, which may be held."""
   for path in folder.iterdir():
     if path.name == LOCK:
       continue
@@ -201,7 +202,7 @@ def clear(folder: pathlib.Path) -> None:
 def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
   """Write a `.npy` file, in full or not at all."""
   data = io.BytesIO()
-  np.save(data, array)  # to memory: into a file, NumPy hides why the disk refused
+  np.save(data, array)  # to memory first: writing to a file, NumPy hides why the disk refused
   with file(path) as partial:
     partial.write_bytes(data.getvalue())
 
@@ -213,12 +214,12 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-  """Return JSON with a line for every entry; numbers that JSON does not have, infinities and NaN, become null."""
+  """Return JSON with one entry a line; infinities and NaN, which JSON lacks, become null."""
   return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-  """Return a value as JSON has it: numbers, text, lists and tables; infinities and NaN become None."""
+  """Return a value in terms of JSON: numbers, text, lists and tables; infinities and NaN become None."""
   if isinstance(value, dict):
     return {plain(str(key)): plain(entry) for key, entry in value.items()}
   if isinstance(value, (list, tuple)):
@@ -226,7 +227,7 @@ def plain(value: Any) -> Any:
   if isinstance(value, pathlib.PurePath):
     return plain(str(value))
   if isinstance(value, str):
-    return value.encode(errors="surrogateescape").decode(errors="replace")  # names of files need not be UTF-8
+    return value.encode(errors="surrogateescape").decode(errors="replace")  # file names need not be UTF-8
   if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
     return plain(value.tolist())
   return None if isinstance(value, float) and not math.isfinite(value) else value

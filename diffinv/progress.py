@@ -1,22 +1,29 @@
-"""A progress bar with the time left, on stderr; called from the host between compiled blocks, outside of them.
+"""What a command says while it works, on stderr: a progress bar with the time left, and notes.
 
-On a terminal it redraws one line. Elsewhere, in a log, it prints a line now and then, so that a long job shows life and
-a short one stays quiet.
+The host calls the bar between compiled blocks, never from within. On a terminal and in a notebook the bar redraws one
+line. Elsewhere, as in a log, it prints a line now and then: a long job shows signs of life, a short one stays quiet.
 """
 
 import sys
 import time
-from typing import Callable, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
 WIDTH = 24  # characters of the bar
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 30.0
+NOTEBOOK = "ipykernel"  # the package of the streams that Jupyter gives a program
+
+
+def note(text: str) -> None:
+  """Print a line on stderr about something that a person may want to know."""
+  print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 class Bar:
   """Progress through parts of known weight; a context manager.
 
-  The first report of a part includes compilation, so the rate is measured from there on.
+  The time up to the first report of a part includes compilation; the rate is measured from then on.
   """
 
   def __init__(self, total: float, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
@@ -29,23 +36,23 @@ class Bar:
     """
     self._total, self._clock = total, clock
     self._stream = sys.stderr if stream is None else stream
-    self._tty = self._stream.isatty()
+    self._redraws = _redraws(self._stream)
     self._finished = 0.0  # weight of the finished parts
     self._measured = self._busy = 0.0  # weight done and seconds spent, compilation left out
-    self._drawn = clock() - (REDRAW_SECONDS if self._tty else 0.0)
+    self._drawn = clock() - (REDRAW_SECONDS if self._redraws else 0.0)
     self._width = 0
 
   def __enter__(self) -> "Bar":
     return self
 
   def __exit__(self, *_) -> None:
-    if self._tty and self._width:
+    if self._redraws and self._width:
       self._stream.write("\r" + " " * self._width + "\r")
       self._stream.flush()
 
   def part(self, weight: float, label: str) -> Callable[[int, int], None]:
-    """Begin the next part; return what to call with (steps done, steps in all)."""
-    last = None  # (weight done, time) at the report before
+    """Begin the next part; return the function to call with (steps done, total steps)."""
+    last: tuple[float, float] | None = None  # (weight done, time) at the previous report
     self._draw(0.0, label)
 
     def report(done: int, total: int) -> None:
@@ -63,20 +70,20 @@ class Bar:
     return report
 
   def seconds_left(self, share: float = 0.0) -> float | None:
-    """Return the seconds left when `share` of the present part is done; None while the rate is unknown."""
+    """Return the seconds left when `share` of the current part is done; None while the rate is unknown."""
     if not self._measured:
       return None
     return max(0.0, self._total - self._finished - share) * self._busy / self._measured
 
   def _draw(self, share: float, label: str) -> None:
     now = self._clock()
-    if now - self._drawn < (REDRAW_SECONDS if self._tty else LOG_SECONDS):
+    if now - self._drawn < (REDRAW_SECONDS if self._redraws else LOG_SECONDS):
       return
     self._drawn = now
     fraction = min(1.0, (self._finished + share) / self._total)
-    left = self.seconds_left(share)
-    left = "" if left is None else f", {duration(left)} left"
-    if not self._tty:
+    seconds = self.seconds_left(share)
+    left = "" if seconds is None else f", {duration(seconds)} left"
+    if not self._redraws:
       print(f"{fraction:4.0%} {label}{left}", file=self._stream, flush=True)
       return
     filled = round(fraction * WIDTH)
@@ -86,13 +93,13 @@ class Bar:
     self._width = len(line)
 
 
+def _redraws(stream: TextIO) -> bool:
+  """Tell whether a carriage return takes a stream back to the start of the line: on a terminal, or in a notebook."""
+  return stream.isatty() or type(stream).__module__.partition(".")[0] == NOTEBOOK
+
+
 def duration(seconds: float) -> str:
   """Return "h:mm:ss" or "m:ss"."""
-  minutes, seconds = divmod(int(seconds + 0.5), 60)
+  minutes, rest = divmod(int(seconds + 0.5), 60)
   hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def note(text: str) -> None:
-  """Print what is worth knowing on stderr."""
-  print(f"note: {text}", file=sys.stderr, flush=True)
+  return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

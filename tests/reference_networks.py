@@ -11,6 +11,13 @@ SMALL = ("unet_tiny64", "unet_tiny64_class_cond_new_attention", "unet_tiny64_con
 LABEL = 7  # of the class-conditional reference
 
 
+def compiled(function, **options):
+  """Be `jax.jit` for networks, which take long to compile and next to no time to run: correct code will do."""
+  import jax
+
+  return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
+
+
 def describe(name):
   return json.loads((GOLDEN / f"{name}.json").read_text())
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,17 @@ from PIL import Image
 from diffinv import errors, output
 from diffinv.apps import main
 from diffinv.nets import small, unet
-from diffinv.priors import Prior, StationaryGaussian
+from diffinv.priors import Prior, StationaryGaussian, arrays
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
 
 TINY = unet.make_config(
   model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(), num_head_channels=32
+)
+SMALL = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
+# One level, with classes: quicker to compile.
+CLASSES = unet.make_config(
+  model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_levels=(), num_head_channels=32, num_classes=5
 )
 PROVENANCE = {"source": "tiny.pt", "sha256": "0" * 64}
 
@@ -47,10 +53,14 @@ def saved(prior, tmp_path_factory):
   return checkpoint.save_prior(tmp_path_factory.mktemp("priors") / "tiny", prior, TINY, PROVENANCE)
 
 
+@pytest.fixture(scope="module")
+def saved_classes(tmp_path_factory):
+  return checkpoint.save_prior(tmp_path_factory.mktemp("priors") / "classes", make_prior(CLASSES), CLASSES)
+
+
 @pytest.fixture
 def damaged(saved, tmp_path):
   """Copy the saved prior and change its description."""
-  import shutil
 
   def change(edit):
     folder = tmp_path / "damaged"
@@ -67,6 +77,11 @@ def x_t():
   return jnp.asarray(np.random.RandomState(0).standard_normal((16, 16, 3)), jnp.float32)
 
 
+@reference_networks.compiled
+def run(prior, x):
+  return prior.apply(prior.params, x, jnp.float32(7))
+
+
 @pytest.mark.slow
 def test_round_trip_keeps_everything(saved, prior):
   loaded = checkpoint.load_prior(saved)
@@ -77,9 +92,9 @@ def test_round_trip_keeps_everything(saved, prior):
   for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(prior.params)):
     np.testing.assert_array_equal(a, b)
     assert a.dtype == jnp.float32
-  run = jax.jit(lambda prior, x: prior.apply(prior.params, x, jnp.float32(7)))
-  np.testing.assert_array_equal(run(loaded, x_t()), run(prior, x_t()))
-  assert np.any(run(loaded, x_t()))
+  output = run(loaded, x_t())
+  np.testing.assert_array_equal(output, run(prior, x_t()))
+  assert np.any(output)
 
 
 def test_description_names_the_source(saved):
@@ -106,12 +121,10 @@ def test_loading_twice_compiles_once(saved):
 
 @pytest.mark.slow
 def test_small_network_round_trip(tmp_path):
-  config = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
-  prior = make_prior(config, prediction="eps", size_multiple=config.size_multiple)
-  loaded = checkpoint.load_prior(checkpoint.save_prior(tmp_path / "small", prior, config))
+  prior = make_prior(SMALL, prediction="eps", size_multiple=SMALL.size_multiple)
+  loaded = checkpoint.load_prior(checkpoint.save_prior(tmp_path / "small", prior, SMALL))
   assert loaded.apply is prior.apply
-  a, b = (p.apply(p.params, x_t(), jnp.float32(7)) for p in (loaded, prior))
-  np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(run(loaded, x_t()), run(prior, x_t()))
 
 
 def test_options_reach_the_network(saved, prior):
@@ -123,25 +136,22 @@ def test_options_reach_the_network(saved, prior):
 
 
 @pytest.mark.slow
-def test_class_conditional_prior_takes_a_label(tmp_path):
-  config = dataclasses.replace(TINY, num_classes=5)
-  folder = checkpoint.save_prior(tmp_path / "classes", make_prior(config), config)
-  priors = [checkpoint.load_prior(folder, label=label) for label in (0, 4)]
-  outputs = [prior.apply(prior.params, x_t(), jnp.float32(7)) for prior in priors]
-  expected = unet.apply_function(config)(priors[0].params["network"], x_t(), jnp.float32(7), jnp.int32(4))
+def test_class_conditional_prior_takes_a_label(saved_classes):
+  priors = [checkpoint.load_prior(saved_classes, label=label) for label in (0, 4)]
+  outputs = [run(prior, x_t()) for prior in priors]
+  apply = reference_networks.compiled(unet.apply_function(CLASSES))
+  expected = apply(priors[0].params["network"], x_t(), jnp.float32(7), jnp.int32(4))
   np.testing.assert_allclose(outputs[1], expected, rtol=1e-5, atol=1e-5)
   assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
   assert jax.tree.structure(priors[0]) == jax.tree.structure(priors[1])  # another class does not recompile
   for label in (None, 5, -1):
     with pytest.raises(ValueError, match=r"label: expected a class in 0\.\.4 for this network"):
-      checkpoint.load_prior(folder, label=label)
+      checkpoint.load_prior(saved_classes, label=label)
 
 
 @pytest.mark.slow
-def test_commands_take_the_class_and_the_precision_of_the_network(tmp_path, capsys):
-  config = dataclasses.replace(TINY, num_classes=5)
-  folder = checkpoint.save_prior(tmp_path / "classes", make_prior(config), config)
-  command = ["sample", f"--prior={folder}", "--steps=2", "--num_samples=1", "--compilation_cache="]
+def test_commands_take_the_class_and_the_precision_of_the_network(saved_classes, tmp_path, capsys):
+  command = ["sample", f"--prior={saved_classes}", "--steps=2", "--num_samples=1", "--compilation_cache="]
 
   def pixels(name, *flags):
     assert main.execute([*command, f"--output={tmp_path / name}", *flags]) == 0, capsys.readouterr().err
@@ -215,14 +225,12 @@ def test_overwriting_something_else_is_refused(prior, tmp_path):
   assert (tmp_path / "photos" / "holiday.png").exists()
 
 
-@pytest.mark.parametrize(
-  "module, failing", [(checkpoint, "_write_arrays"), (output, "_replace")], ids=["_write_arrays", "_replace"]
-)
+@pytest.mark.parametrize("module, failing", [(arrays, "write"), (output, "_replace")], ids=["write_arrays", "_replace"])
 def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, module, failing):
   checkpoint.save_prior(tmp_path / "old", prior, TINY)
 
   def fail(*args):
-    if failing == "_write_arrays":
+    if failing == "write":
       args[0].mkdir()
     raise KeyboardInterrupt
 
@@ -256,14 +264,13 @@ def test_arrays_of_another_network_are_named(damaged, change, message):
     checkpoint.load_prior(folder)
 
 
-def test_leftover_array_is_named(tmp_path):
-  config = dataclasses.replace(TINY, num_classes=5)
-  folder = checkpoint.save_prior(tmp_path / "p", make_prior(config), config)
-  description = json.loads((folder / "prior.json").read_text())
+def test_leftover_array_is_named(saved_classes, tmp_path):
+  shutil.copytree(saved_classes, tmp_path / "p")
+  description = json.loads((saved_classes / "prior.json").read_text())
   description["network"]["num_classes"] = None
-  (folder / "prior.json").write_text(json.dumps(description))
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(description))
   with pytest.raises(ValueError, match="array 'label_emb/embedding': the network has no such array"):
-    checkpoint.load_prior(folder)
+    checkpoint.load_prior(tmp_path / "p")
 
 
 @pytest.mark.parametrize(
@@ -315,9 +322,6 @@ def test_damaged_description_is_one_line(damaged, edit, message):
   with pytest.raises(ValueError, match=message) as caught:
     checkpoint.load_prior(folder)
   assert "\n" not in str(caught.value) and str(folder / "prior.json") in str(caught.value)
-
-
-SMALL = small.SmallConfig(channels=16, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=32)
 
 
 @pytest.fixture(scope="module")
@@ -383,8 +387,8 @@ def test_provenance_of_names_that_are_no_text_is_json(tmp_path):
   provenance = {"held_out_files": ["a\udcff.png"], "loss": float("nan")}
   folder = checkpoint.save_prior(tmp_path / "p", make_prior(SMALL), SMALL, provenance)
   text = (folder / "prior.json").read_text(encoding="utf-8")
-  told = json.loads(text, parse_constant=lambda name: pytest.fail(name))["provenance"]
-  assert told == {"held_out_files": ["a\N{REPLACEMENT CHARACTER}.png"], "loss": None}
+  written = json.loads(text, parse_constant=lambda name: pytest.fail(name))["provenance"]
+  assert written == {"held_out_files": ["a\N{REPLACEMENT CHARACTER}.png"], "loss": None}
 
 
 def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
@@ -416,8 +420,6 @@ def test_truncated_description_is_one_line(damaged, content):
 
 
 def test_lost_arrays_are_an_error(damaged):
-  import shutil
-
   folder = damaged(lambda d: None)
   for path in (folder / "params").glob("**/d/*"):
     path.write_bytes(b"")

@@ -6,14 +6,16 @@ import re
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
 
-from diffinv.apps import convert, main
+from diffinv import errors
+from diffinv.apps import main
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import folder as checkpoint
+from diffinv.priors import state_dicts
+from diffinv.priors.state_dicts import ConvertConfig
 
 NAME = "unet_tiny64_class_cond_new_attention"
 FLAGS = ("--num_head_channels=32", "--attention_order=new", "--image_size=64")
@@ -54,10 +56,9 @@ def check_prior(folder, state_dict):
     np.testing.assert_array_equal(a, b)
   assert prior.image_shape == (64, 64, 3) and prior.size_multiple == 4
   assert (prior.prediction, prior.variance, prior.clip) == ("eps", "learned_range", True)
-  x, t, label = jnp.zeros((8, 8, 3)), jnp.float32(3), jnp.int32(reference_networks.LABEL)
-  np.testing.assert_allclose(
-    prior.apply(prior.params, x, t), unet.apply_function(config)(expected, x, t, label), rtol=1e-4, atol=1e-4
-  )
+  # The function of the network itself, with its parameters and the class: nothing is left that could differ.
+  assert prior.apply is checkpoint.conditional_apply(unet.apply_function(config))
+  assert prior.params["label"] == reference_networks.LABEL
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_torch_file_becomes_a_prior(capsys, state_dict, tmp_path, zipped):
 def test_bfloat16_torch_file_is_read(tmp_path):
   torch = pytest.importorskip("torch")
   torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pt")
-  value = convert.read_state_dict(tmp_path / "a.pt")["a"]
+  value = state_dicts.read_state_dict(tmp_path / "a.pt")["a"]
   assert value.dtype == np.float32 and value.tolist() == [1.5, -2.0]
 
 
@@ -175,6 +176,28 @@ def test_missing_flags_are_usage_errors(capsys, safetensors_file, tmp_path):
   assert "--image_size is missing" in fails(capsys, source, target, code=2)
   assert "expected one of them, got both" in fails(capsys, source, target, *FLAGS, "--num_heads=2", code=2)
   assert "shapes cannot tell" in fails(capsys, source, target, "--image_size=64")
+
+
+def test_a_file_is_converted_from_python_as_by_the_command(safetensors_file, state_dict, tmp_path):
+  config = ConvertConfig(str(safetensors_file), num_head_channels=32, attention_order="new", image_size=64)
+  folder, tensors, parameters = state_dicts.convert(config, tmp_path / "tiny")
+  assert (folder, tensors, parameters) == (tmp_path / "tiny", 199, 1_499_974)
+  check_prior(folder, state_dict)
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({}, "`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`"),
+    ({"preset": "celeba"}, "`preset`: expected one of ffhq256, imagenet256, got 'celeba'"),
+    ({"image_size": 0}, "`image_size`: expected at least 1, got 0"),
+    ({"image_size": 64, "num_heads": 1, "num_head_channels": 32}, "`num_heads`, `num_head_channels`: expected one of"),
+    ({"image_size": 64, "num_steps": 10**6}, "`num_steps`: expected a number from 1 to 100000, got 1e+06"),
+  ],
+)
+def test_options_that_do_not_fit_are_errors_from_python(options, message):
+  with pytest.raises(errors.UsageError, match=re.escape(message)):
+    ConvertConfig("a.pt", **options)
 
 
 def test_wrong_preset_writes_nothing(capsys, safetensors_file, tmp_path):

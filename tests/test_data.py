@@ -226,7 +226,7 @@ def test_photographs_that_are_too_small_for_a_size_say_which_works():
   with pytest.raises(ValueError, match="size: expected at most 512 pixels, .* got 520"):
     photos.held_out_crops(520)
   for size in (97, 128, 256, 520):
-    with pytest.raises(ValueError, match=f"size: expected at most 96 pixels, .* got {size}; pass --size=96"):
+    with pytest.raises(ValueError, match=f"size: expected at most 96 pixels, .* got {size}; pass `size=96`"):
       held_out.held_out("photos", held_out.TEST, 1, size)
   assert held_out.held_out("photos", held_out.TEST, 1, 96)[1].shape == (1, 96, 96, 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv.data import images
+from diffinv.data import arrays, images, masks
 
 RNG = np.random.default_rng(0)
 SHAPE = (11, 14)
@@ -201,7 +201,7 @@ every_other = pytest.mark.parametrize("name", OTHER)
 @every_other
 def test_another_mode_is_an_error_that_names_it_and_the_flag(tmp_path, name):
   write, kind, _ = OTHER[name]
-  with pytest.raises(ValueError, match=f"a.*: expected 8-bit RGB, got {kind}; save it as 8-bit RGB or pass --convert"):
+  with pytest.raises(ValueError, match=f"a.*: expected 8-bit RGB, got {kind}; save it as 8-bit RGB or pass `convert`"):
     images.read(write(tmp_path))
 
 
@@ -224,7 +224,7 @@ def test_conversion_to_gray_is_the_luminance(tmp_path, name):
 
 def test_color_is_no_grayscale_unless_converted(tmp_path):
   path = save(tmp_path / "a.png", RGB)
-  with pytest.raises(ValueError, match="expected 8-bit grayscale, got 8-bit RGB; .* or pass --convert"):
+  with pytest.raises(ValueError, match="expected 8-bit grayscale, got 8-bit RGB; .* or pass `convert`"):
     images.read(path, mode="L")
   close(images.read(path, mode="L", convert=True), RGB @ LUMA, BYTE)
 
@@ -310,9 +310,9 @@ def test_a_flipped_byte_in_a_png_is_an_error(tmp_path):
 
 READERS = {
   "read": images.read,
-  "read_array": images.read_array,
-  "read_mask": images.read_mask,
-  "read_kernel": images.read_kernel,
+  "read_array": arrays.read_array,
+  "read_mask": masks.read_mask,
+  "read_kernel": masks.read_kernel,
 }
 
 
@@ -353,7 +353,7 @@ def test_arrays_are_read_as_they_are(tmp_path, dtype):
 
 def test_measurements_may_leave_the_range_and_have_any_channels(tmp_path):
   array = np.full((5, 6, 2), -40.0, np.float32)
-  np.testing.assert_array_equal(images.read_array(save_array(tmp_path / "a.npy", array)), array)
+  np.testing.assert_array_equal(arrays.read_array(save_array(tmp_path / "a.npy", array)), array)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ MASK = GRAY > 128
   ids=["gray", "black_and_white", "bool", "int", "float"],
 )
 def test_white_pixels_of_a_mask_are_kept(tmp_path, write):
-  mask = images.read_mask(write(tmp_path))
+  mask = masks.read_mask(write(tmp_path))
   assert mask.dtype == np.float32
   np.testing.assert_array_equal(mask, MASK[..., None])
 
@@ -417,7 +417,7 @@ def test_white_pixels_of_a_mask_are_kept(tmp_path, write):
 def test_a_threshold_takes_gray_masks(tmp_path):
   path = save(tmp_path / "a.png", GRAY)
   for threshold in (1, 77, 255):
-    np.testing.assert_array_equal(images.read_mask(path, threshold=threshold)[..., 0], GRAY >= threshold)
+    np.testing.assert_array_equal(masks.read_mask(path, threshold=threshold)[..., 0], GRAY >= threshold)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_a_threshold_takes_gray_masks(tmp_path):
 )
 def test_other_masks_are_errors(tmp_path, write, message):
   with pytest.raises(ValueError, match=message):
-    images.read_mask(write(tmp_path))
+    masks.read_mask(write(tmp_path))
 
 
 # Kernels
@@ -452,7 +452,7 @@ def test_other_masks_are_errors(tmp_path, write, message):
   ids=["8_bit", "16_bit", "negative", "bytes"],
 )
 def test_kernels_are_divided_by_their_sum(tmp_path, write, want):
-  kernel = images.read_kernel(write(tmp_path))
+  kernel = masks.read_kernel(write(tmp_path))
   assert kernel.dtype == np.float32
   np.testing.assert_allclose(kernel, want / np.sum(want, dtype=float), rtol=1e-6)
 
@@ -470,7 +470,7 @@ def test_kernels_are_divided_by_their_sum(tmp_path, write, want):
 )
 def test_other_kernels_are_errors(tmp_path, write, message):
   with pytest.raises(ValueError, match=message):
-    images.read_kernel(write(tmp_path))
+    masks.read_kernel(write(tmp_path))
 
 
 # Sizes
@@ -512,7 +512,7 @@ def test_target_size_is_the_largest_that_fits_or_the_wanted_one(have, allowed, m
   [
     ((70, 100), ANY, 32, (33, 64), "size: expected multiples of 32 pixels, got 64x33"),
     ((70, 100), FIXED, 32, (64, 128), "size: expected 256x256 pixels, got 128x64"),
-    ((20, 100), ANY, 32, None, "expected at least 32x32 pixels, got 100x20; pass --size and --fit=resize"),
+    ((20, 100), ANY, 32, None, "expected at least 32x32 pixels, got 100x20; pass `size` and `fit=resize`"),
   ],
 )
 def test_target_sizes_that_the_prior_does_not_take_are_errors(have, allowed, multiple, wanted, message):
@@ -527,14 +527,14 @@ def test_an_image_that_has_the_size_is_not_touched(how):
 
 
 def test_none_takes_no_other_size():
-  with pytest.raises(ValueError, match="expected 8x8 pixels, got 14x11; pass --fit=crop or --fit=resize"):
+  with pytest.raises(ValueError, match="expected 8x8 pixels, got 14x11; pass `fit=crop` or `fit=resize`"):
     images.fit(unit(RGB), (8, 8), "none")
 
 
 def test_crop_cuts_the_center_out():
   x = unit(RGB)
   np.testing.assert_array_equal(images.fit(x, (7, 6), "crop"), x[2:9, 4:10])
-  with pytest.raises(ValueError, match="expected at least 10x12 pixels to crop, got 14x11; pass --fit=resize"):
+  with pytest.raises(ValueError, match="expected at least 10x12 pixels to crop, got 14x11; pass `fit=resize`"):
     images.fit(x, (12, 10), "crop")
 
 
@@ -552,7 +552,7 @@ def test_resize_covers_the_size_and_keeps_the_aspect(size):
   ratio = max(size[0] / have[0], size[1] / have[1])
   inner = (slice(size[0] // 8, -(size[0] // 8)), slice(size[1] // 8, -(size[1] // 8)))  # the filter cuts at the edges
   for axis in (0, 1):
-    place = (np.arange(size[axis]) + 0.5 - size[axis] / 2) / (have[axis] * ratio) * 1.8  # centerd, one scale for both
+    place = (np.arange(size[axis]) + 0.5 - size[axis] / 2) / (have[axis] * ratio) * 1.8  # centered, one scale for both
     want = np.broadcast_to(place[:, None] if axis == 0 else place[None, :], size)
     np.testing.assert_allclose(got[..., axis][inner], want[inner], atol=0.02)
   np.testing.assert_allclose(got[..., 2], 0.3, atol=1e-6)

@@ -67,7 +67,7 @@ def test_overwrite_replaces_a_folder_of_ours_whole(tmp_path):
 
 def test_a_folder_that_is_there_is_kept_without_overwrite(tmp_path):
   make(tmp_path / "run", text="old")
-  with pytest.raises(FileExistsError, match="exists; choose another --output, or replace it with --overwrite"):
+  with pytest.raises(FileExistsError, match="exists; choose another `output`, or replace it with `overwrite`"):
     make(tmp_path / "run")
   assert tree(tmp_path / "run") == {output.RESULTS: "old"} and names(tmp_path) == ["run"]
 
@@ -75,7 +75,7 @@ def test_a_folder_that_is_there_is_kept_without_overwrite(tmp_path):
 def test_overwrite_never_replaces_what_diffinv_did_not_make(tmp_path):
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "mine.jpg").write_text("mine")
-  with pytest.raises(FileExistsError, match="--overwrite replaces folders that diffinv made, .*photos holds no"):
+  with pytest.raises(FileExistsError, match="`overwrite` replaces folders that diffinv made, .*photos holds no"):
     make(tmp_path / "photos", overwrite=True)
   assert tree(tmp_path / "photos") == {"mine.jpg": "mine"} and names(tmp_path) == ["photos"]
 
@@ -113,7 +113,7 @@ def test_a_folder_made_meanwhile_by_another_is_kept(tmp_path):
 
 
 def test_what_is_finished_is_kept_where_its_place_was_taken(tmp_path):
-  with pytest.raises(FileExistsError, match="the folder .*out exists; .*; what was to lie there is in .*out.partial-"):
+  with pytest.raises(FileExistsError, match="the folder .*out exists; .*; the finished result is in .*out.partial-"):
     with output.folder(tmp_path / "out") as partial:
       (partial / "a.txt").write_text("hours of work")
       (tmp_path / "out").mkdir()

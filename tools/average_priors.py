@@ -1,33 +1,35 @@
-"""Average the weights of unconditional priors whose training went on from one another, or from the same one.
+"""Average the weights of unconditional priors that were trained from one another, or from the same prior.
 
 usage: python tools/average_priors.py --priors=FOLDER,FOLDER,... --output=FOLDER [--overwrite]
 
-Such weights tend to lie in one basin, where their mean is better than each: Izmailov et al., "Averaging Weights Leads
-to Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407; Wortsman et al., "Model soups", ICML 2022, arXiv
-2203.05482. Weights of runs that began apart have no such mean; measure what comes out (tools/evaluate_prior.py).
+Such weights tend to lie in one basin, where their mean is better than any of them: Izmailov et al., "Averaging Weights
+Leads to Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407; Wortsman et al., "Model soups", ICML
+2022, arXiv 2203.05482. The mean of runs that began apart is useless; measure the result (`diffinv evaluate`).
 """
 
 import dataclasses
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
+from diffinv import errors
 from diffinv.priors import folder as checkpoint
 
 PRIORS = flags.DEFINE_list("priors", None, "Prior folders, or names in checkpoints/: two or more.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Prior folder to write.", required=True)
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace an existing prior folder.")
-# What is not so of the mean of several runs' weights.
+# Entries of the provenance that say nothing about the mean of several runs.
 OF_ONE_RUN = ("validation_loss", "validation_psnr", "weights_of_step", "steps", "commit", "init")
 
 
 def average(names: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
   """Return the prior with the mean of the weights, its network's config and its provenance.
 
-  The provenance has what the last prior's says of its data and settings, the most images that one of them saw, and
-  all of theirs as "average_of".
+  The provenance is that of the last prior as far as data and settings go, with the largest number of images that any
+  prior saw, and lists the provenance of all priors as "average_of".
 
   Raises:
     ValueError: the priors differ in more than their weights.
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> None:
     checkpoint.check_free(OUTPUT.value, overwrite=OVERWRITE.value)
     prior, config, provenance = average(PRIORS.value)
   except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
+    raise app.UsageError(errors.one_line(error)) from None
   print(f"wrote {checkpoint.save_prior(OUTPUT.value, prior, config, provenance, overwrite=OVERWRITE.value)}")
 
 

@@ -1,4 +1,4 @@
-"""Turn a PyTorch checkpoint into a prior: `diffinv convert` as a script, for a working copy that is not installed."""
+"""Turn a PyTorch checkpoint into a prior: `diffinv convert` as a script, for a clone that is not installed."""
 
 import pathlib
 import sys

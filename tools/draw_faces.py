@@ -15,7 +15,7 @@ SIZE = flags.DEFINE_integer("size", 64, "Edge of a face, pixels.", lower_bound=1
 SEED = flags.DEFINE_integer("seed", 5, "Seed of the faces.")
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
   """Draw and write."""
   del argv
   keys = jax.random.split(jax.random.key(SEED.value), COUNT.value)

@@ -1,7 +1,7 @@
 """Training images from a folder: any number, any size, decoded while the network trains.
 
-Which crop of which file is item i of the stream is a pure function of the seed and i, so that a run that was stopped
-goes on with exactly the images it would have seen.
+Item i of the stream, a crop of a file, is a pure function of the seed and i: a resumed run sees exactly the images that
+it would have seen.
 """
 
 import collections
@@ -13,7 +13,8 @@ import math
 import os
 import pathlib
 import threading
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -22,11 +23,11 @@ from diffinv import errors
 from diffinv.data import images
 
 CROPS = ("random", "resize")
-VALIDATION_SHARE = 0.1  # at most this part of the files is held out
-JPEG_MARGIN = 2  # least reduction that is left to Lanczos' filter, whose pictures are better than JPEG's own
+VALIDATION_SHARE = 0.1  # at most this share of the files is held out
+JPEG_MARGIN = 2  # the least reduction left to the Lanczos filter, which is better than the JPEG decoder's
 QUARTER_TURNS = 5  # the least EXIF orientation that lies on its side
-AHEAD = 4  # batches that are prepared before they are asked for, at least
-MAX_TRIES = 64  # files in a row that may fail before the folder is given up
+AHEAD = 4  # batches prepared before they are asked for, at least
+MAX_TRIES = 64  # files in a row that may fail before we give up on the folder
 
 
 def item_rng(seed: int, index: int) -> np.random.Generator:
@@ -55,7 +56,7 @@ def list_images(folder: str | pathlib.Path) -> list[str]:
 
 
 def fingerprint(folder: str | pathlib.Path) -> str:
-  """Return a hash of the names and lengths of the images below `folder`: others are another training set."""
+  """Return a hash of the names and sizes of the images below `folder`, which identifies a training set."""
   files = (f"{name}\n{os.path.getsize(os.path.join(folder, name))}" for name in list_images(folder))
   return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -63,10 +64,10 @@ def fingerprint(folder: str | pathlib.Path) -> str:
 def split(
   names: Sequence[str], validation: int, readable: Callable[[str], bool] = lambda name: True
 ) -> tuple[list[str], list[str]]:
-  """Return the names to train on and those held out: at most `validation`, chosen by the hash of their name.
+  """Return the names to train on and those held out: at most `validation`, chosen by the hash of their names.
 
-  A file keeps its side when others are added, as far as the counts allow. One that is not `readable` is not held out:
-  the next one is.
+  A file stays on its side when others are added, as far as the counts allow. A file that is not `readable` is not held
+  out; the next one is.
   """
   count = min(validation, int(len(names) * VALIDATION_SHARE))
   ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
@@ -75,26 +76,26 @@ def split(
 
 
 def upright_size(path: pathlib.Path) -> tuple[int, int]:
-  """Return width and height of a picture as it is to be seen, of which nothing but the header is read."""
+  """Return the width and height of a picture as viewers show it; reads only the header."""
   with images.open_image(path) as image:
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNS
     return image.size[::-1] if turned else image.size
 
 
 def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
-  """Return an RGB image; of another mode it is converted.
+  """Return a picture in RGB, converted if it is of another mode.
 
   Args:
     path: of the file.
-    scale: at most 1; a JPEG may come reduced, which is quicker, but to no less than this part of its size.
+    scale: at most 1; a JPEG may come reduced, which is quicker, but not below this fraction of its size.
 
   Raises:
-    ValueError, OSError: it is damaged, of a kind that is no picture, or too large.
+    ValueError, OSError: it is damaged, not a picture, or too large.
   """
   with images.open_image(path) as image:
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
       if scale < 1.0:
-        # Before the size is looked at: the rest is never in memory.
+        # Before the size is checked: the full picture is never in memory.
         image.draft("RGB", tuple(math.ceil(scale * edge) for edge in image.size))
       if math.prod(image.size) > images.MAX_PIXELS:
         raise ValueError(
@@ -113,11 +114,12 @@ def region(rng: np.random.Generator, width: int, height: int, size: int, how: st
 
   Args:
     rng: of this item.
-    width, height: of the picture.
-    size: pixels of the item.
-    how: "random": anywhere, `size` times a log-uniform factor in 1 .. `max_downscale` wide; "resize": the whole of the
-      shorter side, the middle of the longer one. At most the shorter side, either way.
-    max_downscale: of "random"; 0: as far as the picture goes.
+    width: of the picture, pixels.
+    height: of the picture, pixels.
+    size: of the item, pixels.
+    how: "random": anywhere, `size` times a log-uniform factor in 1 .. `max_downscale` wide, but no wider than the
+      shorter side; "resize": the whole of the shorter side and the middle of the longer one.
+    max_downscale: of "random"; 0 for as large as the picture allows.
   """
   shorter = min(width, height)
   if how == "resize":
@@ -132,10 +134,11 @@ def region(rng: np.random.Generator, width: int, height: int, size: int, how: st
 
 
 def crop(image: Image.Image, box: Box, size: int) -> np.ndarray:
-  """Cut a square out of an RGB image, and scale it to `size`: uint8, [size, size, 3]."""
+  """Cut a square out of an RGB image and scale it to `size`: uint8, [size, size, 3]."""
   if box[2] - box[0] == box[3] - box[1] == size and all(edge == int(edge) for edge in box):
     return np.asarray(image.crop(tuple(int(edge) for edge in box)), np.uint8)
-  inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # but for rounding
+  # Rounding may put the far edges just outside.
+  inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))
   return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=inside), np.uint8)
 
 
@@ -155,7 +158,7 @@ class Folder:
     corrupt: dict[str, str] | None = None,
     report: Callable[[str], None] = print,
   ):
-    """Read nothing yet.
+    """Take the names of the files; nothing is read yet.
 
     Args:
       folder: where the files are.
@@ -165,7 +168,7 @@ class Folder:
       how: of CROPS.
       max_downscale: see `region`.
       flip: mirror half of them.
-      corrupt: files that are known not to be readable, and why.
+      corrupt: files that are known to be unreadable, and why.
       report: called once with a line for each file that cannot be read.
     """
     if how not in CROPS:
@@ -179,11 +182,11 @@ class Folder:
 
   @property
   def corrupt(self) -> dict[str, str]:
-    """The files that are known not to be readable, and why."""
+    """Files that are known to be unreadable, and why."""
     return dict(self._corrupt)
 
   def item(self, index: int) -> np.ndarray:
-    """Return item `index`, uint8, [size, size, 3]; a file that cannot be read gives its place to the next one.
+    """Return item `index`, uint8, [size, size, 3]; the next file stands in for one that cannot be read.
 
     Raises:
       ValueError: no file can be read.
@@ -206,12 +209,12 @@ class Folder:
   def readable(self, name: str) -> bool:
     """Tell whether a file can be decoded; one that cannot counts as `corrupt`."""
     size = self._try(name, upright_size)
-    # Of the whole of a picture no more than this is ever needed.
+    # To show the whole of a picture, no more than this is needed.
     scale = self._scale(min(size)) if size is not None and self._how == "resize" else 1.0
     return size is not None and self._try(name, lambda path: decode(path, scale)) is not None
 
   def _cut(self, name: str, index: int) -> np.ndarray | None:
-    rng = item_rng(self.seed, index)  # anew for each file: what was tried before has no part in it
+    rng = item_rng(self.seed, index)  # new for each file, whatever was tried before
     size = self._try(name, upright_size)
     if size is None:
       return None
@@ -220,18 +223,18 @@ class Folder:
     image = self._try(name, lambda path: decode(path, scale))
     if image is None:
       return None
-    across, down = image.width / size[0], image.height / size[1]  # of what came reduced
+    across, down = image.width / size[0], image.height / size[1]  # the reduction that came with decoding
     pixels = crop(image, (across * box[0], down * box[1], across * box[2], down * box[3]), self.size)
     return pixels[:, ::-1] if self._flip and rng.random() < 0.5 else pixels
 
   def _scale(self, span: float) -> float:
-    """Return to which part of its size a JPEG may come reduced whose square of `span` pixels is shown."""
+    """Return the fraction of its size to which a JPEG may be reduced if a square of `span` pixels of it is shown."""
     return min(1.0, JPEG_MARGIN * self.size / span)
 
   def _try(self, name: str, read: Callable[[pathlib.Path], Any]) -> Any:
     try:
       return read(self._folder / name)
-    except Exception as error:  # whatever it is that a decoder raises on damaged bytes
+    except Exception as error:  # a decoder may raise anything on damaged bytes
       self._skip(name, error)
       return None
 
@@ -246,14 +249,14 @@ class Folder:
 
 
 def ahead(workers: int) -> int:
-  """Return how many batches are prepared ahead of the reader: work for all threads."""
+  """Return how many batches to prepare ahead of the reader, enough to keep all threads busy."""
   return max(AHEAD, workers)
 
 
 def stream(source, batch_size: int, start: int, stop: int, *, workers: int = 2) -> Iterator[np.ndarray]:
   """Yield batches `start` .. `stop` - 1 of a source with `items`, uint8, [batch_size, size, size, 3], in order.
 
-  They are prepared by `workers` threads, `ahead` of the reader at most.
+  `workers` threads prepare them, at most `ahead(workers)` batches before they are read.
   """
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     pending = collections.deque()

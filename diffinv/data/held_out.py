@@ -1,4 +1,4 @@
-"""Pictures that the shipped priors never saw, in two sets that share nothing: to test on, and to choose settings by."""
+"""Pictures that the shipped priors never saw: one set to test on, a disjoint one to choose settings by."""
 
 import math
 
@@ -11,7 +11,7 @@ from diffinv.data import faces, images, photos
 SETS = ("photos", "faces")
 TEST, VALIDATION = "test", "validation"
 PURPOSES = (TEST, VALIDATION)
-FACES_SEEDS = {TEST: 2_000_003, VALIDATION: 2_000_004}  # training takes --seed, which nobody sets to these
+FACES_SEEDS = {TEST: 2_000_003, VALIDATION: 2_000_004}  # training uses its own seed, which nobody sets to these
 RENDERED = 8  # faces drawn at once
 
 
@@ -21,19 +21,19 @@ def held_out(name: str, purpose: str, count: int, size: int = 64) -> tuple[list[
   Args:
     name: of SETS. photos: crops of the bundled photographs that `photos.HELD_OUT` lists; faces: new renders.
     purpose: of PURPOSES.
-    count: how many; more begin with the same ones.
+    count: how many; a larger count begins with the same pictures.
     size: pixels along an edge.
 
   Raises:
-    ValueError: there are not so many crops that no two purposes share, or the photographs are not installed.
+    ValueError: there are not enough crops for both purposes, or the photographs are not installed.
   """
   return _photos(purpose, count, size) if name == "photos" else _faces(purpose, count, size)
 
 
 def _photos(purpose, count, size):
-  """Cut the crops of each picture without overlap, shuffle them once, take from the front or from the back.
+  """Cut each picture without overlap, shuffle the crops once, and take them from the front or from the back.
 
-  Equally many come from each picture and scale, where that is possible.
+  As far as possible, every picture and scale gives equally many.
   """
   groups, largest = [], []
   for file in photos.HELD_OUT:
@@ -48,7 +48,7 @@ def _photos(purpose, count, size):
   if size > min(largest):
     raise ValueError(
       f"size: expected at most {min(largest)} pixels, so that each held-out photograph gives a crop to either purpose, "
-      f"got {size}; pass --size={min(largest)} or less"
+      f"got {size}; pass `size={min(largest)}` or less"
     )
   most = min(map(len, groups)) // 2 * len(groups)
   if count > most:
@@ -58,7 +58,7 @@ def _photos(purpose, count, size):
 
 
 def _largest_of_two(height, width):
-  """Return the edge of the largest squares of which two fit beside or above each other, pixels."""
+  """Return the edge of the largest square that fits twice, side by side or one above the other; pixels."""
   return max(min(height, width // 2), min(height // 2, width))
 
 

@@ -1,12 +1,13 @@
 """The photographs that scikit-image bundles, as training data for natural images.
 
-`astronaut` and `coins` are held out: they are what the `photo` prior is measured on. Left out as well: pictures whose
-license scikit-image does not state (moon), drawings and scans of text, and faces (lfw_subset).
+`astronaut` and `coins` are held out: the `photo` prior is measured on them. Also left out: pictures whose license
+scikit-image does not state (moon), drawings and scans of text, and faces (lfw_subset).
 """
 
 import importlib.util
 import pathlib
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ class Photo(NamedTuple):
   license: str  # as scikit-image's documentation states it
 
 
-# Color photographs of things count most; textures and microscope or telescope pictures are there for variety.
+# Color photographs of objects count most; textures, microscope and telescope pictures add variety.
 PHOTOS = (
   Photo("chelsea.png", 1.0, "Stefan van der Walt", "CC0 by the photographer"),
   Photo("coffee.png", 1.0, "Rachel Michetti, courtesy of Pikolo Espresso Bar", "CC0 by the photographer"),
@@ -55,7 +56,7 @@ PHOTOS = (
 
 
 def data_folder() -> pathlib.Path:
-  """Return the folder where scikit-image keeps its pictures.
+  """Return the folder in which scikit-image keeps its pictures.
 
   Raises:
     ValueError: scikit-image is not installed.
@@ -67,10 +68,10 @@ def data_folder() -> pathlib.Path:
 
 
 def read(file: str) -> Image.Image:
-  """Return a bundled picture in RGB; gray ones get three equal channels.
+  """Return a picture of scikit-image in RGB; a gray one gets three equal channels.
 
   Raises:
-    ValueError: it is not there.
+    ValueError: it is missing.
   """
   path = data_folder() / file
   if not path.is_file():
@@ -80,7 +81,7 @@ def read(file: str) -> Image.Image:
 
 
 def pyramid(image: Image.Image, size: int) -> list[np.ndarray]:
-  """Return reduced copies, uint8, [h, w, 3], by factors of 2^(1/3) up to 4 while they hold a crop of `size` pixels."""
+  """Return copies reduced by powers of 2^(1/3) up to 4, as long as a crop of `size` fits; uint8, [h, w, 3] each."""
   levels = []
   for k in range(int(np.log2(MAX_DOWNSCALE) * SCALES_PER_OCTAVE) + 1):
     width, height = (round(n / 2 ** (k / SCALES_PER_OCTAVE)) for n in image.size)
@@ -108,7 +109,7 @@ class Photos:
     weights = np.array([weight for weight, levels in found if levels])
     if not len(weights):
       raise ValueError(
-        f"size: expected crops that fit into the photographs, got {size} pixels; pass at most --size=512"
+        f"size: expected crops that fit into the photographs, got {size} pixels; pass at most `size=512`"
       )
     self._cumulative = np.cumsum(weights / weights.sum())
 
@@ -119,7 +120,7 @@ class Photos:
   def items(self, start: int, count: int) -> np.ndarray:
     """Return the crops `start` .. `start + count - 1`, uint8, [count, size, size, 3].
 
-    Their colors are changed all at once: threads wait for one another in Python, not in NumPy's loops.
+    Colors are changed for all crops at once: threads block one another in Python, not in NumPy's loops.
     """
     rngs = [item_rng(self.seed, start + k) for k in range(count)]
     planes = np.empty((count, 3, self.size, self.size), np.uint8)
@@ -152,8 +153,8 @@ class Colors(NamedTuple):
 def draw_colors(rng: np.random.Generator, strength: float) -> Colors:
   """Draw another exposure, contrast, saturation, white balance and, at times, hue.
 
-  A dozen photographs hold few colors; the changes stay within what lighting and paint would do. Noise and gradients
-  keep their form: every change is linear.
+  A dozen photographs hold few colors; these changes are no larger than those of lighting and paint. Every change is
+  linear, so noise and gradients keep their form.
   """
   saturation = np.exp(strength * rng.normal(0.0, 0.25))
   order = rng.permutation(3) if rng.random() < 0.15 * strength else np.arange(3)
@@ -163,7 +164,7 @@ def draw_colors(rng: np.random.Generator, strength: float) -> Colors:
 
 
 def change_colors(planes: np.ndarray, changes: Sequence[Colors]) -> np.ndarray:
-  """Return images `[n, 3, h, w]`, uint8, with a change each; planes of a channel, whose loops are long, are quick."""
+  """Return images `[n, 3, h, w]`, uint8, each with its own change; channels come first because long loops are fast."""
   saturation, contrast, brightness = (
     np.array([getattr(change, name) for change in changes], np.float32)[:, None, None, None]
     for name in ("saturation", "contrast", "brightness")
@@ -192,12 +193,12 @@ def held_out_crops(size: int) -> np.ndarray:
   """Return the validation crops: `astronaut` at full and half size, cut without overlap, uint8, [n, size, size, 3].
 
   Raises:
-    ValueError: the picture holds no such crop, or is not there.
+    ValueError: the picture is smaller than a crop, or is missing.
   """
   image = read("astronaut.png")
   if size > min(image.size):
     raise ValueError(
-      f"size: expected at most {min(image.size)} pixels, as the held-out photograph has, got {size}; lower --size, or "
+      f"size: expected at most {min(image.size)} pixels, as the held-out photograph has, got {size}; lower `size`, or "
       "train on a folder of larger ones"
     )
   crops = []
@@ -208,6 +209,6 @@ def held_out_crops(size: int) -> np.ndarray:
 
 
 def tiles(pixels: np.ndarray, size: int) -> list[np.ndarray]:
-  """Cut `pixels` `[h, w, c]` without overlap, row by row, `[size, size, c]` each; what is left over is dropped."""
+  """Cut `pixels` `[h, w, c]` into squares `[size, size, c]` without overlap, row by row; drop what is left over."""
   down, across = (n // size for n in pixels.shape[:2])
   return [pixels[i * size :, j * size :][:size, :size] for i in range(down) for j in range(across)]

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Return the zero-padded correlation of `x` `[b, h, w, c]` with `kernel` `[k, k, c, d]`, odd k, `[b, h, w, d]`.
 
-  The gradient of x is the convolution by the mirrored kernel with its channels exchanged. JAX writes it as one whose
-  kernel has them in the other order; XLA's CPU compiler sorts that out in the outermost computation only, and within a
-  `scan` falls back to plain loops, four times slower. Here the kernel itself is turned.
+  The gradient of x is a convolution with the mirrored kernel, its channels exchanged. JAX writes it with the channels
+  in the other order. XLA's CPU compiler puts that right in the outermost computation only; within a `scan` it falls
+  back to plain loops, four times slower. Here the kernel itself is rearranged.
 
-  The gradient of the kernel is a convolution by a kernel as large as the image, which XLA's code for CPUs is not made
-  for: on some processors twenty times slower than the forward one. There it is sums of matrix products. Reverse mode
-  only.
+  The gradient of the kernel is a convolution with a kernel as large as the image, for which XLA's CPU code is not made:
+  on some processors it is twenty times slower than the forward pass. On CPUs we sum matrix products instead. Reverse
+  mode only.
   """
   return _correlate(x, kernel)
 
@@ -42,7 +42,7 @@ convolve.defvjp(_save, _gradients)
 
 
 def gradient_by_products(size: int, x: jax.Array, cotangent: jax.Array) -> jax.Array:
-  """Return sum_n x[n + offset] cotangent[n]^T for the size^2 offsets, `[size, size, c, d]`, an image at a time.
+  """Return sum_n x[n + offset] cotangent[n]^T for the size^2 offsets, `[size, size, c, d]`, one image at a time.
 
   Args:
     size: of the kernel, odd.

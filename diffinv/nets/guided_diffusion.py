@@ -3,8 +3,8 @@
 The names, layouts and options are those of Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis",
 NeurIPS 2021, arXiv 2105.05233, as their code writes them. No PyTorch here: a state_dict maps names to NumPy arrays.
 
-Shapes tell the whole architecture except how attention splits its channels: the number of heads and their order are
-given, or come with a preset.
+Shapes tell the whole architecture except how attention splits its channels: the caller, or a preset, gives the number
+of heads and their order.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ PRESETS = {
   ),
 }
 
-# Our name of a layer inside a block: its name in a state_dict, and the trailing 1s of its weight's shape there.
+# Our name of a layer inside a block: its name in a state_dict, and the trailing ones of its weight's shape there.
 LAYERS = {
   "in_norm": ("in_layers.0", ()),
   "in_conv": ("in_layers.2", ()),
@@ -87,7 +87,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], **choices: Any) -> UNetC
 
   Args:
     shapes: by tensor name.
-    choices: what shapes cannot tell: num_heads or num_head_channels, attention_order; dtype, remat.
+    **choices: what shapes cannot tell: num_heads or num_head_channels, attention_order; dtype, remat.
 
   Raises:
     ValueError: the tensors are not those of a guided-diffusion UNet, or a choice is missing.
@@ -109,7 +109,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], **choices: Any) -> UNetC
   count, blocks = len(numbers), [f"output_blocks.{i}" for i in range(len(numbers))]
   if numbers != {str(i) for i in range(count)}:
     raise ValueError(f"state_dict: expected decoder blocks 0 to {count - 1}, got {', '.join(sorted(numbers)[:20])}")
-  # Only the decoder says where the levels are: resampling blocks of the encoder look like any other.
+  # Only the decoder shows where the levels are: resampling blocks of the encoder look like any other.
   ups = [any(f"{b}.{j}.{k}.weight" in shapes for j in (1, 2) for k in ("conv", "in_layers.2")) for b in blocks]
   levels = sum(ups) + 1
   per_level = ups.index(True) + 1 if any(ups) else count
@@ -137,7 +137,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None
   Args:
     shapes: by tensor name.
     preset: of PRESETS; an error where the shapes are another network's.
-    choices: num_heads or num_head_channels, attention_order; None where not given. They override the preset's.
+    **choices: num_heads or num_head_channels, attention_order; None if not given. They override the preset's.
 
   Raises:
     ValueError: see `infer_config`; or the file is not the preset's; or neither preset nor heads are given.
@@ -162,7 +162,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None
 
 
 def _architecture(config):
-  # What shapes tell; a published network comes with and without classes.
+  # What shapes tell; published networks exist with and without classes.
   blank = {"num_heads": 1, "num_head_channels": None, "attention_order": "legacy", "num_classes": None}
   return dataclasses.replace(config, **blank)
 

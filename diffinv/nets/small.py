@@ -10,7 +10,8 @@ crops means the same on a large photograph.
 
 import dataclasses
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -77,6 +78,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Convolve `[b, h, w, c]` to `[b, h, w, features]`."""
     scale = nn.initializers.variance_scaling(max(self.gain, 1e-10) ** 2, "fan_in", "truncated_normal")
     kernel = self.param("kernel", scale, (self.size, self.size, x.shape[-1], self.features)).astype(self.dtype)
     if self.size > 1:
@@ -94,6 +96,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, embedding):
+    """Return `x`'s shape, `[b, h, w, features]`; `embedding`: `[b, width]`."""
     weight = self.param("weight", nn.initializers.ones, (x.shape[-1],)).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)
     h = nn.silu(pixel_norm(x) * _per_channel(weight) + _per_channel(bias))
@@ -116,6 +119,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Return `x`'s shape, `[b, h, w, c]`."""
     b, h, w, c = x.shape
     heads = c // self.head_channels
     qkv = Conv(3 * c, size=1, dtype=self.dtype, name="qkv")(pixel_norm(x))
@@ -135,6 +139,7 @@ class SmallNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, t):
+    """Return the output, float32."""
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     widths = [config.channels * m for m in config.multipliers]
     conv = functools.partial(Conv, dtype=dtype)
@@ -142,7 +147,7 @@ class SmallNet(nn.Module):
     lead = x.shape[:-3]
     x, t = jnp.reshape(x, (-1, *x.shape[-3:])), jnp.reshape(t, (-1,))
     embedding = TimeEmbedding(config.embedding, config.time_scale, name="time")(t)
-    # A constant channel, zero beyond the border: the border is visible, and the first norm has a scale to refer to.
+    # A constant channel, which zero padding ends: it makes the border visible and gives the first norm a scale.
     h = space_to_depth(x.astype(dtype), config.patch)
     h = jnp.concatenate([h, jnp.ones_like(h[..., :1])], axis=-1)
     h = conv(widths[0], name="in")(h)
@@ -173,6 +178,7 @@ class TimeEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, t):
+    """Return `[b, width]` for noise levels `[b]`."""
     low, high = TIME_FREQUENCIES
     frequencies = np.geomspace(low, high, self.width // 4).astype(np.float32)
     angles = self.time_scale * t.astype(jnp.float32)[:, None] * frequencies[None, :]
@@ -180,9 +186,9 @@ class TimeEmbedding(nn.Module):
     return nn.silu(nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(features))))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def apply_function(config: SmallConfig) -> Callable:
-  """Return `apply(params, x [h, w, c], t []) -> [h, w, out]`: one object a configuration, so that jit compiles once."""
+  """Return `apply(params, x [h, w, c], t []) -> [h, w, out]`; equal configs share one, so that jit compiles once."""
   module = SmallNet(config)
 
   def apply(params, x, t):

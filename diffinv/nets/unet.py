@@ -10,7 +10,8 @@ float32, batched by `vmap` from outside. Activations are of type `config.dtype`;
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -48,7 +49,7 @@ class UNetConfig:
 
   @property
   def size_multiple(self) -> int:
-    """What height and width must be multiples of, in pixels."""
+    """Pixels that height and width must be a multiple of."""
     return 2 ** (len(self.channel_mult) - 1)
 
 
@@ -56,9 +57,9 @@ class Block(NamedTuple):
   """One numbered block of the encoder or decoder."""
 
   name: str  # "input_blocks_4"
-  channels: int  # that it puts out
+  channels: int  # of its output
   attention: bool = False
-  resample: str = ""  # "down" or "up"; a block of the encoder that does so does nothing else
+  resample: str = ""  # "down" or "up"; an encoder block that resamples does nothing else
 
 
 def make_config(**fields: Any) -> UNetConfig:
@@ -175,10 +176,11 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Convolve `[h, w, c]` to `[h / stride, w / stride, features]`."""
     init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
     kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    # The gradient of a convolution transposes its kernel first, which is most of its time where the image is small.
+    # The gradient of a convolution first transposes the kernel, which takes most of its time if the image is small.
     if x.shape[0] * x.shape[1] <= PATCH_PIXELS and self.stride == 1 and jax.default_backend() == "cpu":
       y = convolve_patches(x, kernel.astype(x.dtype))
     else:
@@ -194,6 +196,7 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Map `[..., c]` to `[..., features]`."""
     init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
     kernel = self.param("kernel", init, (x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -206,6 +209,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, scale=None, shift=None):
+    """Normalize `x` `[h, w, c]`; `scale` and `shift`: `[c]`."""
     channels = x.shape[-1]
     gamma = self.param("scale", nn.initializers.ones, (channels,))
     beta = self.param("bias", nn.initializers.zeros, (channels,))
@@ -233,6 +237,7 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, emb):
+    """Return `[h', w', features]`, where h' and w' are those of the resampled `x` `[h, w, c]`."""
     resample = RESAMPLE[self.resample]
     h = Conv(self.features, name="in_conv")(resample(nn.silu(GroupNorm(name="in_norm")(x))))
     emb = Linear(self.features * (1 + self.scale_shift_norm), name="emb")(nn.silu(emb))
@@ -256,6 +261,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Return `x`'s shape, `[h, w, c]`."""
     h, w, c = x.shape
     tokens = jnp.reshape(GroupNorm(name="norm")(x), (h * w, c))
     qkv = Linear(3 * c, name="qkv")(tokens)
@@ -276,6 +282,7 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, t, label=None):
+    """Return `[h, w, out_channels]`, float32, for `x` `[h, w, in_channels]` at time `t` `[]`."""
     config = self.config
     emb = self.embed(t, label)
     h = Conv(width(config, 0), name="input_blocks_0_0")(x.astype(DTYPES[config.dtype]))
@@ -295,7 +302,7 @@ class UNet(nn.Module):
     return Conv(config.out_channels, zero=True, name="out_2")(h)
 
   def embed(self, t, label):
-    """Return the embedding of the time step and of the class, `[4 model_channels]`."""
+    """Return the embedding of the time and the class, `[4 model_channels]`."""
     dim = 4 * self.config.model_channels
     emb = Linear(dim, name="time_embed_0")(time_embedding(t.astype(jnp.float32), self.config.model_channels))
     emb = Linear(dim, name="time_embed_2")(nn.silu(emb))
@@ -304,34 +311,39 @@ class UNet(nn.Module):
     return emb + nn.Embed(self.config.num_classes, dim, name="label_emb")(label)
 
   def residual(self, name, channels, resample):
+    """Return a residual block, rematerialized if the config says so."""
     module = nn.remat(ResBlock) if self.config.remat else ResBlock
     return module(channels, resample, self.config.scale_shift_norm, name=name)
 
   def attention(self, name, channels):
+    """Return a layer of attention, rematerialized if the config says so."""
     config = self.config
     heads = config.num_heads if config.num_heads is not None else channels // config.num_head_channels
     module = nn.remat(Attention) if config.remat else Attention
     return module(heads, config.attention_order, name=name)
 
   def block(self, block, h, emb):
+    """Apply a residual block and the attention of its level."""
     h = self.residual(f"{block.name}_0", block.channels, "")(h, emb)
     return self.attention(f"{block.name}_1", block.channels)(h) if block.attention else h
 
   def down(self, block, h, emb):
+    """Halve the image."""
     if self.config.resblock_updown:
       return self.residual(f"{block.name}_0", block.channels, "down")(h, emb)
     return Conv(block.channels, stride=2, name=f"{block.name}_0_op")(h)
 
   def up(self, block, h, emb):
+    """Double the image."""
     name = f"{block.name}_{1 + block.attention}"
     if self.config.resblock_updown:
       return self.residual(name, block.channels, "up")(h, emb)
     return Conv(block.channels, name=f"{name}_conv")(nearest_up(h))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def apply_function(config: UNetConfig) -> Callable:
-  """Return `(params, x_t, t, label=None) -> output`, the same object for equal configs, so that nothing recompiles."""
+  """Return `(params, x_t, t, label=None) -> output`; equal configs get the same object, so that nothing recompiles."""
   network = UNet(config)
 
   def apply(params, x_t, t, label=None):
@@ -354,7 +366,7 @@ def _check_call(config, shape, label):
 
 
 def init(key: jax.Array, config: UNetConfig) -> dict:
-  """Return parameters for training; the layers that end a residual branch are 0, and so is the output."""
+  """Return parameters to begin training with; the last layer of each residual branch is 0, and so is the output."""
   size = config.size_multiple
   x = jnp.zeros((size, size, config.in_channels))
   label = None if config.num_classes is None else jnp.zeros((), jnp.int32)

@@ -1,11 +1,12 @@
 """Priors: what a diffusion model says about the clean image behind a noisy one.
 
 `Prior.denoise(x_t, level)` is Tweedie's formula, D(x_t) = E[x0 | x_t] = (x_t + sigma^2 score(x_t)) / alpha, whatever
-the network was trained to predict. Analytic priors have it in closed form, so that samplers can be held against
+the network was trained to predict. Analytic priors have it in closed form, so that samplers can be tested against
 laws that are known exactly.
 """
 
-from typing import Any, Callable, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +30,13 @@ class AnyPrior(Protocol):
 
   schedule: Schedule
 
-  def denoise(self, x_t: jax.Array, level: Level) -> Denoised: ...
+  def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
+    """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
+    ...
 
 
 def eps_from_x0(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
-  """Return eps = (x_t - alpha x0) / sigma; 0 at sigma = 0, where there is no noise to speak of."""
+  """Return eps = (x_t - alpha x0) / sigma, and 0 where sigma = 0 and there is no noise."""
   sigma = jnp.where(level.sigma > 0, level.sigma, 1.0)
   return jnp.where(level.sigma > 0, (x_t - level.alpha * x0) / sigma, 0.0)
 
@@ -44,11 +47,12 @@ def score(x_t: jax.Array, x0: jax.Array, level: Level) -> jax.Array:
 
 
 def x0_from_eps(x_t, eps, level):
+  """Return x0 = (x_t - sigma eps) / alpha."""
   return (x_t - level.sigma * eps) / level.alpha
 
 
 def x0_from_v(x_t, v, level):
-  """v = alpha eps - sigma x0 (Salimans and Ho, 2022, arXiv 2202.00512, Sec. 4)."""
+  """Return alpha x_t - sigma v, where v = alpha eps - sigma x0 (Salimans and Ho, 2022, arXiv 2202.00512, Sec. 4)."""
   return level.alpha * x_t - level.sigma * v
 
 
@@ -56,18 +60,18 @@ def edm_scales(level: Level) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
   """Return c_skip, c_out, c_in, c_noise at sbar = sigma / alpha (Karras et al., 2022, arXiv 2206.00364, Table 1)."""
   sbar = level.sigma / level.alpha
   norm = jnp.sqrt(sbar**2 + EDM_SIGMA_DATA**2)
-  c_noise = jnp.log(jnp.maximum(sbar, 1e-5)) / 4  # a clean image asks for sbar = 0, where the logarithm ends
+  c_noise = jnp.log(jnp.maximum(sbar, 1e-5)) / 4  # a clean image has sbar = 0, and no logarithm
   return EDM_SIGMA_DATA**2 / norm**2, sbar * EDM_SIGMA_DATA / norm, 1 / norm, c_noise
 
 
 def x0_from_edm(x_t, output, level):
-  """D = c_skip x + c_out F at x = x_t / alpha (Karras et al., Eq. 7)."""
+  """Return D = c_skip x + c_out F at x = x_t / alpha (Karras et al., Eq. 7)."""
   c_skip, c_out, _, _ = edm_scales(level)
   return c_skip * (x_t / level.alpha) + c_out * output
 
 
 def network_input(level: Level, prediction: str) -> tuple[jax.Array, jax.Array]:
-  """Return the factor of x_t and the time with which a network is called, the shape of `level`'s fields each."""
+  """Return the factor of x_t and the time that a network is called with, each of the shape of `level`'s fields."""
   if prediction != "edm":
     return jnp.ones_like(level.alpha), level.t
   _, _, c_in, c_noise = edm_scales(level)
@@ -87,7 +91,7 @@ VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 
 @pytree
 class Prior:
-  """A trained network as a prior. `params` are arguments of every compiled function, never closed over.
+  """A trained network as a prior; `params` are arguments of every compiled function, never closed over.
 
   Load one with `diffinv.load_prior`; `diffinv train` and `diffinv convert` build and write them.
   """

@@ -1,6 +1,6 @@
 """Gaussian priors in closed form: mixtures of any covariance, and stationary ones of any image size.
 
-Their posterior means are exact, so that samplers can be held against laws that are known.
+Their posterior means are exact, so that samplers can be tested against known laws.
 """
 
 import functools
@@ -13,6 +13,8 @@ from jax.scipy.fft import dctn, idctn
 from diffinv.priors.base import Denoised, eps_from_x0
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
+
+LINEAR = Schedule("linear", 1000)  # the default of priors without a network
 
 # Accelerators would round the factors otherwise, and a denoised image that is off by 5e-4 is no longer exact.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -35,8 +37,8 @@ class GaussianMixture:
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
-    centerd = jnp.ravel(x_t)[None, :] - level.alpha * self.means
-    coords = einsum("kij,ki->kj", self.eigvecs, centerd)
+    centered = jnp.ravel(x_t)[None, :] - level.alpha * self.means
+    coords = einsum("kij,ki->kj", self.eigvecs, centered)
     spread = level.alpha**2 * self.eigvals + level.sigma**2
     log_density = -0.5 * jnp.sum(coords**2 / spread + jnp.log(spread), axis=1)
     r = jax.nn.softmax(self.log_weights + log_density)
@@ -133,15 +135,15 @@ class StationaryGaussian:
     return Denoised(x0, eps_from_x0(x_t, x0, level), 0.0)
 
 
-# Colors of photographs decorrelate along luminance, orange-blue and green-magenta, with variances near 100:10:1. That
-# of luminance is chosen for the fine structure, where restoration happens: pictures fall off faster than 1/f^2, and a
+# Colors of photographs decorrelate along luminance, orange-blue and green-magenta, with variances near 100:10:1. The
+# variance of luminance suits fine structure, where restoration happens: pictures fall off faster than 1/f^2, and a
 # prior with the contrast of a whole picture (about 0.6) has several times their power in the highest octave.
 OPPONENT_COLORS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
 OPPONENT_VARIANCES = (0.2, 0.02, 0.002)
 NATURAL_CUTOFF = 1 / 512  # cycles per pixel: structures larger than a picture are no rarer than the picture itself
 
 
-def natural(schedule: Schedule = Schedule("linear", 1000)) -> StationaryGaussian:
+def natural(schedule: Schedule = LINEAR) -> StationaryGaussian:
   """Return the analytic prior of natural images: power spectrum ∝ 1/f^2, opponent colors, any size, no weights.
 
   The spectrum is that of Field, "Relations between the statistics of natural images and the response properties of

@@ -1,18 +1,18 @@
-"""The Gaussian prior that a set of images defines by its mean and its spectrum: what a linear denoiser can know.
+"""The Gaussian prior with the mean and the spectrum of a set of images: all that a linear denoiser can know.
 
 Coordinates are those of a fixed transform over height and width, and at every frequency the colors covary freely:
 
   C = T^H diag_f(S_f) T,   S_f [c, c] = E[z_f z_f^H],   z = T (x - m).
 
-Two transforms are offered. "mirror" is the DCT: images continue as their mirror image, so that opposite edges need not
-meet. "periodic" is the DFT: C is then strictly stationary, and its S_f are the mean periodograms. On crops of
-photographs the mirror is the better model by half a decibel or more, for the jump from edge to edge is no part of it.
+There are two transforms. "mirror" is the DCT: an image continues as its mirror image, so opposite edges need not match.
+"periodic" is the DFT: C is then strictly stationary, and the S_f are the mean periodograms. On crops of photographs the
+mirror is the better model by half a decibel or more, because it does not model the jump between opposite edges.
 
-The posterior mean under such a prior is the best linear denoiser of that structure (Wiener, "Extrapolation,
+The posterior mean under such a prior is the best linear denoiser with that structure (Wiener, "Extrapolation,
 Interpolation, and Smoothing of Stationary Time Series", MIT Press, 1949).
 """
 
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from jax.scipy.fft import dctn, idctn
 
 from diffinv.priors.base import Denoised, eps_from_x0
-from diffinv.priors.gaussian import einsum
+from diffinv.priors.gaussian import LINEAR, einsum
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 
@@ -43,11 +43,11 @@ MEANS = ("color", "image")
 class SpectralGaussian:
   """The prior N(m, C) of images `[h, w, c]` of one size; build it with `fit`. Nothing is clipped."""
 
-  mean: jax.Array  # m, [h, w, c], or [1, 1, c] where all pixels share it
+  mean: jax.Array  # m, [h, w, c], or [1, 1, c] if all pixels share it
   eigvals: jax.Array  # of S_f, [h, w, c]
   eigvecs: jax.Array  # of S_f, columns, [h, w, c, c]; complex for "periodic"
   boundary: str = static("mirror")  # of TRANSFORMS
-  schedule: Schedule = static(Schedule("linear", 1000))
+  schedule: Schedule = static(LINEAR)
 
   def filter(self, gain: jax.Array, x: jax.Array) -> jax.Array:
     """Return the image with its coordinates in the eigenbasis of C multiplied by `gain`, both `[h, w, c]`."""
@@ -76,18 +76,18 @@ def fit(
   *,
   boundary: str = "mirror",
   mean: str = "color",
-  schedule: Schedule = Schedule("linear", 1000),
+  schedule: Schedule = LINEAR,
 ) -> SpectralGaussian:
   """Fit the prior to images by its first two moments, which is maximum likelihood.
 
   Args:
-    batches: images, `[b, h, w, c]` each, [-1, 1]; read once, sums are kept in float64.
+    batches: images, `[b, h, w, c]` each, [-1, 1]; read once; sums are in float64.
     boundary: "mirror" or "periodic"; see the module.
-    mean: "color", one for all pixels, as a stationary law has it, or "image", one for each.
+    mean: "color" for the same mean in all pixels, as in a stationary law; "image" for one mean a pixel.
     schedule: the forward process.
 
   Raises:
-    ValueError: there are no images, they differ in size, or an argument is none of its choices.
+    ValueError: there are no images, they differ in size, or an argument is not one of its choices.
   """
   for name, value, choices in (("boundary", boundary, tuple(TRANSFORMS)), ("mean", mean, MEANS)):
     if value not in choices:
@@ -115,7 +115,7 @@ def fit(
 
 
 def _moments(batches: Iterable[np.ndarray], forward: Callable) -> tuple[int, np.ndarray, np.ndarray]:
-  """Return the number of images and the sums of their coordinates z and of z z^H at every frequency, float64."""
+  """Return the number of images, and the sums of their coordinates z and of z z^H at every frequency, float64."""
   transform = jax.jit(jax.vmap(forward))
   count, first, second = 0, 0.0, 0.0
   sizes = set()

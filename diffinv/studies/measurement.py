@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import errors, noise, operators
-from diffinv.data import images
+from diffinv.data import images, masks
 from diffinv.operators import Operator
 from diffinv.operators.pixels import Inpainting
 from diffinv.problems import Problem, simulate
@@ -108,14 +108,14 @@ def make_operator(
 def _kernel(kernel) -> np.ndarray:
   if isinstance(kernel, np.ndarray):
     return images.normalized_kernel(kernel, "`kernel`")
-  return images.read_kernel(kernel)
+  return masks.read_kernel(kernel)
 
 
 def _masked(operator: Operator, shape, given: Given) -> Operator:
   if isinstance(given.mask, np.ndarray):
     kept, name = images.as_mask(given.mask, "`mask`"), "`mask`"
   else:
-    kept, name = images.read_mask(given.mask, threshold=given.mask_threshold), str(given.mask)
+    kept, name = masks.read_mask(given.mask, threshold=given.mask_threshold), str(given.mask)
   if kept.shape[:2] != tuple(shape[:2]):
     raise ValueError(
       f"{name}: expected a mask of {images.by(shape)} pixels as the picture, got {images.by(kept.shape)}; resize it"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import devices, errors, methods, output, progress
-from diffinv.data import images, sheet
+from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.options import option
@@ -285,7 +285,7 @@ def read_measurement(config: Restoration, prior: AnyPrior, name: str, task: Task
     raise ValueError(f"{name}: {error}") from None
   channels = template.out_shape[-1]
   if path.suffix.lower() == ".npy":
-    return images.read_array(path, channels=channels)
+    return arrays.read_array(path, channels=channels)
   if not template.is_picture:
     raise ValueError(
       f"{path}: expected a .npy array, as `task={name}` does not measure pictures, got a picture; "

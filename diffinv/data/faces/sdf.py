@@ -22,6 +22,11 @@ def smoothstep(low, high, x):
   return t * t / (1.0 - 2.0 * t * (1.0 - t))
 
 
+def indicator(condition):
+  """Return 1.0 where `condition` holds, else 0.0; float32."""
+  return jnp.where(condition, jnp.float32(1.0), jnp.float32(0.0))
+
+
 def cover(d, pixel):
   """Return the share of a pixel that lies inside, 0 to 1, from the signed distance `d` at its center."""
   return smoothstep(FILTER, -FILTER, d / pixel)

@@ -1,0 +1,120 @@
+"""The parameters of a prior on disk: an Orbax checkpoint in `params/`.
+
+Reading is strict: an array that is missing, left over, misshapen or not finite is an error that names it.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from diffinv import errors
+
+PARAMS = "params"  # the folder, in that of the prior
+
+
+def flat(tree: Any) -> dict[str, Any]:
+  """Return the leaves of a tree of parameters by name, "block/layer/kernel"."""
+  return traverse_util.flatten_dict(tree, sep="/") if isinstance(tree, dict) else {"": tree}
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], shapes: Any, where: str) -> None:
+  """Check that arrays are exactly those of a network.
+
+  Args:
+    found: the shapes of the arrays, by name.
+    shapes: the tree that the network has, see `description.param_shapes`.
+    where: the folder, which begins every message.
+
+  Raises:
+    ValueError: an array is missing, misshapen or left over.
+  """
+  expected = {k: v.shape for k, v in flat(shapes).items()}
+  advice = "the checkpoint is damaged or another network's: convert the weights again"
+  for name, shape in expected.items():
+    if name not in found:
+      raise ValueError(f"{where}: array {name!r}: expected shape {list(shape)}, the checkpoint has none; {advice}")
+    if tuple(found[name]) != shape:
+      raise ValueError(f"{where}: array {name!r}: expected shape {list(shape)}, found {list(found[name])}; {advice}")
+  for name in found:
+    if name not in expected:
+      raise ValueError(f"{where}: array {name!r}: the network has no such array; {advice}")
+
+
+def write(folder: Path, params: Any) -> None:
+  """Write a tree of parameters to a new folder, in float32.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  import orbax.checkpoint as ocp  # takes seconds to import, and only files need it
+
+  params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
+  with full_disk(folder), ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder, params)
+    checkpointer.wait_until_finished()
+
+
+def read(folder: Path, shapes: Any) -> Any:
+  """Return the parameters in a folder, float32, on the first device.
+
+  Args:
+    folder: of the arrays.
+    shapes: the tree that the network has, see `description.param_shapes`.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: the arrays are damaged, not finite, or another network's.
+  """
+  import orbax.checkpoint as ocp
+
+  if not folder.is_dir():
+    raise FileNotFoundError(f"{folder}: no such folder; the checkpoint is incomplete, convert the weights again")
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=device), shapes)
+  with ocp.StandardCheckpointer() as checkpointer:
+    _check_stored(checkpointer, folder, shapes)
+    try:
+      params = checkpointer.restore(folder, target)
+    except Exception as error:
+      raise ValueError(
+        f"{folder}: the arrays cannot be read: {errors.brief(error)}; convert the weights again"
+      ) from None
+  for name, value in flat(params).items():
+    if not np.all(np.isfinite(value)):
+      raise ValueError(f"{folder}: array {name!r}: expected finite values, found NaN or infinity; convert it again")
+  return params
+
+
+def _check_stored(checkpointer: Any, folder: Path, shapes: Any) -> None:
+  """Check names, shapes and types of the arrays in a folder, before any is read."""
+  try:
+    stored = checkpointer.metadata(folder).item_metadata
+    stored = flat(getattr(stored, "tree", stored))
+    found = {name: value.shape for name, value in stored.items()}
+    kinds = {name: value.dtype for name, value in stored.items()}
+  except Exception as error:  # a damaged file may raise anything
+    raise ValueError(f"{folder}: no Orbax checkpoint: {errors.brief(error)}; convert the weights again") from None
+  check_shapes(found, shapes, str(folder))
+  for name, kind in kinds.items():
+    if not jnp.issubdtype(kind, jnp.floating):
+      raise ValueError(f"{folder}: array {name!r}: expected floats, found {kind}; convert the weights again")
+
+
+@contextlib.contextmanager
+def full_disk(place: str | os.PathLike) -> Iterator[None]:
+  """Raise an OSError at `place` if the disk is full, instead of the pages that Orbax prints."""
+  try:
+    yield
+  except (ValueError, RuntimeError) as error:
+    code = next((code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)), None)
+    if code is None:
+      raise
+    raise OSError(code, os.strerror(code), os.fspath(place)) from None

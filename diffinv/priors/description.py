@@ -1,0 +1,228 @@
+"""What `prior.json` says of a prior: its fields, and how they are written, read and checked.
+
+  {"format", "network": {"name", its architecture}, "prediction", "variance", "clip", "schedule": {"name", "num_steps"},
+   "image_shape", "size_multiple", "provenance"}
+
+The file is data that someone else may have made, or damaged: every field is checked before it is used, and each error
+is one line that names the file and the field.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from diffinv import errors, output
+from diffinv.nets import small, unet
+from diffinv.priors.base import PREDICTIONS, VARIANCES, Prior
+from diffinv.schedules import BETAS, Schedule
+
+FORMAT = "diffinv-prior-1"
+DESCRIPTION = "prior.json"
+RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when loading it: not written
+
+# No prior needs more than these. Building what a damaged description asks for could take hours, or all memory.
+MAX_SCHEDULE_STEPS = 100_000  # of a schedule
+MAX_LEVELS = 16  # of a network
+MAX_NUMBER = 65536  # of channels, classes, pixels and the like
+MAX_BLOCKS = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
+
+
+class Network(NamedTuple):
+  """How to build a network. Its config has `in_channels`, `out_channels`, `size_multiple` and `dtype`."""
+
+  config: type  # a frozen dataclass
+  make_config: Callable[..., Any]  # (**fields) -> config
+  apply_function: Callable[[Any], Callable]  # one object per config, so that nothing recompiles
+  init: Callable[[jax.Array, Any], Any]  # (key, config) -> params
+
+
+NETWORKS = {
+  "guided_diffusion": Network(unet.UNetConfig, unet.make_config, unet.apply_function, unet.init),
+  "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialize),
+}
+
+# The fields of prior.json with their types.
+FIELDS = {
+  "format": str,
+  "network": dict,
+  "prediction": str,
+  "variance": str,
+  "clip": bool,
+  "schedule": dict,
+  "image_shape": list,
+  "size_multiple": int,
+  "provenance": dict,
+}
+
+
+def describe(prior: Prior, config: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
+  """Return the fields of a prior, checked, as `read` will return them.
+
+  Raises:
+    ValueError: the prior and the config do not fit each other.
+  """
+  fields = json.loads(json.dumps(_fields(prior, config, provenance)))
+  parse(fields, "prior")
+  return fields
+
+
+def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
+  names = [name for name, network in NETWORKS.items() if isinstance(config, network.config)]
+  if not names:
+    raise ValueError(f"config: expected that of a network of {', '.join(NETWORKS)}, got {type(config).__name__}")
+  fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in RUNTIME}
+  return {
+    "format": FORMAT,
+    "network": {"name": names[0], **fields},
+    "prediction": prior.prediction,
+    "variance": prior.variance,
+    "clip": prior.clip,
+    "schedule": dataclasses.asdict(prior.schedule),
+    "image_shape": prior.image_shape,
+    "size_multiple": prior.size_multiple,
+    "provenance": output.plain(provenance or {}),  # file names need not be valid text
+  }
+
+
+@functools.cache
+def param_shapes(config: Any) -> Any:
+  """Return the tree of parameters of a network as `jax.ShapeDtypeStruct`; no memory, no arithmetic."""
+  init = next(network.init for network in NETWORKS.values() if isinstance(config, network.config))
+  return jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+
+def read(folder: Path) -> dict[str, Any]:
+  """Return the fields of a prior's `prior.json`, unchecked.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is not a JSON object.
+  """
+  path = folder / DESCRIPTION
+  try:
+    description = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise FileNotFoundError(f"{path}: no such file; {folder} is not a prior, make one with `diffinv convert`") from None
+  except (ValueError, RecursionError) as error:
+    kind = type(error).__name__
+    raise ValueError(f"{path}: expected JSON, got {kind}; the file is truncated or damaged") from None
+  if not isinstance(description, dict):
+    raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
+  return description
+
+
+def parse(description: dict, where: str) -> tuple[Any, Schedule]:
+  """Check all fields; return the config of the network and the schedule.
+
+  Args:
+    description: from `read`.
+    where: the file, which begins every message.
+
+  Raises:
+    ValueError: a field is missing, unknown, or not what it has to be.
+  """
+  if description.get("format") != FORMAT:
+    came = description.get("format")
+    raise ValueError(f"{where}: format: expected {FORMAT!r}, got {came!r}; convert the weights again")
+  for name in description:
+    if name not in FIELDS:
+      raise ValueError(f"{where}: unknown field {name!r}; the fields are {', '.join(FIELDS)}")
+  for name, kind in FIELDS.items():
+    if name not in description:
+      raise ValueError(f"{where}: the field {name!r} is missing; the file is incomplete")
+    if not isinstance(description[name], kind) or (kind is int and isinstance(description[name], bool)):
+      raise ValueError(f"{where}: {name}: expected {kind.__name__}, got {description[name]!r}")
+  for name, choices in (("prediction", PREDICTIONS), ("variance", VARIANCES)):
+    if description[name] not in choices:
+      raise ValueError(f"{where}: {name}: expected one of {', '.join(choices)}, got {description[name]!r}")
+  config = _parse_network(description["network"], where)
+  _check_image(description, config, where)
+  return config, _parse_schedule(description["schedule"], where)
+
+
+def _parse_network(network: dict, where: str) -> Any:
+  fields = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
+  name = fields.pop("name", None)
+  if not isinstance(name, str) or name not in NETWORKS:
+    raise ValueError(f"{where}: network: expected the name of one of {', '.join(NETWORKS)}, got {name!r}")
+  known = {f.name: f for f in dataclasses.fields(NETWORKS[name].config) if f.name not in RUNTIME}
+  for field in fields:
+    if field not in known:
+      raise ValueError(f"{where}: network: unknown field {field!r}; the fields are {', '.join(known)}")
+  for field in known:
+    if field not in fields:
+      raise ValueError(f"{where}: network: the field {field!r} is missing; the file is incomplete")
+  for field, value in fields.items():
+    _check_field(field, value, known[field].type, f"{where}: network: {field}")
+  try:
+    config = NETWORKS[name].make_config(**fields)
+    param_shapes(config)
+  except Exception as error:  # an impossible architecture: any layer may raise anything
+    raise ValueError(f"{where}: network: no such network can be built: {errors.brief(error)}") from None
+  return config
+
+
+def _check_field(name: str, value: Any, kind: Any, where: str) -> None:
+  """Check a field of a network against its annotation and the limits above."""
+  if not _is_of(value, kind):
+    expected = getattr(kind, "__name__", None) if isinstance(kind, type) else None
+    raise ValueError(f"{where}: expected {expected or kind}, got {value!r}; the file is damaged")
+  numbers = value if isinstance(value, tuple) else (value,)
+  most = MAX_BLOCKS.get(name, MAX_NUMBER)
+  if len(numbers) > MAX_LEVELS:
+    raise ValueError(f"{where}: expected at most {MAX_LEVELS} levels, got {len(numbers)}; the file is damaged")
+  if any(isinstance(n, (int, float)) and abs(n) > most for n in numbers):
+    raise ValueError(f"{where}: expected at most {most}, got {max(map(abs, numbers))}; the file is damaged")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+  """Tell whether a value is of the annotated type of a field; floats must be finite, and lists have become tuples."""
+  if typing.get_origin(kind) is tuple:
+    return isinstance(value, tuple) and all(_is_of(entry, typing.get_args(kind)[0]) for entry in value)
+  if isinstance(kind, types.UnionType):
+    return any(_is_of(value, option) for option in typing.get_args(kind))
+  if kind is float:
+    return type(value) in (int, float) and abs(value) < math.inf
+  return type(value) is kind
+
+
+def _parse_schedule(schedule: dict, where: str) -> Schedule:
+  name, steps = schedule.get("name"), schedule.get("num_steps")
+  if set(schedule) != {"name", "num_steps"} or not isinstance(name, str) or name not in BETAS or type(steps) is not int:
+    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)} and whole num_steps, got {schedule}")
+  if not 1 <= steps <= MAX_SCHEDULE_STEPS:
+    raise ValueError(f"{where}: schedule: expected num_steps in 1..{MAX_SCHEDULE_STEPS}, got {steps}")
+  parsed = Schedule(name, steps)
+  try:
+    parsed.alpha_bar()  # raises if there are too few steps
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from None
+  return parsed
+
+
+def _check_image(description: dict, config: Any, where: str) -> None:
+  shape, multiple = description["image_shape"], description["size_multiple"]
+  numbers = all(n is None or (type(n) is int and 0 < n <= MAX_NUMBER) for n in shape)
+  if len(shape) != 3 or not numbers or shape[2] is None:
+    raise ValueError(f"{where}: image_shape: expected [height, width, channels], null for any size, got {shape}")
+  needed = config.size_multiple
+  if multiple < 1 or multiple % needed:
+    raise ValueError(f"{where}: size_multiple: expected a multiple of the network's {needed}, got {multiple}")
+  if any(n is not None and n % multiple for n in shape[:2]):
+    raise ValueError(f"{where}: image_shape: expected multiples of {multiple} pixels, got {shape}")
+  if shape[2] != config.in_channels:
+    raise ValueError(f"{where}: image_shape: the network takes {config.in_channels} channels, got {shape}")
+  doubled = description["variance"] == "learned_range"
+  if config.out_channels != shape[2] * (1 + doubled):
+    raise ValueError(
+      f"{where}: variance: {description['variance']!r} needs {shape[2] * (1 + doubled)} output channels, the network "
+      f"has {config.out_channels}"
+    )
