@@ -1,6 +1,5 @@
 """What the commands share: flags, and the way from flags to priors, pictures, measurements, methods and results."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,8 +21,8 @@ from absl import flags
 
 import diffinv
 from diffinv import antithetic, errors, methods, noise, operators, output, text
-from diffinv.batch import AXIS
 from diffinv.data import held_out, images
+from diffinv.devices import batch_mesh, split_cpu
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
 from diffinv.nets import unet
@@ -42,7 +41,6 @@ from diffinv.tasks import TASKS, Task
 NOISES = ("gaussian", "poisson", "none")
 CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-CPU_DEVICES = "xla_force_host_platform_device_count"  # in XLA_FLAGS: how many the user wants
 CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
 FILE_FLAGS = ("mask", "kernel", "settings", "lpips")  # that name a file to read
 PROBE = 256  # pixels: the image size at which a task is asked how its measurement is scaled
@@ -260,14 +258,6 @@ def given_options(values: flags.FlagValues) -> dict[str, Any]:
   return {name: values[name].value for name in ("dtype", "remat", "label") if values[name].value is not None}
 
 
-def split_cpu(devices: int | None) -> None:
-  """Make the cores of the CPU as many devices as asked for, each with its own chains: JAX has it as one by default."""
-  if devices is None or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
-    return
-  with contextlib.suppress(RuntimeError):  # JAX is running already, with the devices that it has
-    jax.config.update("jax_num_cpu_devices", min(devices, os.cpu_count() or 1))
-
-
 def _keep_compiled(folder: str, *, asked: bool) -> None:
   """Keep compiled programs in a folder; do without where the home folder cannot be written to and nobody asked."""
   try:
@@ -290,19 +280,6 @@ def mesh(values: flags.FlagValues) -> jax.sharding.Mesh | None:
     UsageError: there are not that many.
   """
   return None if values.devices is None else batch_mesh(values.devices)
-
-
-def batch_mesh(devices: int | None) -> jax.sharding.Mesh:
-  """Return so many local devices, or all of them, along one axis.
-
-  Raises:
-    UsageError: there are not that many.
-  """
-  local = jax.local_devices()
-  if devices is not None and devices > len(local):
-    raise errors.UsageError(f"--devices: expected at most {len(local)}, as many as there are, got {devices}")
-  chosen = local[:devices]
-  return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
 def noise_model(values: flags.FlagValues, task: Task) -> Any:

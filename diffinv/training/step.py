@@ -13,7 +13,8 @@ function of (key, n, i) alone, so that neither accumulation nor the number of de
 
 import dataclasses
 import math
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,133 @@
+"""Where a run's images come from: the bundled photographs, procedural faces, or a folder; some are held out."""
+
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffinv.data import folder as folder_data
+from diffinv.data import images
+from diffinv.training.config import MOST_WORKERS, TrainConfig
+
+# The held-out crops and renders and their noise are the same whatever the seed: validation losses of two runs compare.
+HELD_OUT_SEED = 0
+NEVER = 10**9  # passes through a folder, which no run takes: the crops there are not those that it trains on
+
+Report = Callable[..., None]  # called as `print` is: a line, and `file` and `flush`
+
+
+class Data(NamedTuple):
+  """Where batches come from."""
+
+  stream: Callable[[int, int], Iterator[Any]]  # (first step, last step + 1) -> batches, uint8 or [-1, 1]
+  held_out: np.ndarray  # [n, size, size, 3], [-1, 1]
+  held_out_files: list[str]  # never trained on; of a folder, `held_out` begins with one crop of each
+  skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
+  ahead: int = 0  # batches that are prepared before they are asked for
+
+
+def open_data(config: TrainConfig, note: Callable[[str], None]) -> Data:
+  """Open the training data; `note` is called with a line for what is worth knowing of a folder.
+
+  Raises:
+    ValueError: there are no such images, none can be read, or they are too small.
+  """
+  config = config.resolved()
+  if config.source == "faces":
+    return _faces(config)
+  return _photos(config) if config.source == "photos" else _folder(config, note)
+
+
+def notes(report: Report) -> Callable[[str], None]:
+  """Return what writes a line to stderr by `report`."""
+  return lambda line: report(line, file=sys.stderr, flush=True)
+
+
+def note_set(config: TrainConfig, note: Callable[[str], None]) -> None:
+  """Say that `data` names a set that comes with the package where there is a folder of that name as well."""
+  if pathlib.Path(config.source).exists():
+    note(f"note: `data={config.source}` is the set of that name; the folder is `data=./{config.source}`")
+
+
+def _workers(config: TrainConfig) -> int:
+  return config.workers or min(max(2, (os.cpu_count() or 2) // 2), MOST_WORKERS)
+
+
+def _streamed(source: Any, config: TrainConfig) -> Callable[[int, int], Iterator[np.ndarray]]:
+  return functools.partial(folder_data.stream, source, config.batch_size, workers=_workers(config))
+
+
+def _photos(config: TrainConfig) -> Data:
+  from diffinv.data import photos
+
+  source = photos.Photos(size=config.size, seed=config.seed, augment=config.augment)
+  held_out = images.from_uint8(photos.held_out_crops(config.size)[: config.held_out])
+  ahead = folder_data.ahead(_workers(config))
+  return Data(_streamed(source, config), held_out, list(photos.HELD_OUT), dict, ahead)
+
+
+def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
+  names = folder_data.list_images(config.source)
+  make = functools.partial(
+    folder_data.Folder,
+    config.source,
+    size=config.size,
+    how=config.crop,
+    max_downscale=config.max_downscale,
+    report=note,
+  )
+  everything = make(names, seed=HELD_OUT_SEED, flip=False)
+  training, kept = folder_data.split(names, config.held_out, everything.readable)
+  # Of a few files none can be held out: other crops of them are better than no validation at all.
+  held_source, first = (make(kept, seed=HELD_OUT_SEED, flip=False), 0) if kept else (everything, NEVER * len(names))
+  held_out = _crops(held_source, first, len(kept or names), config)
+  of = f"{len(kept)} of them held out" if kept else "none held out"
+  whose = "" if kept else " of the training images"
+  note(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
+  source = make(training, seed=config.seed, flip=config.flip, corrupt=everything.corrupt)
+  ahead = folder_data.ahead(_workers(config))
+  return Data(_streamed(source, config), held_out, kept, lambda: source.corrupt, ahead)
+
+
+def _crops(source: folder_data.Folder, first: int, files: int, config: TrainConfig) -> np.ndarray:
+  """Return `held_out` crops at most, as many of each file, [n, size, size, 3], [-1, 1]."""
+  each = (
+    1 if config.crop == "resize" else max(1, config.held_out // files)
+  )  # a level of noise a crop: a few are too few
+  count = min(each * files, config.held_out)
+  return images.from_uint8(np.stack([source.item(first + i) for i in range(count)]))
+
+
+def _faces(config: TrainConfig) -> Data:
+  # A half of a split each, so that no seed's training key is the held-out one.
+  training_key, _ = jax.random.split(jax.random.key(config.seed))
+  _, held_out_key = jax.random.split(jax.random.key(HELD_OUT_SEED))
+  count, portraits = config.batch_size, _portraits(config.size, bool(config.flip))
+
+  def stream(start, stop):
+    for step in range(start, stop):
+      yield portraits(training_key, jnp.uint32(step * count), count)
+
+  held_out = [np.asarray(portraits(held_out_key, jnp.uint32(i), count)) for i in range(0, config.held_out, count)]
+  return Data(stream, np.concatenate(held_out)[: config.held_out], [], dict)
+
+
+def _portraits(size: int, flip: bool) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+  """Return `(key, first, number) -> [number, size, size, 3]`, the faces `first` and on of a key."""
+  from diffinv.data import faces
+
+  # Mirrored by another key than `faces.render_unsided` uses: runs go on with the pictures that they began with.
+  @functools.partial(jax.jit, static_argnums=2)
+  def portraits(key, first, number):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(number, dtype=jnp.uint32))
+    drawn = jax.vmap(lambda k: faces.render(k, size))(keys)
+    mirrored = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1)))(keys) & flip
+    return jnp.where(mirrored[:, None, None, None], drawn[:, :, ::-1], drawn)
+
+  return portraits

@@ -1,0 +1,209 @@
+"""The loop of a run: steps, and what happens between them: log, validations, samples, checkpoints and signals."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffinv import progress
+from diffinv.training.config import TrainConfig
+from diffinv.training.data import Data, Report
+from diffinv.training.functions import VALIDATION_SBARS, Functions
+from diffinv.training.pace import UNKNOWN_STEPS, Clock, Meter, Pace
+from diffinv.training.run_folder import RunFolder
+from diffinv.training.step import TrainState
+
+MOST_SKIPPED = 100  # steps in a row: such a run has diverged
+FASTER = "`workers=N` takes more threads, `crop=resize` or smaller files take less work"
+
+
+def loop(
+  config: TrainConfig,
+  run: RunFolder,
+  data: Data,
+  functions: Functions,
+  state: TrainState,
+  *,
+  report: Report = print,
+  clock: Clock = time.monotonic,
+) -> TrainState:
+  """Take all steps that are left, with all that happens between them.
+
+  Args:
+    config: of the run, resolved.
+    run: its folder.
+    data: where batches come from.
+    functions: its compiled parts.
+    state: to go on from.
+    report: called as `print` is, with a line on how it goes.
+    clock: seconds.
+
+  Returns:
+    The state after the last step.
+  """
+  work = Work(config, run, functions, state, ahead=data.ahead, report=report, clock=clock)
+  stream = contextlib.closing(data.stream(work.step, work.total))
+  with stream as batches, run.saving(lambda: work.state, report), deferred() as asked:
+    if run.owes_validation(work.step):
+      work.validate()
+    for batch in work.meter.timed(batches):
+      work.advance(batch)
+      if work.step == work.total:
+        break
+      if asked:
+        asked[0]()
+  return work.state
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[Callable[[], None]]]:
+  """Collect what signals to stop would do, to be done between two steps; a second signal does it at once.
+
+  In the middle of a step the state that it works on may be gone, and that after it not there yet.
+  """
+  asked, before = [], {}
+
+  def handle(number, frame):
+    act = lambda: before[number](number, frame)
+    if asked:
+      act()
+    asked.append(act)
+    # Not print, which the signal may have come in the middle of.
+    os.write(2, b"stopping after this step; once more stops at once\n")
+
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGINT, signal.SIGTERM):
+      if callable(signal.getsignal(number)):
+        before[number] = signal.signal(number, handle)
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+class Work:
+  """A run between its first and its last step: where it stands, and what is due."""
+
+  def __init__(
+    self,
+    config: TrainConfig,
+    run: RunFolder,
+    functions: Functions,
+    state: TrainState,
+    *,
+    ahead: int = 0,
+    report: Report = print,
+    clock: Clock = time.monotonic,
+  ):
+    """Take no step yet; `ahead`: batches that are prepared before they are asked for."""
+    self._config, self._run, self._functions, self._report, self._clock = config, run, functions, report, clock
+    self.state, self.step = state, int(state.step)
+    self.total = UNKNOWN_STEPS if run.total_steps is None else run.total_steps
+    self.meter, self._saved = Meter(config.batch_size, clock), clock()
+    self._told = ahead == 0  # whether to wait for images is known, or cannot be
+    self._recent: list[dict[str, Any]] = []  # metrics since the last line of the log
+    self.lost = 0  # steps in a row that were skipped
+    self._pace = None
+    if run.total_steps is None and config.minutes is not None:
+      about = {"warmup_steps": config.warmup_steps, "begun": self.meter.begun, "clock": clock}
+      self._pace = Pace(config.minutes, step=self.step, ahead=ahead, **about)
+
+  def advance(self, batch: Any) -> None:
+    """Take a step, and do what is due after it."""
+    self.state, metrics = self._functions.step(self.state, self._functions.place(batch), self.total)
+    self.step += 1
+    self._recent.append(metrics)
+    self._measure()
+    if self._every(self._config.log_every):
+      self.log(self._recent)
+      self._recent = []
+    if self._run.validates(self.step):
+      self.validate()
+    if self._run.total_steps is not None and self._every(self._config.sample_every or max(1, self.total // 4)):
+      self._run.save_grid(self.step, np.asarray(self._functions.sample(self.state.ema)))
+    if self._pace is not None and self.step == self._pace.review:
+      self._fix(self._pace.corrected(), ", as it has gone so far")
+    if self.step == self.total or self._clock() - self._saved > self._config.save_seconds:
+      self._run.save(self.state)
+      self._saved = self._clock()
+
+  def _every(self, steps: int) -> bool:
+    return self.step == self.total or self.step % steps == 0
+
+  def _measure(self) -> None:
+    """Look at the clock, where the speed is measured from this step on or until it."""
+    pace = self._pace
+    if not self.meter.marked or (pace is not None and self.step in (pace.first, pace.last)):
+      jax.block_until_ready(self.state)
+    self.meter.mark(self.step)
+    if pace is not None and self.step == pace.first:
+      pace.begin(self.step)
+    if pace is not None and self.step == pace.last:
+      self._fix(pace.plan())
+
+  def _fix(self, total: int, how: str = "") -> None:
+    self.total = total
+    self._report(f"{total} steps in {self._config.minutes:g} minutes{how}", flush=True)
+    self._run.fix(total, self._config.validate_every)
+
+  def log(self, recent: list[dict[str, Any]]) -> None:
+    """Log and print the means of recent steps, and count those in a row that were skipped.
+
+    Raises:
+      ValueError: too many were.
+    """
+    skipped, speed = [bool(metrics["skipped"]) for metrics in recent], self.meter.rate(self.step)
+    entry = {
+      "step": self.step,
+      "loss": float(np.mean([float(metrics["loss"]) for metrics in recent])),
+      "grad_norm": float(recent[-1]["grad_norm"]),
+      "learning_rate": float(recent[-1]["learning_rate"]),
+      "skipped": sum(skipped),
+      "images_per_second": None if speed is None else round(speed, 2),
+    }
+    self._run.log(entry)
+    lost = f", {sum(skipped)} of {len(recent)} steps skipped for gradients that are not finite" if any(skipped) else ""
+    fast = "" if speed is None else f", {speed:.1f} images/s"
+    self._report(f"step {self.step}{self._left(speed)}: loss {entry['loss']:.4f}{fast}{lost}", flush=True)
+    self.lost = self.lost + len(recent) if all(skipped) else skipped[::-1].index(False)
+    self._check_lost()
+    self._tell_waiting()
+
+  def _left(self, speed: float | None) -> str:
+    total = self._run.total_steps
+    if total is None:
+      return ""
+    seconds = 0.0 if speed is None else (total - self.step) * self.meter.seconds_a_step(self.step)
+    return f"/{total}" + ("" if speed is None else f", {progress.duration(seconds)} left")
+
+  def _check_lost(self) -> None:
+    if self.lost >= MOST_SKIPPED:
+      raise ValueError(
+        f"train: expected finite gradients, got none in the last {self.lost} steps; start again with `restart` and a "
+        "lower `learning_rate`"
+      )
+
+  def _tell_waiting(self) -> None:
+    if not self._told and self.meter.waiting() > 0.5:
+      part = 100 * self.meter.waiting()
+      self._report(f"note: {part:.0f} % of the time is spent waiting for images; {FASTER}", flush=True)
+      self._told = True
+
+  def validate(self) -> None:
+    """Measure the weights on the held-out images; keep them where they are the best so far."""
+    result = self._functions.validate(self.state.ema)
+    decibels = [round(float(10 * np.log10(4.0 / v)), 3) for v in np.asarray(result.squared_error)]
+    psnr = dict(zip(map(str, VALIDATION_SBARS), decibels, strict=True))
+    info = {"step": self.step, "loss": float(result.loss), "psnr": psnr}
+    if info["loss"] < self._run.best_loss():
+      self._run.save_best(self.step, self.state.ema, info)
+    self._run.log({"step": self.step, "validation": info})  # last: what the log has is done
+    words = ", ".join(f"{d:.2f} dB at {sbar:g}" for sbar, d in zip(VALIDATION_SBARS, decibels, strict=True))
+    self._report(f"validation after {self.step} steps: loss {info['loss']:.4f}; {words}", flush=True)

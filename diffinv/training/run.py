@@ -1,0 +1,136 @@
+"""A run as a whole: train, or go on training, and write the prior."""
+
+import contextlib
+import os
+
+import jax
+
+from diffinv import output
+from diffinv.data import held_out as held_out_data
+from diffinv.priors import Prior
+from diffinv.priors import folder as checkpoint
+from diffinv.training import data as training_data
+from diffinv.training import devices as training_devices
+from diffinv.training import network, run_folder
+from diffinv.training.config import TrainConfig
+from diffinv.training.data import Data, Report
+from diffinv.training.devices import Devices
+from diffinv.training.functions import build
+from diffinv.training.loop import loop
+from diffinv.training.run_folder import Plan, RunFolder
+from diffinv.training.step import TrainState
+
+
+def train(
+  config: TrainConfig,
+  folder: str | os.PathLike,
+  *,
+  overwrite: bool = False,
+  restart: bool = False,
+  report: Report = print,
+) -> Prior:
+  """Train a prior, or go on training it after a stop, and write it.
+
+    prior = diffinv.train(diffinv.TrainConfig(data="my_pictures", minutes=120), "checkpoints/mine")
+
+  Everything that a run needs to go on, but for the images and the prior of `init`, is in `folder`.training. The same
+  call after a stop goes on to exactly the weights that it would have had; on a GPU up to rounding, unless XLA_FLAGS has
+  --xla_gpu_deterministic_ops=true.
+
+  Args:
+    config: what to train, on what and for how long.
+    folder: the prior folder to write; `folder`.training beside it holds the run itself.
+    overwrite: replace an existing prior folder, at the end.
+    restart: throw away what `folder`.training holds, and start again.
+    report: called as `print` is, with lines on how it goes.
+
+  Returns:
+    The prior, as `diffinv.load_prior` loads it.
+
+  Raises:
+    UsageError: the options do not fit each other, the devices, the prior of `init` or the run that is there.
+    OSError: a folder is in the way, or cannot be written to.
+    ValueError: there are no images that can be read, or the run has diverged.
+  """
+  config, devices = config.resolved(), training_devices.choose(config)
+  network.shape(config)  # tells what cannot be built
+  checkpoint.check_free(folder, overwrite=overwrite)
+  run_folder.check_place(config, folder, restart=restart)
+  network.check_init(config)
+  if config.source in held_out_data.SETS:
+    training_data.note_set(config, training_data.notes(report))
+  plan = run_folder.make_plan(config, folder, devices, restart=restart, report=report)
+  place = run_folder.beside(folder)
+  place.mkdir(parents=True, exist_ok=True)
+  try:
+    with checkpoint.full_disk(place), output.locked(place):
+      _train(config, plan, folder, devices, overwrite=overwrite, restart=restart, report=report)
+  finally:
+    with contextlib.suppress(OSError):
+      place.rmdir()  # empty where nothing began
+  return checkpoint.load_prior(folder)
+
+
+def _train(
+  config: TrainConfig,
+  plan: Plan,
+  folder: str | os.PathLike,
+  devices: Devices,
+  *,
+  overwrite: bool,
+  restart: bool,
+  report: Report,
+) -> None:
+  """Train in `folder`.training, which is there and locked, and write the prior to `folder`."""
+  place = run_folder.beside(folder)
+  data = training_data.open_data(config, training_data.notes(report))
+  functions = build(config, data.held_out, devices)
+  state = functions.init()
+  if restart:
+    output.clear(place)  # not before all that may be wrong with the data and `init` has shown
+  with contextlib.closing(RunFolder(place, plan)) as run:
+    state = run.restore(state)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    report(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings['devices']}; run: {run.path}")
+    if int(state.step):
+      report(f"going on from step {int(state.step)}")
+    state = loop(config, run, data, functions, state, report=report)
+    _write(config, folder, run, data, state, overwrite=overwrite, report=report)
+
+
+def _write(
+  config: TrainConfig,
+  folder: str | os.PathLike,
+  run: RunFolder,
+  data: Data,
+  state: TrainState,
+  *,
+  overwrite: bool,
+  report: Report,
+) -> None:
+  """Write the best weights as a prior folder.
+
+  Raises:
+    ValueError: there are none.
+  """
+  info = run.best_info()
+  if info is None:
+    raise ValueError("train: expected a finite validation loss, got none; start again with a lower `learning_rate`")
+  prior = network.make_prior(run.restore_best(state.ema), config)
+  before = run.plan.init or {}
+  provenance = {
+    "data": config.source,
+    "seed": config.seed,
+    "steps": int(state.step),
+    "weights_of_step": info["step"],
+    "images_seen": info["step"] * config.batch_size + before.get("images_seen", 0),  # by these weights
+    "validation_loss": info["loss"],
+    "validation_psnr": info["psnr"],
+    "commit": run.plan.commit,
+    "held_out_files": data.held_out_files,
+    "skipped_files": data.skipped(),
+    "settings": run.plan.settings,
+    "init": before or None,  # of the weights that it began with
+  }
+  checkpoint.save_prior(folder, prior, network.shape(config), provenance, overwrite=overwrite)
+  report(f"wrote {folder}: weights of step {info['step']}, validation loss {info['loss']:.4f}")
