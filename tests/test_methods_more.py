@@ -357,42 +357,6 @@ def test_jfps_refuses_images_that_natural_covariances_do_not_describe():
 
 
 @pytest.mark.parametrize(
-  "method",
-  [DPS(), PiGDM(), TMPD(), MMPS(iterations=1), MMPS(iterations=3), DiffPIR(), DAPS(), REDDiff(), DDRM(), ScoreALD()],
-  ids=lambda method: f"{method.name}_{getattr(method, 'iterations', '')}",
-)
-def test_the_cost_of_a_method_is_how_often_it_calls_its_network(method):
-  calls = {"evaluations": 0, "gradients": 0}
-
-  def called(kind):
-    calls[kind] += 1
-
-  @jax.custom_vjp
-  def network(x):
-    jax.debug.callback(called, "evaluations")
-    return jnp.tanh(x)
-
-  def forward(x):
-    jax.debug.callback(called, "evaluations")
-    return jnp.tanh(x), x
-
-  def backward(x, cotangent):
-    jax.debug.callback(called, "gradients")
-    return (cotangent * (1.0 - jnp.tanh(x) ** 2),)
-
-  network.defvjp(forward, backward)
-
-  prior = priors.Prior({}, lambda params, x, t: network(x), Schedule("linear", 1000))
-  operator = operators.random_mask(jax.random.key(0), SHAPE, missing=0.5)
-  y = operator(image(3).astype(jnp.float32))
-  problem = Problem(operator, noise.Gaussian(jnp.float32(1e-3)), y)  # little: no solve is done before its iterations
-  grid = prior.schedule.grid("5")
-  jax.block_until_ready(sampler.sample(jax.random.key(1), method, prior, problem, grid))
-  jax.effects_barrier()
-  assert calls == method.cost(len(method.levels(schedules.as_arrays(grid)).t))._asdict()
-
-
-@pytest.mark.parametrize(
   "method, message",
   [
     (DDRM(eta=1.2), "ddrm: expected eta to be in [0, 1], got 1.2"),

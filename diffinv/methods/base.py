@@ -78,6 +78,7 @@ class Method(Protocol):
   entering: ClassVar[str]
   linear_only: ClassVar[bool]
   spectral_only: ClassVar[bool]
+  linear_in_noise: ClassVar[bool]
   ranges: ClassVar[Mapping[str, Range]]
   search: ClassVar[Mapping[str, tuple]]
   examples: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -120,9 +121,11 @@ class Iteration(abc.ABC):
   entering: ClassVar[str] = ""  # how y enters, in a line
   linear_only: ClassVar[bool] = False  # needs a linear operator
   spectral_only: ClassVar[bool] = False  # needs a linear operator whose `spectral` is in closed form
+  linear_in_noise: ClassVar[bool] = False  # by default, under a Gaussian prior: opposite noise, opposite deviations
   ranges: ClassVar[Mapping[str, Range]] = {}  # of hyper-parameters, by name; `methods.check` enforces them
   search: ClassVar[Mapping[str, tuple]] = {}  # values that a search tries, by field
-  examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by a name: fields that tests try besides the defaults
+  # Settings that tests try, by a name; "default" stands for the default settings if those are not what a test needs.
+  examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
   def levels(self, grid: Level) -> Level:
     """Return the grid itself: each level once, then the clean image."""

@@ -67,6 +67,8 @@ class DAPS(base.Iteration):
     **{name: base.COUNT for name in ("ode_steps", "langevin_steps")},
   }
   entering = "Langevin steps on x0, decoupled levels"
+  linear_in_noise = True
+  examples = {"default": {"langevin_steps": 20}}
   search = {"tau": (0.01, 0.02, 0.05, 0.1), "step_size": (1e-5, 5e-5, 1e-4, 2e-4, 5e-4)}
 
   def levels(self, grid):

@@ -37,6 +37,7 @@ class DDNMPlus(base.Chain):
   name, title = "ddnm_plus", "DDNM+"
   citation = "Wang et al., ICLR 2023, arXiv 2212.00490"
   entering = "range-space part of x̂0 replaced by A⁺y"
+  linear_in_noise = True
   ranges = {"eta": base.PART}
   search = {"eta": (0.0, 0.25, 0.5, 0.85, 1.0)}
   linear_only = True

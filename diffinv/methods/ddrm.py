@@ -35,6 +35,7 @@ class DDRM(base.Chain):
   name, title = "ddrm", "DDRM"
   citation = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"
   entering = "each singular value by its own noise level"
+  linear_in_noise = True
   ranges = {"eta": base.PART, "eta_b": base.PART}
   search = {"eta": (0.0, 0.3, 0.6, 0.85, 1.0), "eta_b": (0.5, 1.0)}
   linear_only = True

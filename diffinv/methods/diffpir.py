@@ -44,6 +44,7 @@ class DiffPIR(base.Chain):
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"
   entering = "proximal step on x̂0, DDIM"
+  linear_in_noise = True
   ranges = {"weight": base.POSITIVE, "zeta": base.PART, "iterations": base.COUNT}
   search = {"weight": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "zeta": (0.0, 0.3, 0.7, 1.0)}
 

@@ -45,6 +45,7 @@ class JFPS(base.Chain):
   name, title = "jfps", "JFPS"
   citation = "after Yismaw et al., arXiv 2409.08906"
   entering = "the same, a fixed covariance, no J"
+  linear_in_noise = True
   ranges = {"eta": base.PART, "iterations": base.COUNT}
   search = {"eta": base.ETAS}
   linear_only = True

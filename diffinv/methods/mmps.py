@@ -37,6 +37,7 @@ class MMPS(base.Chain):
   entering = "the same, covariance J itself, conjugate gradients"
   ranges = {"eta": base.PART, "iterations": base.COUNT}
   search = {"eta": base.ETAS}
+  examples = {"one_iteration": {"iterations": 1}}
   linear_only = True
 
   def cost(self, num_levels):

@@ -63,6 +63,7 @@ class PiGDM(base.Chain):
   name, title = "pigdm", "ΠGDM"
   citation = "Song et al., ICLR 2023"
   entering = "JᵀAᵀ(r²AAᵀ + σ²)⁻¹(y − Ax̂0)"
+  linear_in_noise = True
   ranges = {"eta": base.PART}
   search = {"eta": base.ETAS}
   linear_only = True

@@ -95,6 +95,7 @@ class ScoreALD(base.Chain):
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
   ranges = {"c": base.POSITIVE, "rate": base.POSITIVE, "balance": base.NOT_NEGATIVE, "steps_per_level": base.COUNT}
   entering = "Aᵀ(y − Ax)/(σ² + γ²) added to the score"
+  linear_in_noise = True
   linear_only = True
   search = {"rate": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.4, 2.0, 4.0)}
   examples = {"norm_matched": {"weighting": "norm_matched", "balance": 1.0}, "ddpm": {"sampler": "ddpm"}}

@@ -49,9 +49,10 @@ class SDEdit(base.Chain):
   citation = "Meng et al., ICLR 2022, arXiv 2108.01073"
   ranges = {"t0": base.Range(0, 1, above=True), "ridge": base.POSITIVE, "repeats": base.COUNT}
   entering = "the guide A⁺y, noised to t0, then the prior alone"
+  linear_in_noise = True
   linear_only = True
   search = {"t0": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), "ridge": (0.001, 0.01, 0.1)}
-  examples = {"repeated": {"t0": 0.4, "repeats": 2, "guide": "ridge"}, "keep_known": {"t0": 0.4, "keep_known": True}}
+  examples = {"default": {"t0": 0.4, "repeats": 2, "guide": "ridge"}, "keep_known": {"t0": 0.4, "keep_known": True}}
 
   def levels(self, grid):
     """Return [clean, t0, ..., clean] joined K times: each step up from a clean image re-noises the guide."""

@@ -31,6 +31,7 @@ class TMPD(base.Chain):
   name, title = "tmpd", "TMPD"
   citation = "Boys et al., TMLR 2024, arXiv 2310.06721"
   entering = "the same, covariance by the row sums of J"
+  linear_in_noise = True
   ranges = {"eta": base.PART}
   search = {"eta": base.ETAS}
   linear_only = True

@@ -1,4 +1,4 @@
-"""The exact laws of all methods by the names that they once had in one file; use `diffinv.methods.affine` and theirs."""
+"""Exact laws by the names they had in one file; new code takes them from `diffinv.methods.affine` and the methods."""
 
 from diffinv.methods.affine import *  # noqa: F403
 from diffinv.methods.affine import G3 as G3
