@@ -14,9 +14,9 @@ from diffinv.metrics import uncertainty
 from diffinv.studies import marks as marking
 
 SHAPE = (16, 16, 3)
-# Affine in what they draw under a Gaussian prior. Not so are DPS, which divides by the residual's norm, MMPS, by a few
-# conjugate gradients, and RED-diff, by Adam.
-AFFINE = ("sdedit", "score_ald", "pigdm", "tmpd", "jfps", "diffpir", "ddnm_plus", "ddrm", "daps")
+# Not linear in their noise are DPS, which divides by the residual's norm, MMPS, by a few conjugate gradients, and
+# RED-diff, by Adam.
+LINEAR = [name for name, method in METHODS.items() if method.linear_in_noise]
 
 
 def many_draws(key):
@@ -63,7 +63,7 @@ def chains(name, keys):
   return got[0]
 
 
-@pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.parametrize("name", LINEAR)
 def test_where_all_is_linear_the_mean_of_a_pair_does_not_depend_on_the_key(name):
   got = chains(name, antithetic.pairs(jax.random.split(jax.random.key(6), 2)))
   single = np.abs(got[0] - got[2]).max()

@@ -1,11 +1,10 @@
-"""The further methods against their own exact laws, those of `diffinv.verification.laws`; see `test_methods_exact.py`.
+"""What is particular to a method: where two agree, limits, spectral forms, costs, and what each refuses.
 
-Every law below is of one form: x0 = D + G (y - A D), then a step from (x0, eps). Golden numbers are literals.
+Their own exact laws are in `test_methods_exact.py`. Golden numbers are literals.
 """
 
 import contextlib
 import dataclasses
-import functools
 import re
 
 import jax
@@ -15,7 +14,8 @@ import pytest
 from test_operators_more import check_spectral
 
 from diffinv import methods, noise, operators, priors, sampler, schedules
-from diffinv.methods import DPS, ScoreALD, SDEdit, base, proximal
+from diffinv.methods import DPS, ScoreALD, SDEdit, affine, base, daps, proximal, red_diff
+from diffinv.methods.affine import G3, PAIRS
 from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
 from diffinv.methods.ddrm import DDRM
@@ -28,83 +28,10 @@ from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, conjugate_gradients
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, Schedule
-from diffinv.verification import laws
-from diffinv.verification import tables as verify
-from diffinv.verification.laws import G3
+from diffinv.verification.sampling import chains
 
 LINEAR_100 = Schedule("linear", 100)
-ABAR = laws.linear_alpha_bar(100)
-PAIRS = laws.pairs(ABAR)
-START = laws.standard(3)
-CHAINS = 20_000
-SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
-OTHER_C = np.array([[0.6, -0.1, 0.2], [-0.1, 0.9, 0.1], [0.2, 0.1, 0.5]])  # a covariance that is not the prior's
-
-
-# The laws.
-
-LAWS = {  # the library's method; the map of one step; where the chain starts
-  "pigdm": (PiGDM(weight="score"), laws.pigdm_step, None),
-  "pigdm_ddim_.5": (PiGDM(weight="score", eta=0.5), functools.partial(laws.pigdm_step, eta=0.5), None),
-  "pigdm_algorithm_1": (PiGDM(weight="algorithm_1"), laws.pigdm_algorithm_1_step, None),
-  "pigdm_code": (PiGDM(weight="code"), functools.partial(laws.pigdm_algorithm_1_step, code=True), None),
-  "mmps": (MMPS(iterations=3), laws.conditional_step, None),
-  "tmpd": (TMPD(), laws.tmpd_step, None),
-  "jfps": (JFPS(), functools.partial(laws.conditional_step, C=OTHER_C), None),
-  "ddrm": (DDRM(), functools.partial(laws.ddrm_step, eta=0.85, eta_b=1.0), laws.ddrm_start),
-  "ddrm_.5_.7": (DDRM(eta=0.5, eta_b=0.7), functools.partial(laws.ddrm_step, eta=0.5, eta_b=0.7), laws.ddrm_start),
-  "diffpir": (DiffPIR(weight=7.0, zeta=0.3), functools.partial(laws.diffpir_step, weight=7.0, zeta=0.3), None),
-  "diffpir_fresh": (DiffPIR(weight=1.0, zeta=1.0), functools.partial(laws.diffpir_step, weight=1.0, zeta=1.0), None),
-  "ddnm_plus": (DDNMPlus(), functools.partial(laws.ddnm_step, eta=0.85), None),
-}
-every_law = pytest.mark.parametrize("name", LAWS)
-FAST = ("pigdm", "mmps", "ddrm", "diffpir")
-fast_laws = pytest.mark.parametrize(
-  "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
-)
-
-
-def law(name, p=G3):
-  _, step, start = LAWS[name]
-  return laws.propagate(START if start is None else start(p, ABAR[-1]), [step(p, *pair) for pair in PAIRS])
-
-
-def method_of(name):
-  """Return the library's method; a covariance model is built in the float type of the test."""
-  return JFPS(covariance=G3._replace(C=OTHER_C).prior()) if name == "jfps" else LAWS[name][0]
-
-
-GOLDEN = {  # mean, covariance 11 12 13 22 23 33: digits of an independent run
-  "pigdm": (
-    [0.9070977213, -0.5494178487, -0.2242675686],
-    [0.0566796047, -0.0539329824, -0.0627706573, 0.1344254979, 0.1231243213, 0.1402033317],
-  ),
-  "pigdm_ddim_.5": (
-    [0.9129794168, -0.5480477497, -0.2188998008],
-    [0.0599670356, -0.0567918420, -0.0652510145, 0.1422941761, 0.1293731397, 0.1510160548],
-  ),
-  "pigdm_algorithm_1": (
-    [0.9339948700, -0.5679897379, -0.2679897378],
-    [0.0374607289, -0.0602365435, -0.0617554331, 0.1277270971, 0.1234419047, 0.1271500290],
-  ),
-  "mmps": (
-    [0.9053622985, -0.5523199235, -0.2294070833],
-    [0.0570953710, -0.0537548106, -0.0627970247, 0.1342758790, 0.1227260954, 0.1388929534],
-  ),
-  "ddrm": (
-    [0.8975351668, -0.5408025402, -0.2131060653],
-    [0.0381635291, -0.0468819080, -0.0514481159, 0.1055206056, 0.1004187411, 0.1121366434],
-  ),
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-@pytest.mark.slow
-def test_recursion_equals_golden_law(name):
-  got, (mean, cov) = law(name), GOLDEN[name]
-  np.testing.assert_allclose(got.mean, mean, rtol=0, atol=1e-8)
-  # Ten digits are printed; the last of DDRM's differs by 1 in the eighth, in print or by rounding.
-  np.testing.assert_allclose(laws.upper(got.cov), cov, rtol=0, atol=1.1e-8)
+START = affine.standard(3)
 
 
 @pytest.mark.slow
@@ -112,86 +39,15 @@ def test_recursion_of_the_exact_conditional_halves_its_error_with_the_steps():
   # C = I: relative error of the covariance, to the digits published.
   p = G3._replace(C=np.eye(3))
   for steps, want in ((50, 0.1471), (100, 0.0798), (200, 0.0422)):
-    pairs = laws.pairs(laws.linear_alpha_bar(steps))
-    got = laws.propagate(START, [laws.conditional_step(p, *pair) for pair in pairs]).cov
+    pairs = affine.pairs(affine.linear_alpha_bar(steps))
+    got = affine.propagate(START, [affine.conditional_step(p, *pair) for pair in pairs]).cov
     cov = p.posterior().cov
     assert abs(np.linalg.norm(got - cov) / np.linalg.norm(cov) - want) < 1e-4
 
 
-# T1: common random numbers.
-
-
-def sample_g3(p, method, grid=LINEAR_100.grid()):
-  x, _ = sampler.sample(jax.random.key(0), method, p.prior(), p.problem(), grid)
-  return np.asarray(x, np.float64)
-
-
-@every_law
-@pytest.mark.slow
-def test_samples_of_one_key_differ_as_the_exact_gain_says(name):
-  others = [G3._replace(y=G3.y + np.array([0.7, -1.1])), G3._replace(m=G3.m + np.array([0.4, -0.2, 0.9]))]
-  with jax.enable_x64():
-    method = method_of(name)
-    for other in others:
-      got = sample_g3(other, method) - sample_g3(G3, method)
-      np.testing.assert_allclose(got, law(name, other).mean - law(name).mean, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-  "name, gain",
-  [
-    ("pigdm", (0.85414791, 0.27118250)),
-    ("pigdm_ddim_.5", (0.85889102, 0.27667178)),
-    ("pigdm_algorithm_1", (0.87571861, 0.29552197)),
-    ("mmps", (0.85001831, 0.27011647)),
-  ],
-)
-@pytest.mark.slow
-def test_gain_equals_its_published_value(name, gain):
-  method = method_of(name)
-  with jax.enable_x64():
-    moved = [sample_g3(G3._replace(y=G3.y + unit), method) - sample_g3(G3, method) for unit in np.eye(2)]
-  np.testing.assert_allclose([column[0] for column in moved], gain, rtol=0, atol=1e-8)  # eight digits printed
-
-
-# T2: one step as an affine map, at every level.
-
-
-@every_law
-def test_step_is_the_affine_map_of_its_paper(name):
-  _, step, _ = LAWS[name]
-  with jax.enable_x64():
-    now, nxt = verify.level_pairs(schedules.as_arrays(LINEAR_100.grid()))
-    got, misfit = verify.extracted_maps(method_of(name), G3.prior(), G3.problem(), now, nxt)
-  assert np.all(misfit < 1e-12)  # affine in its noise
-  want = [step(G3, *pair) for pair in PAIRS]
-  for field, values in got._asdict().items():
-    expected = np.stack([getattr(one, field) for one in want])
-    scale = np.abs(expected).max(axis=tuple(range(1, expected.ndim)), keepdims=True) + 1.0
-    np.testing.assert_allclose(values / scale, expected / scale, rtol=0, atol=1e-10, err_msg=field)
-
-
-# T3: terminal mean and covariance.
-
-
-@jax.jit
-def many(keys, method, prior, problem, grid):
-  return jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
-
-
-def run(method, prior, problem, grid, chains=CHAINS):
-  return many(jax.random.split(jax.random.key(0), chains), method, prior, problem, schedules.as_arrays(grid))
-
-
-def assert_law(samples, want):
-  p_mean, p_cov = laws.p_values(samples, want)
-  assert p_mean > SMALLEST_P and p_cov > SMALLEST_P, (p_mean, p_cov)
-
-
-@fast_laws
-@pytest.mark.slow
-def test_samples_follow_the_exact_law(name):
-  assert_law(run(method_of(name), G3.prior(), G3.problem(), LINEAR_100.grid()), law(name))
+def run(method, prior, problem, grid, count):
+  keys, ys = jax.random.split(jax.random.key(0), count), jnp.tile(problem.y, (count, 1))
+  return chains(keys, ys, method, prior, problem, schedules.as_arrays(grid))
 
 
 # Where two methods must agree.
@@ -287,7 +143,7 @@ def test_ddrm_in_the_operators_own_basis_is_ddrm_of_its_matrix(name):
     x, z, y = image(0), image(1), image(2, operator.out_shape) * operator.observed(jnp.ones(operator.out_shape))
     matrix = jax.vmap(lambda unit: jnp.ravel(operator(unit)), out_axes=1)(jnp.eye(d).reshape(d, *SHAPE))
     kept = np.flatnonzero(np.abs(np.asarray(matrix)).sum(axis=1) > 0)
-    dense = laws.dense(matrix[kept])
+    dense = affine.dense(matrix[kept])
     prior = priors.gaussian(np.zeros(d), np.diag(np.linspace(0.2, 1.5, d)), LINEAR_100)
     for step in (40, 97, 99):
       got = update(DDRM(), z, x, *levels_at(step), prior, Problem(operator, noise.Gaussian(0.1), y))
@@ -370,8 +226,8 @@ def test_noise_of_each_value_is_what_whitening_makes_of_it():
   with jax.enable_x64():
     std = noise.Poisson(0.02).std(jnp.asarray(G3.y))
     assert std[0] > 1.2 * std[1]
-    problem = Problem(laws.dense(G3.A), noise.Poisson(0.02), jnp.asarray(G3.y))
-    white = Problem(laws.dense(G3.A / std[:, None]), noise.Gaussian(1.0), G3.y / std)
+    problem = Problem(affine.dense(G3.A), noise.Poisson(0.02), jnp.asarray(G3.y))
+    white = Problem(affine.dense(G3.A / std[:, None]), noise.Gaussian(1.0), G3.y / std)
     x, z = jnp.asarray(X), jnp.array([0.2, -0.7, 1.3])
     for method in (MMPS(), JFPS(covariance=G3.prior()), DiffPIR()):
       got, want = (update(method, z, x, *levels_at(60), G3.prior(), one) for one in (problem, white))
@@ -383,13 +239,9 @@ def test_noise_of_each_value_is_what_whitening_makes_of_it():
 
 # DAPS: affine for a Gaussian prior, with a law of its own.
 
-DAPS_G3 = DAPS(tau=0.15, step_size=4e-3, last_step=0.2, sigma_max=20.0, langevin_steps=8)
-DAPS_LEVELS = 20
 
-
-def daps_law(p, method, levels=DAPS_LEVELS):
-  settings = laws.Annealing(**{name: getattr(method, name) for name in laws.Annealing._fields})
-  return laws.propagate(laws.daps_start(p, settings), laws.daps_maps(p, settings, levels))
+def daps_law(p, method, levels):
+  return affine.propagate(daps.exact_start(p, method), daps.exact_maps(p, method, levels))
 
 
 @pytest.mark.slow
@@ -397,7 +249,7 @@ def test_daps_visits_its_own_noises():
   levels = DAPS().levels(schedules.as_arrays(Schedule("linear", 1000).grid("200")))
   sbar = np.asarray(levels.sigma / levels.alpha)
   assert len(sbar) == 201 and sbar[-1] == 0.0
-  np.testing.assert_allclose(sbar[[0, 100]], [100.0, laws.spaced(100.0, 0.1, 0.5)], rtol=1e-5)
+  np.testing.assert_allclose(sbar[[0, 100]], [100.0, daps.exact_spaced(100.0, 0.1, 0.5)], rtol=1e-5)
   assert np.all(np.diff(np.asarray(levels.t)) <= 0)
 
 
@@ -414,24 +266,9 @@ def test_level_between_two_steps_lies_between_them():
 
 
 @pytest.mark.slow
-def test_daps_samples_of_one_key_differ_as_its_law_says():
-  grid = LINEAR_100.grid(str(DAPS_LEVELS))
-  with jax.enable_x64():
-    for other in (G3._replace(y=G3.y + np.array([0.7, -1.1])), G3._replace(m=G3.m + np.array([0.4, -0.2, 0.9]))):
-      got = sample_g3(other, DAPS_G3, grid) - sample_g3(G3, DAPS_G3, grid)
-      want = daps_law(other, DAPS_G3).mean - daps_law(G3, DAPS_G3).mean
-      np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
-
-
-@pytest.mark.slow
-def test_daps_samples_follow_their_law():
-  assert_law(run(DAPS_G3, G3.prior(), G3.problem(), LINEAR_100.grid(str(DAPS_LEVELS))), daps_law(G3, DAPS_G3))
-
-
-@pytest.mark.slow
 def test_law_of_daps_is_the_posterior_where_its_pieces_are_exact():
   # A flat prior makes N(xh, sbar^2 I) exact and the ODE the identity; many small Langevin steps reach their law.
-  p = laws.Linear(np.zeros(2), 1e10 * np.eye(2), np.array([[1.0, 0.5], [0.0, 1.0]]), 0.2, np.array([0.8, -0.3]))
+  p = affine.Linear(np.zeros(2), 1e10 * np.eye(2), np.array([[1.0, 0.5], [0.0, 1.0]]), 0.2, np.array([0.8, -0.3]))
   method = DAPS(tau=0.2, step_size=2e-4, last_step=1.0, sigma_max=5.0, langevin_steps=4000)
   got, want = daps_law(p, method, 30), p.posterior()
   np.testing.assert_allclose(got.mean, want.mean, atol=1e-2)
@@ -448,7 +285,7 @@ def test_red_diff_gradient_is_the_papers():
     for step in (0, 60, 99):
       abar = PAIRS[step][0]
       now = Level(*(jnp.asarray(v[step]) for v in LINEAR_100.grid()))
-      want = laws.red_diff_gradient(G3, mu, z, abar, 0.7)
+      want = red_diff.exact_gradient(G3, mu, z, abar, 0.7)
       got, _ = method.gradient(jnp.asarray(z), jnp.asarray(mu), now, G3.prior(), G3.problem())
       np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
 
@@ -459,7 +296,7 @@ def test_red_diff_rests_at_the_map_estimate_of_its_level():
   grid = Level(*(np.append(np.full(steps, v[at]), v[-1]) for v in LINEAR_100.grid()))
   method = REDDiff(weight=2.0, learning_rate=0.01)
   mean = np.mean(run(method, G3.prior(), G3.problem(), grid, 64), axis=0)
-  want = laws.red_diff_rest(G3, PAIRS[at][0], 2.0)
+  want = red_diff.exact_rest(G3, PAIRS[at][0], 2.0)
   start = np.linalg.pinv(G3.A) @ G3.y
   assert np.linalg.norm(mean - want) < 0.05 * np.linalg.norm(start - want)
 
@@ -467,7 +304,7 @@ def test_red_diff_rests_at_the_map_estimate_of_its_level():
 @pytest.mark.slow
 def test_map_estimate_of_red_diff_is_the_posteriors_where_lambda_is_the_noise_over_the_level():
   # lambda sigma_t^2 = sigma_y^2 as sigma_t -> 0: the mode, and mean, of the posterior.
-  np.testing.assert_allclose(laws.red_diff_rest(G3, 1 - 1e-9, G3.sigma**2 / 1e-9), G3.posterior().mean, atol=1e-6)
+  np.testing.assert_allclose(red_diff.exact_rest(G3, 1 - 1e-9, G3.sigma**2 / 1e-9), G3.posterior().mean, atol=1e-6)
 
 
 # What each method is for.
@@ -517,42 +354,6 @@ def test_daps_refuses_unstable_langevin_steps():
 def test_jfps_refuses_images_that_natural_covariances_do_not_describe():
   with pytest.raises(ValueError, match=r"jfps: expected images of 3 channels"):
     methods.check(JFPS(), operators.identity((4, 4, 1)))
-
-
-@pytest.mark.parametrize(
-  "method",
-  [DPS(), PiGDM(), TMPD(), MMPS(iterations=1), MMPS(iterations=3), DiffPIR(), DAPS(), REDDiff(), DDRM(), ScoreALD()],
-  ids=lambda method: f"{method.name}_{getattr(method, 'iterations', '')}",
-)
-def test_the_cost_of_a_method_is_how_often_it_calls_its_network(method):
-  calls = {"evaluations": 0, "gradients": 0}
-
-  def called(kind):
-    calls[kind] += 1
-
-  @jax.custom_vjp
-  def network(x):
-    jax.debug.callback(called, "evaluations")
-    return jnp.tanh(x)
-
-  def forward(x):
-    jax.debug.callback(called, "evaluations")
-    return jnp.tanh(x), x
-
-  def backward(x, cotangent):
-    jax.debug.callback(called, "gradients")
-    return (cotangent * (1.0 - jnp.tanh(x) ** 2),)
-
-  network.defvjp(forward, backward)
-
-  prior = priors.Prior({}, lambda params, x, t: network(x), Schedule("linear", 1000))
-  operator = operators.random_mask(jax.random.key(0), SHAPE, missing=0.5)
-  y = operator(image(3).astype(jnp.float32))
-  problem = Problem(operator, noise.Gaussian(jnp.float32(1e-3)), y)  # little: no solve is done before its iterations
-  grid = prior.schedule.grid("5")
-  jax.block_until_ready(sampler.sample(jax.random.key(1), method, prior, problem, grid))
-  jax.effects_barrier()
-  assert calls == method.cost(len(method.levels(schedules.as_arrays(grid)).t))._asdict()
 
 
 @pytest.mark.parametrize(

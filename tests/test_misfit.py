@@ -166,7 +166,7 @@ def test_norm_that_dps_divides_by_is_the_root_of_the_misfit():
       def moved(rule, kind=kind):
         step = quickly(lambda s: DPS(scale=s, rule=rule, misfit=kind).update(z, x, now, nxt, prior(), problem))
         steps = [step(scale) for scale in (0.1, 0.0)]
-        np.testing.assert_allclose(steps[0][1], base.residual_norm(problem, x0), rtol=1e-12)
+        np.testing.assert_allclose(steps[0][1]["residual_norm"], base.residual_norm(problem, x0), rtol=1e-12)
         return steps[0][0] - steps[1][0]
 
       want = moved("squared") / (2.0 * jnp.sqrt(problem.misfit(x0, kind)))

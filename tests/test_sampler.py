@@ -1,7 +1,11 @@
-"""What holds of every method under the sampler: join METHOD_TABLE. Values are held in `test_methods_exact.py`."""
+"""What holds of every method under the sampler: METHODS, with the examples that the classes declare.
+
+Values are held in `test_methods_exact.py`.
+"""
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffinv import noise, operators, priors, problems, sampler, schedules
-from diffinv.methods import DPS, METHODS, ScoreALD, SDEdit
+from diffinv.methods import DPS, METHODS
 from diffinv.priors import Prior
 from diffinv.schedules import Schedule
 
@@ -17,36 +21,23 @@ SHAPE = (6, 8, 3)
 SIGMA_Y = 0.05
 LINEAR = Schedule("linear", 1000)
 GRID = LINEAR.grid("50")  # one for all tests: they share compilations
-SHORT = LINEAR.grid("5")  # but for the eager one
+SHORT = LINEAR.grid("3")  # but for the eager one
+COUNTED = LINEAR.grid("5")  # and those that count calls: all of a solve's iterations are taken
+SEEDS = 16
 
-# name: a method, and another value for each hyper-parameter that is data.
-METHOD_TABLE = {
-  "sdedit": (SDEdit(t0=0.4, repeats=2, guide="ridge", ridge=0.01), {"ridge": 0.2}),
-  "score_ald": (ScoreALD(), {"c": 0.05, "rate": 1.0}),
-  "dps": (DPS(scale=0.5), {"scale": 0.3}),
-  "pigdm": (METHODS["pigdm"](), {"eta": 0.5}),
-  "tmpd": (METHODS["tmpd"](), {"eta": 0.5}),
-  "mmps": (METHODS["mmps"](iterations=2), {"eta": 0.5}),
-  "jfps": (METHODS["jfps"](), {"eta": 0.5}),
-  "diffpir": (METHODS["diffpir"](), {"weight": 2.0, "zeta": 0.8}),
-  "ddnm_plus": (METHODS["ddnm_plus"](), {"eta": 0.5}),
-  "ddrm": (METHODS["ddrm"](), {"eta": 0.5, "eta_b": 0.9}),
-  "daps": (METHODS["daps"](langevin_steps=20), {"tau": 0.02, "step_size": 5e-5, "last_step": 0.1, "ode_end": 0.02}),
-  "red_diff": (METHODS["red_diff"](), {"learning_rate": 0.05, "weight": 0.5}),
+DEFAULTS = {name: method(**method.examples.get("default", {})) for name, method in METHODS.items()}
+EXAMPLES = {
+  f"{name}_{label}": method(**fields)
+  for name, method in METHODS.items()
+  for label, fields in method.examples.items()
+  if label != "default"
 }
-VARIANTS = {
-  "sdedit_keep_known": (SDEdit(t0=0.4, keep_known=True), {}),
-  "score_ald_norm_matched": (ScoreALD(weighting="norm_matched", balance=1.0), {"c": 0.05, "balance": 2.0}),
-  "score_ald_ddpm": (ScoreALD(sampler="ddpm"), {"rate": 1.0}),
-  "dps_paper": (DPS(scale=0.5, rule="paper"), {"scale": 0.3}),
-  "dps_squared": (DPS(scale=0.1, rule="squared"), {"scale": 0.05}),
-}
-ALL = METHOD_TABLE | VARIANTS
-QUICK = ("sdedit", "score_ald", "dps", "diffpir")  # in the fast run: a method of each kind
+ALL = DEFAULTS | EXAMPLES
+QUICK = ("sdedit", "dps")  # in the fast run, beside the first test, which is of every method
 
 
-def table(names):
-  return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+def table(names, quick=QUICK):
+  return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 every_method = pytest.mark.parametrize("name", table(ALL))
@@ -62,12 +53,13 @@ def smooth():
   return np.full(len(covariance), 0.4), covariance
 
 
+@functools.cache
 def make_prior():
   return priors.gaussian(*smooth(), LINEAR)
 
 
 @functools.cache
-def make_problem(seed=1):
+def make_problem(seed=1, sigma=SIGMA_Y):
   """Return a truth drawn from the prior and its measurement, half of the pixels missing."""
   mean, covariance = smooth()
   root = np.linalg.cholesky(covariance)
@@ -75,11 +67,16 @@ def make_problem(seed=1):
   truth = jnp.asarray(truth.reshape(SHAPE), jnp.float32)
   k1, k2 = jax.random.split(jax.random.key(seed))
   operator = operators.random_mask(k1, SHAPE, missing=0.5)
-  return truth, problems.simulate(k2, operator, noise.Gaussian(jnp.float32(SIGMA_Y)), truth)
+  return truth, problems.simulate(k2, operator, noise.Gaussian(jnp.float32(sigma)), truth)
 
 
 def run(seed, method, problem, prior=None, grid=GRID):
   return sampler.sample(jax.random.key(seed), method, make_prior() if prior is None else prior, problem, grid)
+
+
+# Compiled once for every test that takes a chain apart.
+quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+start_of, advance = quickly(sampler.start), quickly(sampler.advance)
 
 
 def assert_same(got, want):
@@ -87,14 +84,9 @@ def assert_same(got, want):
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
-def test_every_method_is_in_the_table():
-  assert {method.name for method, _ in METHOD_TABLE.values()} == set(METHODS)
-  assert all(type(method) is METHODS[method.name] for method, _ in ALL.values())
-
-
-@every_method
+@pytest.mark.parametrize("name", table(ALL, quick=DEFAULTS))
 def test_result_is_finite_and_improves_on_the_start(name):
-  method, (truth, problem) = ALL[name][0], make_problem()
+  method, (truth, problem) = ALL[name], make_problem()
   grid = schedules.as_arrays(GRID)
   x, info = run(0, method, problem)
   assert x.shape == SHAPE and x.dtype == jnp.float32
@@ -103,8 +95,8 @@ def test_result_is_finite_and_improves_on_the_start(name):
   for values in (x, *info.values()):
     assert np.all(np.isfinite(values))
   # Single samples are as far again from the truth as their mean is (SDEdit's start is already a guide, not noise).
-  start = jax.jit(sampler.start)(jax.random.key(0), method, make_prior(), problem, grid).x
-  mean = np.mean([run(seed, method, problem)[0] for seed in range(16)], axis=0)
+  start = start_of(jax.random.key(0), method, make_prior(), problem, grid).x
+  mean = np.mean([run(seed, method, problem)[0] for seed in range(SEEDS)], axis=0)
   error, start_error = (float(np.mean((v - truth) ** 2)) for v in (mean, start))
   assert error < 0.5 * start_error, (error, start_error)
 
@@ -112,7 +104,7 @@ def test_result_is_finite_and_improves_on_the_start(name):
 @pytest.mark.slow
 @every_method
 def test_compiled_equals_eager(name):
-  method, (_, problem) = ALL[name][0], make_problem()
+  method, (_, problem) = ALL[name], make_problem()
   want, want_info = run(0, method, problem, grid=SHORT)
   with jax.disable_jit():
     got, info = run(0, method, problem, grid=SHORT)
@@ -124,7 +116,7 @@ def test_compiled_equals_eager(name):
 
 @every_method
 def test_batched_equals_one_at_a_time_whatever_the_company(name):
-  method, prior = ALL[name][0], make_prior()
+  method, prior = ALL[name], make_prior()
   batch = [make_problem(seed)[1] for seed in (1, 2, 3)]
   # Company of another scale: a norm over the batch would change its neighbors.
   batch[2] = dataclasses.replace(batch[2], y=10.0 * batch[2].y)
@@ -140,51 +132,103 @@ def test_batched_equals_one_at_a_time_whatever_the_company(name):
 
 @every_method
 def test_same_seed_gives_the_same_bits_and_another_seed_another_sample(name):
-  method, (_, problem) = ALL[name][0], make_problem()
+  method, (_, problem) = ALL[name], make_problem()
   first, second, other = (run(seed, method, problem)[0] for seed in (3, 3, 4))
   np.testing.assert_array_equal(first, second)
   assert np.mean(np.abs(first - other)) > 0.01
 
 
-TRACES, CALLS = [], []
+TRACES, CALLS = [], {"evaluations": 0, "gradients": 0}
+
+
+def called(kind):
+  CALLS[kind] += 1
+
+
+@jax.custom_vjp
+def counted(x):
+  jax.debug.callback(called, "evaluations")
+  return jnp.tanh(x)
+
+
+def counted_forward(x):
+  jax.debug.callback(called, "evaluations")
+  return jnp.tanh(x), x
+
+
+def counted_backward(x, cotangent):
+  jax.debug.callback(called, "gradients")
+  return (cotangent * (1.0 - jnp.tanh(x) ** 2),)
+
+
+counted.defvjp(counted_forward, counted_backward)
 
 
 def counting_network(params, x, t):
   TRACES.append(1)
-  jax.debug.callback(lambda: CALLS.append(1))
-  return jnp.tanh(params["gain"] * x)
+  return counted(params["gain"] * x)
 
 
 def sample_network(seed, method, gain=0.5, problem_seed=1):
   prior = Prior({"gain": jnp.float32(gain)}, counting_network, LINEAR)
-  x, _ = run(seed, method, make_problem(problem_seed)[1], prior)
+  problem = make_problem(problem_seed, 1e-3)[1]  # little noise: no solve ends before its iterations
+  x, _ = run(seed, method, problem, prior, COUNTED)
   x.block_until_ready()
   jax.effects_barrier()
-  return x
+  return np.asarray(x)
+
+
+class Sweep(NamedTuple):
+  """What running a method at several values of everything that is data has shown."""
+
+  calls: dict[str, int]  # of the network, in one chain
+  compilations: int  # beyond the first
+  effective: set[str]  # hyper-parameters that change the result
+
+
+def numbers(method):
+  """Return the hyper-parameters that are data."""
+  leaves = {jax.tree_util.keystr(path).strip("."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(method)}
+  return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, float)}
+
+
+@functools.cache
+def sweep(name):
+  method = ALL[name]
+  sample_network(0, method)
+  count = len(TRACES)
+  assert count > 0
+  CALLS.update(evaluations=0, gradients=0)
+  first = sample_network(0, method)
+  calls = dict(CALLS)
+  sample_network(1, method)
+  sample_network(0, method, problem_seed=2)
+  sample_network(0, method, gain=0.7)
+  changed = {
+    field: sample_network(0, dataclasses.replace(method, **{field: 0.8 * value}))
+    for field, value in numbers(method).items()
+  }
+  effective = {field for field, x in changed.items() if np.any(x != first)}
+  return Sweep(calls, len(TRACES) - count, effective)
 
 
 @every_method
 def test_one_compilation_serves_all_values(name):
-  method, changes = ALL[name]
-  first = sample_network(0, method)
-  count = len(TRACES)
-  assert count > 0
-  sample_network(1, method)
-  sample_network(0, method, problem_seed=2)
-  sample_network(0, method, gain=0.7)
-  for field, value in changes.items():
-    changed = sample_network(0, dataclasses.replace(method, **{field: value}))
-    assert np.any(changed != first), f"{field} has no effect"
-  assert len(TRACES) == count, "a new value compiled again"
+  assert sweep(name).compilations == 0, "a new value compiled again"
+
+
+@pytest.mark.parametrize("name", table(METHODS))
+def test_every_hyper_parameter_has_an_effect(name):
+  """With one of the examples at least: some settings leave some without."""
+  variants = [variant for variant, method in ALL.items() if method.name == name]
+  assert set(numbers(DEFAULTS[name])) == set().union(*(sweep(variant).effective for variant in variants))
 
 
 @every_method
-def test_cost_is_the_number_of_calls_of_the_network(name):
-  method = ALL[name][0]
-  CALLS.clear()
-  sample_network(0, method)
-  levels = method.levels(schedules.as_arrays(GRID)).alpha.shape[0]
-  assert len(CALLS) == method.cost(levels).evaluations
+def test_cost_is_the_number_of_calls_of_the_network_and_of_its_gradients(name):
+  method = ALL[name]
+  levels = method.levels(schedules.as_arrays(COUNTED)).alpha.shape[0]
+  assert sweep(name).calls == method.cost(levels)._asdict()
 
 
 def test_hyper_parameters_can_be_swept_by_vmap():
@@ -196,14 +240,13 @@ def test_hyper_parameters_can_be_swept_by_vmap():
 
 
 @pytest.mark.parametrize("block", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 1000))])
-@pytest.mark.parametrize("name", table(METHOD_TABLE))
+@pytest.mark.parametrize("name", table(METHODS))
 def test_blocks_of_steps_equal_the_whole_chain(name, block):
-  method, (_, problem), prior = ALL[name][0], make_problem(), make_prior()
+  method, (_, problem), prior = ALL[name], make_problem(), make_prior()
   grid, key = schedules.as_arrays(GRID), jax.random.key(0)
   want, want_info = run(0, method, problem)
   total = method.levels(grid).alpha.shape[0] - 1
-  advance = jax.jit(sampler.advance)
-  state, infos = jax.jit(sampler.start)(key, method, prior, problem, grid), []
+  state, infos = start_of(key, method, prior, problem, grid), []
   for first in range(0, total, block):  # the last block reaches past the end
     state, info = advance(key, state, jnp.arange(first, first + block), method, prior, problem, grid)
     infos.append(info)

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffinv import noise, sampler
+from diffinv import errors, noise, sampler
 from diffinv.apps import main
-from diffinv.methods import DPS, METHODS, MMPS, TMPD, PiGDM
+from diffinv.apps import verify as command
+from diffinv.methods import DPS, METHODS, MMPS, TMPD, PiGDM, affine, base, pigdm, red_diff
+from diffinv.methods.affine import G3
+from diffinv.methods.cases import Descent, ScalarCase, each
 from diffinv.methods.unconditional import DDPM
 from diffinv.problems import Problem
-from diffinv.schedules import Schedule, as_arrays
-from diffinv.verification import laws, mixture
+from diffinv.pytree import pytree
+from diffinv.schedules import Level, Schedule, as_arrays
+from diffinv.verification import gaussian, mixture, modes, scalar, statistics
 from diffinv.verification import tables as verify
-from diffinv.verification.laws import G3
+from diffinv.verification.sampling import chains
 
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 LINEAR_100 = Schedule("linear", 100)
@@ -140,7 +144,7 @@ def test_library_prior_denoises_to_the_mean_of_the_moments_and_has_their_derivat
   law, *_, x = general
   with jax.enable_x64():
     prior = law.prior()
-    level = verify.Level(*(jnp.asarray(v) for v in (0.0, np.sqrt(abar), np.sqrt(1 - abar))))
+    level = Level(*(jnp.asarray(v) for v in (0.0, np.sqrt(abar), np.sqrt(1 - abar))))
     got, slope = denoised_and_slope(prior, jnp.asarray(x), level)
   want = moments(law, x, abar)
   np.testing.assert_allclose(got, want.mean, rtol=0, atol=1e-12)
@@ -149,7 +153,7 @@ def test_library_prior_denoises_to_the_mean_of_the_moments_and_has_their_derivat
 
 def test_covariance_of_a_mixture_is_that_of_its_samples():
   law = mixture.mixture([1.0, 3.0], [[0.0, 2.0], [4.0, -1.0]], [np.eye(2), np.diag([0.5, 2.0])])
-  mean, cov = mixture.covariance(law)
+  mean, cov = law.moments()
   np.testing.assert_allclose(mean, [3.0, -0.25], rtol=1e-12)
   # Within: diag(.625, 1.75); between: .75 .25 of the difference (4, -3).
   np.testing.assert_allclose(cov, [[0.625 + 3.0, -2.25], [-2.25, 1.75 + 1.6875]], rtol=1e-12)
@@ -262,37 +266,38 @@ def test_posterior_of_the_bimodal_prior_has_its_published_digits():
   np.testing.assert_allclose(weights, (0.02353276, 0.97646724), rtol=0, atol=5e-9)
   np.testing.assert_allclose(means, (-0.9, 0.99268293), rtol=0, atol=5e-9)
   np.testing.assert_allclose(variances, (0.125, 0.09756098), rtol=0, atol=5e-9)
-  mean, cov = mixture.covariance(law)
+  mean, cov = law.moments()
   np.testing.assert_allclose([mean[0], cov[0, 0]], (0.948143, 0.180523), rtol=0, atol=5e-7)
   np.testing.assert_allclose(weights @ stats.norm.cdf(means / np.sqrt(variances)), 0.975872, rtol=0, atol=5e-7)
 
 
-ORACLE = verify.ScalarCase("oracle", "", lambda: DDPM((1,)), "bimodal", 0.952495, 0.152015, 0.97941)
+ORACLE = ScalarCase("", lambda: DDPM((1,)), "bimodal", 0.952495, 0.152015, 0.97941)
 
 
 def test_chain_of_the_exact_posterior_score_has_its_published_law():
   count = 25_000
   prior = bimodal_posterior().prior(LINEAR_100)
-  problem = Problem(laws.dense(np.eye(1)), noise.Gaussian(0.5), jnp.array([0.2]))
+  problem = Problem(affine.dense(np.eye(1)), noise.Gaussian(0.5), jnp.array([0.2]))
   keys, ys = jax.random.split(jax.random.key(0), count), jnp.full((count, 1), 0.2)
-  x = verify.chains(keys, ys, ORACLE.build(), prior, problem, as_arrays(LINEAR_100.grid()))
-  errors = verify.scalar_errors(np.asarray(x, np.float64)[:, 0], ORACLE, 0.0)
+  x = chains(keys, ys, ORACLE.build(), prior, problem, as_arrays(LINEAR_100.grid()))
+  errors = scalar.scalar_errors(np.asarray(x, np.float64)[:, 0], ORACLE, 0.0)
   assert all(abs(z) < 5 for z in errors.values()), errors
 
 
-OTHER_CASES = (  # beside those that `diffinv verify` prints
-  verify.ScalarCase("ddpm", "", lambda: DDPM((1,)), "bimodal", 0.463940, 2.683354, 0.70396),
-  verify.ScalarCase("dps", "code, .02", lambda: DPS(scale=0.02), "bimodal", 0.540418, 1.707973, 0.7641),
-)
+SCALAR_CASES = [
+  *((name, case) for name, method in METHODS.items() for case in method.scalar_cases()),
+  ("ddpm", ScalarCase("", lambda: DDPM((1,)), "bimodal", 0.463940, 2.683354, 0.70396)),
+  ("dps", ScalarCase("code, .02", lambda: DPS(scale=0.02), "bimodal", 0.540418, 1.707973, 0.7641)),
+]
 
 
 @pytest.mark.parametrize(
-  "case", (*verify.SCALAR_CASES, *OTHER_CASES), ids=lambda case: f"{case.method} {case.settings} {case.prior}"
+  "name, case", [pytest.param(*pair, id=f"{pair[0]} {pair[1].settings} {pair[1].prior}") for pair in SCALAR_CASES]
 )
 @pytest.mark.slow
-def test_samples_in_one_dimension_follow_their_exact_law(case):
+def test_samples_in_one_dimension_follow_their_exact_law(name, case):
   """T4: laws that are not Gaussian, by quadrature to the digits given."""
-  assert verify.scalar_row(case, 25_000, jax.random.key(0)).failed == ()
+  assert scalar.scalar_row(name, case, 25_000, jax.random.key(0)).failed == ()
 
 
 # Laws beyond those of the methods.
@@ -301,27 +306,27 @@ def test_samples_in_one_dimension_follow_their_exact_law(case):
 def test_law_of_bayesian_dps_has_its_published_digits():
   # Score += grad log N(y; A D, sigma^2 I): M = beta / sqrt(alpha) K^T A^T / sigma^2.
   maps = []
-  for abar, prev in laws.pairs(laws.linear_alpha_bar(100)):
-    K, k = laws.denoiser(G3, np.sqrt(abar), 1 - abar)
+  for abar, prev in affine.pairs(affine.linear_alpha_bar(100)):
+    K, k = affine.denoiser(G3, np.sqrt(abar), 1 - abar)
     M = (1 - abar / prev) / np.sqrt(abar / prev) * K.T @ G3.A.T / G3.sigma**2
-    maps.append(laws.guided(laws.ddpm_step(G3, abar, prev), G3, M, K, k))
-  got = laws.propagate(laws.standard(3), maps)
+    maps.append(affine.guided(affine.ddpm_step(G3, abar, prev), G3, M, K, k))
+  got = affine.propagate(affine.standard(3), maps)
   np.testing.assert_allclose(got.mean, [0.9381927226, -0.5763854452, -0.2763854452], rtol=0, atol=1e-8)
   want = [0.0411438814, -0.0585156371, -0.0616199616, 0.1286845287, 0.1230564148, 0.1274133780]
-  np.testing.assert_allclose(laws.upper(got.cov), want, rtol=0, atol=1e-8)
+  np.testing.assert_allclose(statistics.upper(got.cov), want, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("steps", [20, 100, 1000])
 def test_chain_of_the_exact_mean_and_covariance_reproduces_the_posterior_at_any_number_of_steps(steps):
   # The reverse covariance beta~ I + c0^2 Cov[x0 | x_t, y], from p(x_T | y): what finite chains leave out.
-  abars = laws.linear_alpha_bar(1000)[np.linspace(0, 999, steps).round().astype(int)]
+  abars = affine.linear_alpha_bar(1000)[np.linspace(0, 999, steps).round().astype(int)]
   posterior, eye = G3.posterior(), np.eye(3)
-  law = laws.Law(np.sqrt(abars[-1]) * posterior.mean, abars[-1] * posterior.cov + (1 - abars[-1]) * eye)
-  for abar, prev in laws.pairs(abars):
-    step = laws.conditional_step(G3, abar, prev)
-    spread = laws.spread(posterior.cov, abar)
+  law = affine.Law(np.sqrt(abars[-1]) * posterior.mean, abars[-1] * posterior.cov + (1 - abars[-1]) * eye)
+  for abar, prev in affine.pairs(abars):
+    step = affine.conditional_step(G3, abar, prev)
+    spread = affine.spread(posterior.cov, abar)
     c0 = np.sqrt(prev) * (1 - abar / prev) / (1 - abar)
-    law = laws.propagate(law, [step])
+    law = affine.propagate(law, [step])
     law = law._replace(cov=law.cov + c0**2 * spread)
   np.testing.assert_allclose(law.mean, posterior.mean, rtol=0, atol=1e-10)
   np.testing.assert_allclose(law.cov, posterior.cov, rtol=0, atol=1e-10)
@@ -330,7 +335,7 @@ def test_chain_of_the_exact_mean_and_covariance_reproduces_the_posterior_at_any_
 @pytest.mark.parametrize("matrix", [G3.A, G3.A.T, np.diag([1.0, 0.0, 2.0]), np.array([[1.0, 2.0], [2.0, 4.0]])])
 def test_dense_operator_solves_and_inverts_as_its_matrix(matrix):
   with jax.enable_x64():
-    operator = laws.dense(matrix)
+    operator = affine.dense(matrix)
     v = np.arange(1.0, matrix.shape[0] + 1)
     got = operator.solve(jnp.asarray(v), 0.3), operator.pinv(jnp.asarray(v))
     basis = operator.spectral()
@@ -349,60 +354,109 @@ def test_p_values_are_those_of_the_two_chi_square_statistics():
     stats.chi2.sf(500 * error @ np.linalg.solve(law.cov, error), 3),
     stats.chi2.sf(499 * (np.trace(ratio) - np.linalg.slogdet(ratio)[1] - 3), 6),
   )
-  np.testing.assert_allclose(laws.p_values(x, law), want, rtol=1e-10)
+  np.testing.assert_allclose(statistics.p_values(x, law), want, rtol=1e-10)
 
 
 # verify: what it checks, and that it finds what is wrong.
 
 
 def test_every_method_is_checked_in_each_table_that_it_can_be_in():
-  every = {*METHODS}
+  every = list(METHODS.values())
   for size in (verify.QUICK, verify.FULL):
-    assert {case.method for case in verify.gaussian_cases(size)} | {"red_diff"} == every
-  assert verify.mixture_methods(verify.FULL).keys() == every
-  assert {case.method for case in verify.SCALAR_CASES} <= every
+    assert all(verify.gaussian_cases(method, size) for method in every)
+  on_mixture = [method.name for method, _ in verify.mixture_cases(every, verify.FULL)]
+  assert sorted(on_mixture) == sorted(METHODS)
+  assert on_mixture.index("mmps") < on_mixture.index("tmpd"), "it is compared with the one before"
+  quick = [method.name for method, _ in verify.mixture_cases(every, verify.QUICK)]
+  assert quick == ["dps", "ddrm"] == on_mixture[:2]
 
 
 def test_methods_without_an_exact_law_say_so():
-  assert "no exact law" in verify.red_diff_row(jax.random.key(0)).note
+  for method in METHODS.values():
+    for case in method.cases():
+      assert not isinstance(case, Descent) or "no exact law" in case.note
+  assert "no exact law" in gaussian.descent_row("red_diff", RED_DIFF, jax.random.key(0)).note
   for name in ("tmpd", "jfps", "diffpir", "daps", "red_diff"):
-    assert verify.mixture_methods(verify.FULL)[name][2]
+    assert METHODS[name].mixture_case().note
+
+
+@pytree
+class Unheard(base.Chain):
+  """A method that declares nothing to hold it against."""
+
+  strength: float = 1.0
+
+  name, title, citation = "unheard", "Unheard", "none"
+
+  def update(self, z, x_t, now, nxt, prior, problem):
+    return x_t, {}
+
+
+@pytest.mark.parametrize("size", [verify.QUICK, verify.FULL], ids=["quick", "full"])
+def test_a_method_that_declares_no_case_is_refused(monkeypatch, size):
+  for ask in (verify.run, lambda methods, size: verify.total_work(methods, size)):
+    with pytest.raises(errors.UsageError, match="`methods`: expected methods that declare a case, got unheard"):
+      ask([DPS, Unheard], size=size)
+  monkeypatch.setitem(METHODS, "unheard", Unheard)
+  with pytest.raises(errors.UsageError, match="got unheard with none"):
+    verify.run(["dps", "unheard"], size=size)
+
+
+def test_command_refuses_a_method_that_declares_no_case(monkeypatch, capsys):
+  monkeypatch.setitem(METHODS, "unheard", Unheard)
+  assert main.execute(["verify", "--quick", "--methods=unheard"]) == 2
+  command.FLAGS["methods"].unparse()  # flags stay as they were parsed last
+  said = capsys.readouterr()
+  assert "--methods: expected methods that declare a case, got unheard" in said.err and "hold" not in said.out
+
+
+def test_a_method_with_cases_can_be_given_as_a_class():
+  class Mine(PiGDM):
+    name = "mine"
+
+  (case,) = verify.gaussian_cases(Mine, verify.QUICK)
+  plan = [part.name for part in verify._plan([Mine, "dps"], verify.QUICK, 0)]
+  assert case.settings == "code" and plan == ["dps", "mine", "oracle", "dps", "prior"]
+
+
+def test_a_chain_that_writes_no_update_says_so():
+  @pytree
+  class Unwritten(base.Chain):
+    """Without an update."""
+
+  with pytest.raises(NotImplementedError, match="Unwritten: expected an `update` of its own"):
+    Unwritten().step(jax.random.key(0), base.XState(jnp.zeros(3)), None, None, None, None)
 
 
 SMALL = verify.FULL._replace(chains=4000, problems=200)
 
 
-def case_of(method, settings):
-  return next(case for case in verify.CASES if (case.method, case.settings) == (method, settings))
+def case_of(name, settings):
+  return next(case for case in METHODS[name].cases() if case.settings == settings)
 
 
 DPS_CASE = case_of("dps", "squared, .3")
+RED_DIFF = case_of("red_diff", "weight 2")
 
 
 def test_right_method_passes():
-  row = verify.gaussian_row(DPS_CASE, SMALL, jax.random.key(0))
+  row = gaussian.gaussian_row("dps", DPS_CASE, SMALL, jax.random.key(0))
   assert row.failed == () and row.values["step"] < 1e-13 and row.values["gain"] < 1e-12
   np.testing.assert_allclose(row.values["coverage_predicted"], (0.754, 0.867, 0.859), atol=1e-3)
 
 
 def test_wrong_step_size_is_found_by_the_exact_checks_and_the_covariance():
   wrong = DPS_CASE._replace(build=lambda: DPS(scale=0.33, rule="squared"))
-  failed = verify.gaussian_row(wrong, SMALL, jax.random.key(0)).failed
+  failed = gaussian.gaussian_row("dps", wrong, SMALL, jax.random.key(0)).failed
   assert {"step", "gain", "covariance"} <= {*failed}
 
 
 def test_wrong_noise_is_found_by_the_covariance_alone_where_steps_are_not_read_off():
   # A tenth less noise: samples of one key still differ as they must.
-  wrong = case_of("pigdm", "score")._replace(build=lambda: PiGDM(weight="score"), maps=louder(laws.pigdm_step))
-  failed = verify.gaussian_row(wrong, SMALL._replace(everything=False), jax.random.key(0)).failed
+  louder = lambda p: [one._replace(L=1.1 * one.L) for one in each(pigdm.exact_step)(p)]
+  wrong = case_of("pigdm", "score")._replace(maps=louder)
+  failed = gaussian.gaussian_row("pigdm", wrong, SMALL._replace(everything=False), jax.random.key(0)).failed
   assert "covariance" in failed and not {"step", "gain", "mean"} & {*failed}
-
-
-def louder(step):
-  def maps(p):
-    return [one._replace(L=1.1 * one.L) for one in (step(p, *pair) for pair in verify.PAIRS)]
-
-  return maps
 
 
 def test_step_that_is_not_affine_in_its_noise_is_found():
@@ -414,26 +468,26 @@ def test_step_that_is_not_affine_in_its_noise_is_found():
 
   jax.tree_util.register_static(Bent)
   with jax.enable_x64():
-    levels = verify.level_pairs(as_arrays(LINEAR_100.grid("3")))
-    _, misfit = verify.extracted_maps(Bent(), G3.prior(), G3.problem(), *levels)
-  assert np.all(misfit > verify.EXACT)
+    levels = gaussian.level_pairs(as_arrays(LINEAR_100.grid("3")))
+    _, misfit = gaussian.extracted_maps(Bent(), G3.prior(), G3.problem(), *levels)
+  assert np.all(misfit > gaussian.EXACT)
 
 
 @pytest.mark.slow
-def test_red_diff_row_holds_and_finds_a_wrong_weight(monkeypatch):
-  row = verify.red_diff_row(jax.random.key(0))
+def test_red_diff_row_holds_and_finds_a_wrong_weight():
+  row = gaussian.descent_row("red_diff", RED_DIFF, jax.random.key(0))
   assert row.failed == () and row.values["step"] < 1e-12 and row.values["rest"] < 0.03
-  right = laws.red_diff_gradient
-  monkeypatch.setattr(laws, "red_diff_gradient", lambda p, mu, z, abar, weight: right(p, mu, z, abar, 1.01 * weight))
-  assert verify.red_diff_row(jax.random.key(0)).failed == ("gradient",)
+  heavier = lambda p, mu, z, abar: red_diff.exact_gradient(p, mu, z, abar, 1.01 * 2.0)
+  wrong = RED_DIFF._replace(gradient=heavier)
+  assert gaussian.descent_row("red_diff", wrong, jax.random.key(0)).failed == ("gradient",)
 
 
 @pytest.mark.slow
 def test_scalar_row_holds_and_finds_a_wrong_scale():
-  case = next(case for case in verify.SCALAR_CASES if case.prior == "normal" and "code, .1" in case.settings)
-  assert verify.scalar_row(case, 5000, jax.random.key(0)).failed == ()
+  case = next(case for case in DPS.scalar_cases() if case.prior == "normal" and "code, .1" in case.settings)
+  assert scalar.scalar_row("dps", case, 5000, jax.random.key(0)).failed == ()
   wrong = case._replace(build=lambda: DPS(scale=0.12))
-  assert "variance" in verify.scalar_row(wrong, 5000, jax.random.key(0)).failed
+  assert "variance" in scalar.scalar_row("dps", wrong, 5000, jax.random.key(0)).failed
 
 
 LEVELS = {  # as they were measured
@@ -460,7 +514,8 @@ LEVELS = {  # as they were measured
   ],
 )
 def test_levels_of_the_mixture_fail_where_their_order_is_wrong(name, levels, failed):
-  holds = verify.order(name, {**LEVELS, name: levels}, verify.FULL)
+  case = METHODS[name].mixture_case()
+  holds = modes.order(levels, case, LEVELS, verify.FULL)
   assert {check for check, true in holds.items() if not true} == failed
 
 
@@ -550,12 +605,12 @@ def test_command_verifies_a_method_without_weights(capsys):
 
 def test_work_that_is_reported_sums_to_what_is_announced(monkeypatch):
   blank = lambda name: verify.Row("gaussian", name, "", {}, ())
-  monkeypatch.setattr(verify, "gaussian_row", lambda case, size, key: blank(case.method))
-  monkeypatch.setattr(verify, "red_diff_row", lambda key: blank("red_diff"))
-  monkeypatch.setattr(verify, "scalar_row", lambda case, count, key: blank(case.method))
-  monkeypatch.setattr(verify.Benchmark, "references", lambda self: [blank("floor"), blank("oracle")])
-  monkeypatch.setattr(verify.Benchmark, "row", lambda self, name: blank(name))
-  monkeypatch.setattr(verify.Benchmark, "prior_row", lambda self: blank("prior"))
+  monkeypatch.setattr(gaussian, "gaussian_row", lambda name, case, size, key: blank(name))
+  monkeypatch.setattr(gaussian, "descent_row", lambda name, case, key: blank(name))
+  monkeypatch.setattr(scalar, "scalar_row", lambda name, case, count, key: blank(name))
+  monkeypatch.setattr(modes.Benchmark, "references", lambda self: [blank("floor"), blank("oracle")])
+  monkeypatch.setattr(modes.Benchmark, "row", lambda self, name, case: blank(name))
+  monkeypatch.setattr(modes.Benchmark, "prior_row", lambda self: blank("prior"))
   for size in (verify.QUICK, verify.FULL):
     for methods in (["dps"], list(METHODS)):
       reported = []

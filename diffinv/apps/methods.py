@@ -1,8 +1,8 @@
-"""List the methods: what they can restore, what 100 steps cost at their default hyper-parameters, and the source.
+"""List the methods: the operators they work with, the cost of 100 steps at the default settings, and the source.
 
 usage: diffinv methods
 
-Evaluations are calls of the network, gradients backward passes through it: one of these costs about two calls more.
+Evaluations are calls of the network, gradients are backward passes through it; a gradient costs about two calls more.
 """
 
 from absl import flags
@@ -10,20 +10,12 @@ from absl import flags
 from diffinv import text
 from diffinv.apps import common
 from diffinv.apps.main import run_module
-from diffinv.methods import METHODS
-from diffinv.methods.base import Method
+from diffinv.methods import METHODS, needs
 from diffinv.schedules import Schedule
 
 STEPS = 100
 
 FLAGS = flags.FlagValues()
-
-
-def problems(method: type[Method]) -> str:
-  """Write for which operators the method is."""
-  if method.spectral_only:
-    return "linear, SVD in closed form"
-  return "linear" if method.linear_only else "any differentiable"
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +25,7 @@ def main(argv: list[str]) -> None:
   rows = []
   for name, method in METHODS.items():
     spent = common.cost(method(), grid)
-    rows.append([name, method.title, problems(method), str(spent.evaluations), str(spent.gradients), method.citation])
+    rows.append([name, method.title, needs(method), str(spent.evaluations), str(spent.gradients), method.citation])
   print(text.table(["method", "title", "operators", "evaluations", "gradients", "source"], rows))
 
 

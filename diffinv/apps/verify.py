@@ -7,11 +7,13 @@ Prints three tables with a verdict a row and ends with exit code 1 if a check fa
   gaussian  A method's own law for a Gaussian prior, not the posterior, which few methods sample. step, gain: errors
             of its steps as affine maps and of differences of samples of one key. mean: the worst coordinate's error
             in standard errors. p mean, p cov: chi-square tests of the chains' mean and covariance. coverage: of 90 %
-            intervals of 19 draws, per coordinate, as the law predicts it and as it is found; its worst error in
-            standard errors. --quick leaves out step and settings beyond one a method.
+            intervals of 19 draws, per coordinate, as the law predicts and as found; its worst error in standard
+            errors. --quick leaves out step and all but one setting of each method.
   scalar    One dimension, against a quadrature: errors in standard errors. Not with --quick.
-  mixture   25 modes in 8 dimensions with 1, 2 and 4 measurements: sliced W1 from the exact posterior between floor
-            (exact samples) and prior (no measurement). A smoke test of levels. With --quick DPS and DDRM only.
+  mixture   25 modes in 8 dimensions with 1, 2 and 4 measurements: sliced W1 from the exact posterior, between floor
+            (exact samples) and prior (no measurement). A smoke test of levels. With --quick only DPS and DDRM.
+
+A method that declares no case is refused.
 """
 
 from absl import flags
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 def follow(bar: progress.Bar) -> verify.Report:
-  """Return what `verify.run` tells its parts to, shown on `bar`."""
+  """Return a report for `verify.run` that shows its parts on `bar`."""
   done = lambda now, total: None
 
   def report(name: str, work: float) -> None:
@@ -80,17 +82,17 @@ def follow(bar: progress.Bar) -> verify.Report:
 
 
 def number(name, form):
-  """Return the entry `name` in a format; a dash where there is none."""
+  """Return the entry `name` in a format; a dash if there is none."""
   return lambda row: format(row.values[name], form) if name in row.values else "-"
 
 
 def several(name, form):
-  """Return the numbers of the entry `name`; a dash where there is none."""
+  """Return the numbers of the entry `name`; a dash if there is none."""
   return lambda row: " ".join(format(value, form) for value in row.values[name]) if name in row.values else "-"
 
 
 def verdict(row):
-  """Return ok or what failed, and the note."""
+  """Return ok, or what failed, and the note."""
   result = f"FAILED: {', '.join(row.failed)}" if row.failed else "ok"
   rest = [f"rests within {row.values['rest']:.1%}"] if "rest" in row.values else []
   return "; ".join([result, *rest, *([row.note] if row.note else [])])

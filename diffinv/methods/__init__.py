@@ -1,8 +1,8 @@
-"""Methods that solve y = A(x) + n with a diffusion prior, by name."""
+"""Methods that solve y = A(x) + n with a diffusion prior, by name: a method is its file and a line in METHODS."""
 
 import dataclasses
-import sys
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +21,9 @@ from diffinv.methods.score_ald import ScoreALD
 from diffinv.methods.sdedit import SDEdit
 from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, Operator
+from diffinv.pytree import choices_of
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
   "sdedit": SDEdit,
   "score_ald": ScoreALD,
   "dps": DPS,
@@ -42,7 +43,7 @@ def make_method(name: str, fields: dict[str, Any]) -> Method:
   """Build the method `name` with the given hyper-parameters, the rest at their defaults.
 
   Raises:
-    ValueError: there is no such method or field, or a field cannot have this value; the message lists those there are.
+    ValueError: there is no such method or field, or a field cannot have this value; the message lists what exists.
   """
   check_names(name, fields)
   method = METHODS[name](**fields)
@@ -51,29 +52,41 @@ def make_method(name: str, fields: dict[str, Any]) -> Method:
 
 
 def check_names(name: str, fields: Iterable[str]) -> None:
-  """Check that there is such a method, and that it has these fields.
+  """Check that the method exists and has these fields.
 
   Raises:
-    ValueError: there is none; the message lists those there are.
+    ValueError: it does not; the message lists what exists.
   """
   if name not in METHODS:
     raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
-  known = [field.name for field in dataclasses.fields(METHODS[name])]
+  known = fields_of(METHODS[name])
   for field in fields:
     if field not in known:
       raise ValueError(f"{name}: expected a field among {', '.join(known)}, got {field!r}")
 
 
+def fields_of(method: type[Method]) -> list[str]:
+  """Return the names of a method's hyper-parameters."""
+  return [field.name for field in dataclasses.fields(method)]
+
+
 def choices(method: type[Method], field: str) -> tuple[str, ...]:
-  """Return what a field that chooses an algorithm may name: keys of its module's table (`rule`: RULES), or ()."""
-  return tuple(getattr(sys.modules[method.__module__], f"{field.upper()}S", ()))
+  """Return the names that a field which chooses an algorithm may hold; () for any other field."""
+  return choices_of(method, field)
+
+
+def needs(method: type[Method]) -> str:
+  """Write which operators the method works with."""
+  if method.spectral_only:
+    return "linear, SVD in closed form"
+  return "linear" if method.linear_only else "any differentiable"
 
 
 def check_fields(method: Method) -> None:
-  """Check that every hyper-parameter has a value that the method is defined for; one that is traced passes.
+  """Check that the method is defined for the value of every hyper-parameter; traced values pass.
 
   Raises:
-    ValueError: one has not.
+    ValueError: it is not.
   """
   for field in dataclasses.fields(method):
     value = getattr(method, field.name)
@@ -92,8 +105,8 @@ def check(method: Method, operator: Operator) -> None:
   """Check that the method can solve problems of this operator.
 
   Raises:
-    ValueError: the method is for linear operators, or re-imposes pixels that the operator does not observe, or a
-      hyper-parameter is out of its range, or its step is not stable; the message says what to do.
+    ValueError: the method needs another kind of operator, a hyper-parameter is out of its range, or the steps are not
+      stable; the message says what to do.
   """
   check_fields(method)
   if not accepts(type(method), operator):
@@ -104,7 +117,7 @@ def check(method: Method, operator: Operator) -> None:
 
 
 def accepts(method: type[Method], operator: Operator) -> bool:
-  """Return whether the operator is of the class that the method is made for: any, linear, of known SVD."""
+  """Return whether the operator is of the kind that the method needs: any, linear, or linear of known SVD."""
   linear = isinstance(operator, LinearOperator)
   if method.spectral_only:
     return linear and operator.spectral() is not None

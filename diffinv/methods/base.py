@@ -6,19 +6,28 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   init(key, prior, problem, start)            -> the state before the first step
   step(key, state, now, nxt, prior, problem)  -> the state after it, and a dict of scalars to trace
   finish(state, prior, problem)               -> the restored image
-  estimate(state, level, prior, problem)      -> the clean image as the chain sees it at a level, to be looked at
+  estimate(state, level, prior, problem)      -> the chain's current estimate of the clean image, for display
   cost(num_levels)                            -> network evaluations and gradients per image
-  check(operator)                             -> ValueError where the method cannot work; before the chain, on the host
+  check(operator)                             -> ValueError if the method cannot work; on the host, before the chain
 
 The sampler (`diffinv.sampler`) scans `step` over neighboring pairs of levels and knows nothing else.
+
+Most methods inherit `Chain` and write one function, `update`: a step from the iterate `x_t` with given noise `z`. Those
+with a larger state, or more than one draw a step, inherit `Iteration` and write `step`. Beside the algorithm, a class
+declares what everything else needs of it: its name and source, the ranges of its hyper-parameters, the values that
+`diffinv tune` tries, and the cases that `diffinv verify` holds it against. A new method is its file and a line in
+METHODS.
 """
 
+import abc
 import math
-from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffinv.methods.cases import Case, Descent, MixtureCase, ScalarCase
 from diffinv.operators.base import Operator
 from diffinv.priors import AnyPrior, Denoised, eps_from_x0
 from diffinv.problems import Problem
@@ -45,9 +54,9 @@ class Range(NamedTuple):
 
   low: float
   high: float = math.inf
-  above: bool = False  # whether `low` itself is left out
+  above: bool = False  # whether `low` itself is excluded
 
-  def __contains__(self, value: float) -> bool:
+  def __contains__(self, value: Any) -> bool:
     return (self.low < value if self.above else self.low <= value) and value <= self.high
 
   def __str__(self) -> str:
@@ -57,17 +66,22 @@ class Range(NamedTuple):
 
 
 POSITIVE, NOT_NEGATIVE, PART, COUNT = Range(0, above=True), Range(0), Range(0, 1), Range(1)
+ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # that a search of DDIM's eta tries
 
 
 class Method(Protocol):
   """See the module docstring."""
 
-  name: str  # as on the command line
-  title: str  # as in the paper
-  citation: str
-  linear_only: bool
-  spectral_only: bool
+  name: ClassVar[str]  # as on the command line
+  title: ClassVar[str]  # as in the paper
+  citation: ClassVar[str]
+  entering: ClassVar[str]
+  linear_only: ClassVar[bool]
+  spectral_only: ClassVar[bool]
+  linear_in_noise: ClassVar[bool]
   ranges: ClassVar[Mapping[str, Range]]
+  search: ClassVar[Mapping[str, tuple]]
+  examples: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def levels(self, grid: Level) -> Level: ...
 
@@ -85,40 +99,55 @@ class Method(Protocol):
 
   def check(self, operator: Operator) -> None: ...
 
+  @classmethod
+  def cases(cls) -> tuple[Case | Descent, ...]: ...
 
-class Chain:
-  """The parts that most methods share: every level once, from pure noise, ending with the iterate."""
+  @classmethod
+  def scalar_cases(cls) -> tuple[ScalarCase, ...]: ...
 
-  linear_only = False  # for linear operators
-  spectral_only = False  # for linear operators whose `spectral` is in closed form
-  ranges = {}  # of hyper-parameters, by name; `methods.check` holds them to it
+  @classmethod
+  def mixture_case(cls) -> MixtureCase | None: ...
+
+
+class Iteration(abc.ABC):
+  """What most methods share: every level once, starting from pure noise and ending with the iterate.
+
+  The state has the iterate as `x`, `[h, w, c]`.
+  """
+
+  name: ClassVar[str] = ""
+  title: ClassVar[str] = ""
+  citation: ClassVar[str] = ""
+  entering: ClassVar[str] = ""  # how y enters, in a line
+  linear_only: ClassVar[bool] = False  # needs a linear operator
+  spectral_only: ClassVar[bool] = False  # needs a linear operator whose `spectral` is in closed form
+  linear_in_noise: ClassVar[bool] = False  # by default, under a Gaussian prior: opposite noise, opposite deviations
+  ranges: ClassVar[Mapping[str, Range]] = {}  # of hyper-parameters, by name; `methods.check` enforces them
+  search: ClassVar[Mapping[str, tuple]] = {}  # values that a search tries, by field
+  # Settings that tests try, by a name; "default" stands for the default settings if those are not what a test needs.
+  examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
   def levels(self, grid: Level) -> Level:
     """Return the grid itself: each level once, then the clean image."""
     return grid
 
-  def init(self, key: jax.Array, prior: AnyPrior, problem: Problem, start: Level) -> XState:
+  def init(self, key: jax.Array, prior: AnyPrior, problem: Problem, start: Level) -> Any:
     """Return x_T ~ N(0, I)."""
     return XState(jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype))
 
+  @abc.abstractmethod
   def step(
-    self, key: jax.Array, state: XState, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
-  ) -> tuple[XState, Info]:
-    """Draw z ~ N(0, I) and take the method's own `update(z, x_t, now, nxt, prior, problem)`.
+    self, key: jax.Array, state: Any, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
+  ) -> tuple[Any, Info]:
+    """Go from the level `now` to the level `nxt`; return the next state and scalars to trace."""
 
-    `update` returns the next iterate, `[h, w, c]`, and the norm of the residual: a step with given noise.
-    """
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    x, norm = self.update(z, state.x, now, nxt, prior, problem)
-    return XState(x), {"residual_norm": norm}
-
-  def finish(self, state: XState, prior: AnyPrior, problem: Problem) -> jax.Array:
+  def finish(self, state: Any, prior: AnyPrior, problem: Problem) -> jax.Array:
     """Return the last iterate."""
     return state.x
 
-  def estimate(self, state: XState, level: Level, prior: AnyPrior, problem: Problem) -> jax.Array:
-    """Return E[x0 | x_t] of the iterate, `[h, w, c]`; the iterate itself where it is clean. One evaluation."""
-    return jnp.where(level.sigma > 0, prior.denoise(state.x, level).x0, state.x)
+  def estimate(self, state: Any, level: Level, prior: AnyPrior, problem: Problem) -> jax.Array:
+    """Return E[x0 | x_t] of the iterate, `[h, w, c]`; the iterate itself at the clean level. One evaluation."""
+    return denoised_at(state.x, level, prior)
 
   def cost(self, num_levels: int) -> Cost:
     """Return one evaluation a step, no backward pass."""
@@ -126,6 +155,55 @@ class Chain:
 
   def check(self, operator: Operator) -> None:
     """Accept any operator."""
+
+  @classmethod
+  def cases(cls) -> tuple[Case | Descent, ...]:
+    """Return what is known exactly of the method under a Gaussian prior; what it does by default comes first."""
+    return ()
+
+  @classmethod
+  def scalar_cases(cls) -> tuple[ScalarCase, ...]:
+    """Return the digits of a quadrature in one dimension."""
+    return ()
+
+  @classmethod
+  def mixture_case(cls) -> MixtureCase | None:
+    """Return the settings for the mixture of 25 modes; None to leave the method out."""
+    return None
+
+
+class Chain(Iteration):
+  """A method whose state is the iterate alone and whose steps draw one noise each; it writes `update`."""
+
+  def update(
+    self, z: jax.Array, x_t: jax.Array, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
+  ) -> tuple[jax.Array, Info]:
+    """Take one step with the given noise.
+
+    Args:
+      z: standard normal noise, `[h, w, c]`.
+      x_t: the iterate at `now`, `[h, w, c]`.
+      now, nxt: the levels of this step.
+      prior: the diffusion model.
+      problem: the measurement.
+
+    Returns:
+      The next iterate, `[h, w, c]`, and scalars to trace.
+    """
+    raise NotImplementedError(f"{type(self).__name__}: expected an `update` of its own; write one, see methods/base.py")
+
+  def step(
+    self, key: jax.Array, state: XState, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
+  ) -> tuple[XState, Info]:
+    """Draw z ~ N(0, I) and take the `update`."""
+    z = jax.random.normal(key, state.x.shape, state.x.dtype)
+    x, info = self.update(z, state.x, now, nxt, prior, problem)
+    return XState(x), info
+
+
+def denoised_at(x_t: jax.Array, level: Level, prior: AnyPrior) -> jax.Array:
+  """Return E[x0 | x_t], `[h, w, c]`; x_t itself at the clean level. One evaluation."""
+  return jnp.where(level.sigma > 0, prior.denoise(x_t, level).x0, x_t)
 
 
 def posterior_mean(x_t: jax.Array, x0: jax.Array, now: Level, nxt: Level) -> jax.Array:
@@ -143,12 +221,12 @@ def reverse_variance(var_frac: jax.Array | float, now: Level, nxt: Level) -> jax
 
 
 def reverse_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, nxt: Level) -> jax.Array:
-  """Take one ancestral DDPM step with the given noise; none is added on arrival at the clean image.
+  """Take one ancestral DDPM step with the given noise; the step to the clean image adds none.
 
   Args:
     z: standard normal noise, `[h, w, c]`.
     x_t: the iterate at `now`, `[h, w, c]`.
-    denoised: what the prior says of x_t.
+    denoised: the prior's output at x_t.
     now, nxt: the levels of this step, variance-preserving.
   """
   std = jnp.where(nxt.sigma > 0, jnp.sqrt(reverse_variance(denoised.var_frac, now, nxt)), 0.0)
@@ -156,7 +234,7 @@ def reverse_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, n
 
 
 def moved(denoised: Denoised, x_t: jax.Array, x0: jax.Array, now: Level) -> Denoised:
-  """Return `denoised` with another x0, and the eps that goes with it: x_t = alpha x0 + sigma eps.
+  """Return `denoised` with another x0 and the eps that goes with it: x_t = alpha x0 + sigma eps.
 
   A guidance that adds g to the score moves x0 by (sigma^2 / alpha) g (Tweedie).
   """
@@ -174,7 +252,9 @@ def denoise_vjp(prior: AnyPrior, x_t: jax.Array, now: Level) -> tuple[Denoised, 
   return denoised, lambda v: backward(v)[0]
 
 
-def ddim_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, nxt: Level, eta: jax.Array | float):
+def ddim_step(
+  z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, nxt: Level, eta: jax.Array | float
+) -> jax.Array:
   """Take one DDIM step: eta = 0 is deterministic, eta = 1 is DDPM with its small variance.
 
   Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, arXiv 2010.02502, Eq. 12 and 16.
@@ -185,7 +265,7 @@ def ddim_step(z: jax.Array, x_t: jax.Array, denoised: Denoised, now: Level, nxt:
 
 
 def renoise(z: jax.Array, x: jax.Array, now: Level, nxt: Level) -> jax.Array:
-  """Go forward from `now` to the noisier level `nxt` with the given noise: x_t = alpha x0 + sigma eps in one step."""
+  """Go from `now` to the noisier level `nxt` with the given noise: x_t = alpha x0 + sigma eps in one step."""
   alpha = nxt.alpha / now.alpha
   return alpha * x + jnp.sqrt(jnp.maximum(nxt.sigma**2 - alpha**2 * now.sigma**2, 0.0)) * z
 

@@ -13,26 +13,32 @@ the level to `last_step` of itself: the authors' code. What is approximate: N(xh
 the Euler steps and the unadjusted Langevin steps; for a Gaussian prior and a linear operator the chain is affine and
 its own law is known exactly.
 
-||y - A(x0)||^2 is `Problem.misfit`, for Poisson noise the log-likelihood in the same units, trusted as if its mean
-variance were tau^2. The step eta is divided by `Problem.stiffness`, without which dark pixels would make the Langevin
-steps unstable.
+||y - A(x0)||^2 is `Problem.misfit`: for Poisson noise the log-likelihood in the same units, as if its mean variance
+were tau^2. The step eta is divided by `Problem.stiffness`: without it, dark pixels would make the Langevin steps
+unstable.
 
 Differs from the authors' code, which takes grad ||y - A(x0)||^2 / tau^2 without the 1/2 of the Gaussian law: its tau is
 ours times the root of 2.
 
-The grid gives the number of levels; network calls between its levels interpolate t.
+The grid sets the number of levels; network calls between its levels interpolate t.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffinv.methods import base
+from diffinv.methods import affine, base
+from diffinv.methods.cases import Case, MixtureCase
 from diffinv.operators.base import LinearOperator, norm_squared
-from diffinv.problems import MISFITS as MISFITS  # what `misfit` names
+from diffinv.problems import MISFITS
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, level_at
 
 POWER = 7  # of the spacing
+# Of its case: few and large Langevin steps, so that the law is far from its limit.
+ANNEALING = {"tau": 0.15, "step_size": 4e-3, "last_step": 0.2, "sigma_max": 20.0, "langevin_steps": 8}
 
 
 def spaced(first, last, part):
@@ -41,10 +47,10 @@ def spaced(first, last, part):
 
 
 @pytree
-class DAPS(base.Chain):
+class DAPS(base.Iteration):
   """Decoupled annealing (Alg. 1) with Langevin dynamics; any differentiable operator; no gradient of the network."""
 
-  tau: jax.Array | float = 0.01  # standard deviation that the data are trusted with; below sigma_y in the paper
+  tau: jax.Array | float = 0.01  # standard deviation assumed of the data; below sigma_y in the paper
   step_size: jax.Array | float = 1e-4  # eta at the first level
   last_step: jax.Array | float = 0.01  # eta at the last level, as a part of the first
   sigma_max: jax.Array | float = 100.0  # sbar of the first level
@@ -52,7 +58,7 @@ class DAPS(base.Chain):
   ode_end: jax.Array | float = 0.01  # sbar where the ODE ends
   ode_steps: int = static(5)
   langevin_steps: int = static(100)
-  misfit: str = static("likelihood")  # of MISFITS
+  misfit: str = static("likelihood", choices=MISFITS)
 
   name, title = "daps", "DAPS"
   citation = "Zhang et al., CVPR 2025, arXiv 2407.01521"
@@ -60,6 +66,10 @@ class DAPS(base.Chain):
     **{name: base.POSITIVE for name in ("tau", "step_size", "last_step", "sigma_max", "sigma_min", "ode_end")},
     **{name: base.COUNT for name in ("ode_steps", "langevin_steps")},
   }
+  entering = "Langevin steps on x0, decoupled levels"
+  linear_in_noise = True
+  examples = {"default": {"langevin_steps": 20}}
+  search = {"tau": (0.01, 0.02, 0.05, 0.1), "step_size": (1e-5, 5e-5, 1e-4, 2e-4, 5e-4)}
 
   def levels(self, grid):
     """Return as many levels as the grid has, at this method's own noises, then the clean image."""
@@ -96,9 +106,9 @@ class DAPS(base.Chain):
     return base.XState(nxt.alpha * x0 + nxt.sigma * z), {"residual_norm": base.residual_norm(problem, x0)}
 
   def estimate(self, state, level, prior, problem):
-    """Return E[x0 | x_t] of the iterate; `levels` could only interpolate t on the grid, the schedule knows it."""
-    sbar = jnp.where(level.sigma > 0, level.sigma / level.alpha, self.sigma_min)  # of the clean image t is not asked
-    return super().estimate(state, level._replace(t=level_at(prior.schedule, sbar).t), prior, problem)
+    """Return E[x0 | x_t] of the iterate; t is that of the schedule, which `levels` can only interpolate on the grid."""
+    sbar = jnp.where(level.sigma > 0, level.sigma / level.alpha, self.sigma_min)  # t of the clean image is not used
+    return base.denoised_at(state.x, level._replace(t=level_at(prior.schedule, sbar).t), prior)
 
   def flow(self, u, sbar, prior):
     """Return the end of the probability-flow ODE du / dsbar = (u - D) / sbar from `u`, by Euler steps."""
@@ -123,3 +133,66 @@ class DAPS(base.Chain):
       return x0 - eta * ((x0 - x0_hat) / sbar**2 + gradient(x0)) + jnp.sqrt(2.0 * eta) * z, None
 
     return jax.lax.scan(move, x0_hat, jax.random.split(key, self.langevin_steps))[0]
+
+  @classmethod
+  def cases(cls):
+    method, levels = cls(**ANNEALING), 20
+    return (
+      Case(
+        "8 Langevin steps",
+        lambda: cls(**ANNEALING),
+        lambda p: exact_maps(p, method, levels),
+        lambda p: exact_start(p, method),
+        one_noise=False,
+        levels=levels,
+        note="several noises a step: no single map to read off",
+      ),
+    )
+
+  @classmethod
+  def mixture_case(cls):
+    fields = {"tau": 0.3, "step_size": 0.1, "last_step": 0.1, "sigma_max": 30.0, "langevin_steps": 20}
+    return MixtureCase("tau .3", lambda law: cls(**fields), "trusts the data by tau, not sigma_y")
+
+
+# The exact law under a Gaussian prior, on u = x0 + sbar eps; `a` has the settings as the fields of the class.
+
+
+def exact_spaced(first, last, part):
+  """Return the noise at `part` in [0, 1] of the way from `first` to `last`, evenly in its 7th root."""
+  return (first ** (1 / 7) + part * (last ** (1 / 7) - first ** (1 / 7))) ** 7
+
+
+def exact_maps(p, a, levels):
+  """Return Alg. 1, a map a level: ODE, Langevin steps, the next level's noise."""
+  eye, maps = np.eye(len(p.m)), []
+  noises = [exact_spaced(a.sigma_max, a.sigma_min, i / levels) for i in range(levels)] + [0.0]
+  for i in range(levels):
+    X, x = exact_flow(p, noises[i], a)
+    eta = a.step_size * (1 + i / levels * (a.last_step - 1))
+    M = eye / noises[i] ** 2 + p.A.T @ p.A / a.tau**2
+    step = eye - eta * M
+    F, to_hat, shift, cov = eye, np.zeros_like(eye), np.zeros(len(p.m)), np.zeros_like(eye)
+    for _ in range(a.langevin_steps):
+      F, to_hat = step @ F, step @ to_hat + eta / noises[i] ** 2 * eye
+      shift = step @ shift + eta * p.A.T @ p.y / a.tau**2
+      cov = step @ cov @ step.T + 2 * eta * eye
+    whole = F + to_hat
+    maps.append(affine.Affine(whole @ X, whole @ x + shift, np.linalg.cholesky(cov + noises[i + 1] ** 2 * eye)))
+  return maps
+
+
+def exact_flow(p, sbar, a):
+  """Return X, x of the end X u + x of the probability-flow ODE by Euler steps (line 3)."""
+  ends = [exact_spaced(sbar, a.ode_end, j / a.ode_steps) for j in range(a.ode_steps + 1)]
+  X, x = np.eye(len(p.m)), np.zeros(len(p.m))
+  for now, nxt in itertools.pairwise(ends):
+    K, k = affine.denoiser(p, 1.0, now**2)
+    q = nxt / now
+    X, x = (1 - q) * K @ X + q * X, (1 - q) * (K @ x + k) + q * x
+  return X, x
+
+
+def exact_start(p, a):
+  """Return the law of the first u: x_T = alpha u ~ N(0, I)."""
+  return affine.Law(np.zeros(len(p.m)), (1 + a.sigma_max**2) * np.eye(len(p.m)))

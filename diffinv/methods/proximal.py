@@ -1,4 +1,4 @@
-"""What methods share to meet the data: the noise's variance, regularized solves and the proximal step.
+"""What methods share for the data term: the noise's variance, regularized solves and the proximal step.
 
 All solve (A A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form where R is one number and the operator has
 one, by conjugate gradients otherwise.
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients
 from diffinv.problems import Problem
 
-MIN_STD = 1e-3  # of the noise, on [-1, 1]: noise-free data are as good as that (DiffPIR's code: 1e-3 on [0, 1])
+MIN_STD = 1e-3  # of the noise, on [-1, 1]: what noise-free data count as (DiffPIR's code: 1e-3 on [0, 1])
 
 
 def noise_variance(problem: Problem) -> jax.Array:
@@ -32,7 +32,7 @@ def ridge(operator: LinearOperator, v: jax.Array, variance: jax.Array, *, iterat
     variance: of the noise, [], or one for each value of `v`, for which no closed form holds.
     iterations: of conjugate gradients, at most, where there is no closed form.
   """
-  # The operator's own `ridge` may keep digits that A^T of its `solve` has lost.
+  # An operator's own `ridge` may keep digits that A^T of its `solve` loses.
   if jnp.ndim(variance) == 0 and type(operator).solve is not LinearOperator.solve:
     return operator.ridge(v, variance)
   return operator.adjoint(conjugate_gradients(lambda u: operator.gram(u) + variance * u, v, iterations))
@@ -46,7 +46,7 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
   return x + ridge(problem.operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
 
 
-# sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient it then follows.
+# sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient the step follows.
 VARIANCES = {
   "likelihood": lambda problem, predicted: problem.noise.variance(problem.y, predicted),
   "weighted": lambda problem, predicted: problem.noise.std(problem.y) ** 2,

@@ -4,8 +4,8 @@ Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.
 Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, arXiv 2010.02502, Eq. 12.
 Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", arXiv 2211.01095, Alg. 2.
 
-Short chains of the first two lose contrast, the finer the detail the more: of Gaussian images with standard deviation
-0.1, DDIM keeps 78 % in 50 steps at equal distances. The second-order solver keeps it to 1 % in 30 that are even in
+Short chains of the first two lose contrast, most in fine detail: of Gaussian images with standard deviation 0.1, DDIM
+keeps 78 % in 50 steps at equal distances. The second-order solver keeps it to within 1 % in 30 steps that are even in
 log(alpha / sigma), "logsnr30".
 """
 
@@ -20,7 +20,7 @@ from diffinv.pytree import pytree, static
 
 @pytree
 class DDPM(base.Chain):
-  """Ancestral sampling of the prior (Ho et al., Alg. 2). `problem` is not read and may be None."""
+  """Ancestral sampling of the prior (Ho et al., Alg. 2). `problem` is not used and may be None."""
 
   shape: tuple[int, ...] = static()
 
@@ -30,10 +30,8 @@ class DDPM(base.Chain):
   def init(self, key, prior, problem, start):
     return base.XState(jax.random.normal(key, self.shape, start.alpha.dtype))  # Alg. 2, line 1
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    denoised = prior.denoise(state.x, now)
-    return base.XState(base.reverse_step(z, state.x, denoised, now, nxt)), {}  # Alg. 2, line 4
+  def update(self, z, x_t, now, nxt, prior, problem):
+    return base.reverse_step(z, x_t, prior.denoise(x_t, now), now, nxt), {}  # Alg. 2, line 4
 
 
 @pytree
@@ -49,25 +47,23 @@ class DDIM(base.Chain):
   def init(self, key, prior, problem, start):
     return base.XState(jax.random.normal(key, self.shape, start.alpha.dtype))
 
-  def step(self, key, state, now, nxt, prior, problem):
-    z = jax.random.normal(key, state.x.shape, state.x.dtype)
-    denoised = prior.denoise(state.x, now)
-    return base.XState(base.ddim_step(z, state.x, denoised, now, nxt, self.eta)), {}
+  def update(self, z, x_t, now, nxt, prior, problem):
+    return base.ddim_step(z, x_t, prior.denoise(x_t, now), now, nxt, self.eta), {}
 
 
 class SolverState(NamedTuple):
-  """What a step of the solver takes over from the one before."""
+  """What a step of the solver needs of the one before."""
 
   x: jax.Array  # [h, w, c]
-  x0: jax.Array  # D(x) at the level before, [h, w, c]
-  h: jax.Array  # the length of the step before, in log(alpha / sigma); infinite before the first
+  x0: jax.Array  # D(x) at the previous level, [h, w, c]
+  h: jax.Array  # the length of the previous step, in log(alpha / sigma); infinite before the first
 
 
 @pytree
-class DPMSolver(base.Chain):
+class DPMSolver(base.Iteration):
   """DPM-Solver++(2M) for samples of the prior, second order, deterministic after x_T (Lu et al., Alg. 2).
 
-  The step onto the clean image, infinite in log(alpha / sigma), is of first order: it returns D(x).
+  The step to the clean image, infinite in log(alpha / sigma), is of first order: it returns D(x).
   """
 
   shape: tuple[int, ...] = static()

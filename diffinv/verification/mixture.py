@@ -4,8 +4,8 @@ For x0 ~ sum_k w_k N(m_k, C_k) and y = A x0 + sigma_y n the posterior is a mixtu
 
 The benchmark is that of Cardoso, Janati, Le Corff and Moulines, "Monte Carlo guided Denoising Diffusion models for
 Bayesian linear inverse problems", ICLR 2024, arXiv 2308.07983: 25 components of covariance I around (-8i, -8j, -8i,
--8j, ...), i, j in -2 .. 2; betas that DESCEND from 0.02 to 1e-4; time steps that suit the operator's singular values.
-Its instances are drawn from unseeded generators, so these are our own: compare levels, not digits.
+-8j, ...), i, j in -2 .. 2; betas that DESCEND from 0.02 to 1e-4; time steps adapted to the operator's singular values.
+Its instances come from unseeded generators, so these are our own: compare levels, not digits.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from diffinv import priors
+from diffinv.methods.affine import Dense, dense
 from diffinv.schedules import Level, Schedule, vp_grid
-from diffinv.verification.laws import Dense, dense
 
 GRID_STEP = 8.0  # between neighboring modes, in standard deviations of each
 NUM_BETAS = 999
 FIRST_BETA, LAST_BETA = 0.02, 1e-4
 LEAST_SIGNAL = 1e-2  # sqrt(abar) where steps even in sqrt(abar) give way to steps even in time
-SMALLEST_WEIGHT = 1e-300  # posterior weights vanish; a prior wants positive ones
+SMALLEST_WEIGHT = 1e-300  # posterior weights may vanish; a prior needs positive ones
 
 
 class Mixture(NamedTuple):
@@ -34,6 +34,12 @@ class Mixture(NamedTuple):
     """Return the library's prior of this law: a denoiser, to draw from by a reverse chain."""
     weights = np.maximum(np.exp(self.log_weights), SMALLEST_WEIGHT)
     return priors.mixture(weights, self.means, self.covs, schedule)
+
+  def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean `[d]` and the covariance `[d, d]` of the whole mixture."""
+    weights = np.exp(self.log_weights)
+    off = self.means - weights @ self.means
+    return weights @ self.means, np.einsum("k,kij->ij", weights, self.covs + off[:, :, None] * off[:, None])
 
 
 def mixture(weights, means, covs) -> Mixture:
@@ -72,13 +78,6 @@ def sample(rng: np.random.RandomState, law: Mixture, count: int) -> np.ndarray:
   return law.means[chosen] + np.einsum("nij,nj->ni", np.linalg.cholesky(law.covs)[chosen], z)
 
 
-def covariance(law: Mixture) -> tuple[np.ndarray, np.ndarray]:
-  """Return the mean `[d]` and the covariance `[d, d]` of the whole mixture."""
-  weights = np.exp(law.log_weights)
-  off = law.means - weights @ law.means
-  return weights @ law.means, np.einsum("k,kij->ij", weights, law.covs + off[:, :, None] * off[:, None])
-
-
 # The benchmark.
 
 
@@ -95,7 +94,7 @@ class Instance(NamedTuple):
     return posterior(self.law, self.A, self.sigma, self.y)
 
   def operator(self, rows: int) -> Dense:
-    """Return A filled up with rows of zeros, which observe nothing: problems of any d_y share one compilation."""
+    """Return A padded with rows of zeros, which observe nothing: problems of any d_y share one compilation."""
     return dense(padded(self.A, rows))
 
 
@@ -129,9 +128,9 @@ def alpha_bar() -> np.ndarray:
 def grid(problem: Instance, steps: int) -> Level:
   """Return the levels of the benchmark for a problem, `[steps + 1]`, the clean image last.
 
-  From the clean image on, steps are even in sqrt(abar) while it is above 0.01, as far as whole times allow; among them
-  are the times where the noise of the chain meets that of a measured coordinate, sigma^2 abar = s^2 (1 - abar). What
-  is left of the steps goes evenly through the times behind.
+  From the clean image on, steps are even in sqrt(abar) while it is above 0.01, as far as whole times allow. They
+  include the times at which the noise of the chain equals that of a measured coordinate, sigma^2 abar = s^2 (1 - abar).
+  The remaining steps are spread evenly over the remaining times.
 
   Args:
     problem: its singular values and noise.
