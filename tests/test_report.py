@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from diffinv.apps import compare, main
+from diffinv.apps.report import known_options
 from diffinv.data import images
 from diffinv.report import album, figures
 from diffinv.report import page as report
@@ -759,7 +760,7 @@ def test_page_is_replaced_in_full_or_not_at_all(own, monkeypatch):
 
 
 def test_command_line_gives_the_settings_back():
-  words = shlex.split(" ".join(report.command_line(plan())))
+  words = shlex.split(" ".join(report.command_line(plan(), known_options())))
   assert words == [
     "diffinv",
     "compare",
@@ -776,7 +777,11 @@ def test_command_line_gives_the_settings_back():
 
 def test_command_line_of_a_command_that_is_gone_says_what_it_was_given():
   gone = {**plan(), "command": "other", "settings": {"a": [1, 2], "b": False, "c": "x y", "d": None}}
-  assert report.command_line(gone) == ["diffinv", "other", "--a=1,2", "--nob", "'--c=x y'"]
+  words = ["diffinv", "other", "--a=1,2", "--nob", "'--c=x y'"]
+  assert report.command_line(gone) == words
+  assert report.command_line(gone, {"a": report.Known([], repeated=True), "b": report.Known(False)}) == [
+    *("diffinv", "other", "--a=1", "--a=2", "'--c=x y'")
+  ]
 
 
 # Figures
