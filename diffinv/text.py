@@ -1,28 +1,53 @@
-"""Numbers and tables as a terminal shows them."""
+"""Tables and numbers for a terminal."""
 
 import math
-from typing import Sequence
+import re
+from collections.abc import Mapping, Sequence
+
+ABSENT = "-"  # where there is no number
+GAP = "  "  # between columns
+_NUMBER = re.compile(r"-|-?\d+(\.\d*)?(e[-+]?\d+)?(±\d+(\.\d*)?)?")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Align a table: the first column that is text to the left, numbers to the right."""
-  widths = [max(len(row[j]) for row in (header, *rows)) for j in range(len(header))]
-  numeric = [all(_is_number(row[j]) for row in rows) for j in range(len(header))]
-  pad = [str.rjust if flag else str.ljust for flag in numeric]
-  return "\n".join("  ".join(pad[j](row[j], widths[j]) for j in range(len(header))).rstrip() for row in (header, *rows))
+  """Lay out a table, numbers to the right and text to the left; return its lines.
+
+  A column is one of numbers if all its cells are numbers, intervals or ABSENT.
+
+  Args:
+    header: the headings.
+    rows: the cells, as many in a row as there are headings.
+  """
+  columns = [_column(heading, [row[j] for row in rows]) for j, heading in enumerate(header)]
+  return "\n".join(GAP.join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _is_number(text: str) -> bool:
-  return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+def _column(heading: str, cells: Sequence[str]) -> list[str]:
+  width = max(map(len, (heading, *cells)))
+  pad = str.rjust if all(map(_NUMBER.fullmatch, cells)) else str.ljust
+  return [pad(cell, width) for cell in (heading, *cells)]
 
 
-def interval(entry: dict[str, float] | None, digits: int) -> str:
-  """Write a mean with the half-width of its interval, where it has one; "-" where there is no mean."""
-  if entry is None or entry.get("low") is None:
-    return number(None if entry is None else entry["mean"], digits)
-  return f"{number(entry['mean'], digits)}±{number((entry['high'] - entry['low']) / 2, digits)}"
+def interval(entry: Mapping[str, float | None] | None, digits: int | None) -> str:
+  """Write a mean and, where it is known, the half-width of its interval: "27.13±0.42".
+
+  Args:
+    entry: `{"mean", "low", "high"}`; None where there is no mean.
+    digits: see `number`.
+  """
+  mean, low, high = (None if entry is None else entry.get(key) for key in ("mean", "low", "high"))
+  if low is None or high is None:
+    return number(mean, digits)
+  return f"{number(mean, digits)}±{number((high - low) / 2, digits)}"
 
 
-def number(value: float | None, digits: int) -> str:
-  """Write a number with so many decimals; "-" where there is none."""
-  return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+def number(value: float | None, digits: int | None) -> str:
+  """Write a number with so many decimals, or with three significant digits; ABSENT where it is none or not finite."""
+  if value is None or not math.isfinite(value):
+    return ABSENT
+  return f"{value:.{decimals(value) if digits is None else digits}f}"
+
+
+def decimals(value: float) -> int:
+  """Return how many decimals show three significant digits of a number, at most 6."""
+  return 0 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))

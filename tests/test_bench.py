@@ -1,4 +1,4 @@
-"""What a comparison measures: the chains' pictures, films and marks; sweeps; held-out pictures; the search."""
+"""The chains of a study: pictures and films; sweeps; held-out pictures; the search."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from diffinv import batch, methods, noise, operators, priors, problems
 from diffinv.data import held_out
 from diffinv.methods import METHODS
 from diffinv.methods.base import PART
-from diffinv.metrics import image as metrics
 from diffinv.studies import chains as bench
 from diffinv.studies import marks as marking
 from diffinv.studies import search as tuning
@@ -95,43 +94,6 @@ def test_a_chain_that_leaves_the_numbers_is_told(prior, measured):
   assert marking.failure(got[0]) == "NaN or infinity in 2 of 2 chains; its steps are too large, lower them"
   with pytest.raises(ValueError, match="dps: expected finite pictures, got NaN or infinity in 2 of 2 chains; its step"):
     marking.require_finite("dps", got)
-
-
-def test_chains_are_counted_that_left_the_numbers():
-  samples = np.zeros((3, 2, 2, 1))
-  assert marking.failure(samples) is None
-  samples[1, 0, 0, 0] = np.inf
-  assert marking.failure(samples).startswith("NaN or infinity in 1 of 3 chains")
-  marking.require_finite("dps", [samples[:1], samples[2:]])
-
-
-def test_a_chain_that_is_no_picture_any_more_has_failed():
-  samples = np.zeros((3, 2, 2, 1))
-  assert marking.failure(samples) is None
-  samples[1, 0, 0, 0] = -6e14
-  assert marking.failure(samples) == "values beyond 100 in 1 of 3 chains; its steps are too large, lower them"
-
-
-def test_marks_are_those_of_the_metrics(measured, truths):
-  samples = np.stack([truths[0] + 0.1, truths[0] - 0.3])
-  got = marking.marks(measured[0], samples, truths[0])
-  unit = metrics.to_unit(jnp.asarray(truths[0]))
-  for k, sample in enumerate(samples):
-    assert got["psnr"][k] == pytest.approx(float(metrics.psnr(metrics.to_unit(jnp.asarray(sample)), unit)), rel=1e-5)
-    assert got["chi2"][k] == pytest.approx(float(measured[0].chi2(jnp.asarray(sample))), rel=1e-5)
-  mean = metrics.to_unit(jnp.asarray(truths[0] - 0.1))
-  assert got["mean_psnr"] == pytest.approx(float(metrics.psnr(mean, unit)), rel=1e-4)
-  closest = int(np.argmin(got["residual_norm"]))
-  assert closest == 0 and got["best_psnr"] == got["psnr"][0] and got["best_ssim"] == got["ssim"][0]
-  # Fair CRPS: mean distance (0.1 + 0.3) / 2, less half the distance of the two samples, 0.4 / 2.
-  assert got["crps"] == pytest.approx(0.0, abs=1e-6)
-  assert got["coverage"]["levels"] == [pytest.approx(1 / 3)]
-  assert got["coverage"]["empirical"] == [1.0]  # the truth is between the two samples everywhere
-
-
-def test_one_sample_has_no_spread(measured, truths):
-  got = marking.marks(measured[0], truths[0][None], truths[0])
-  assert set(got) == {"psnr", "ssim", "chi2", "residual_norm", "clipped_fraction"}
 
 
 # Sweeps

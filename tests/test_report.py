@@ -10,12 +10,15 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffinv.apps import compare, main
+from diffinv.apps.report import known_options
 from diffinv.data import images
 from diffinv.report import album, figures
 from diffinv.report import page as report
@@ -121,12 +124,12 @@ def write_pictures(folder, plan):
           np.save(folder / f"{start}-std.npy", spread)
 
 
-def write_run(folder, *, samples=SAMPLES, change=lambda plan: None):
-  """Write the folder of a small comparison; `change` is given run.json's contents first."""
+def write_run(folder, *, samples=SAMPLES, change=lambda plan: None, marks=lambda row: {}):
+  """Write the folder of a small comparison; `change` is given run.json's contents first, `marks` adds to a row."""
   folder.mkdir(parents=True)
   made = plan(samples)
   made = json.loads(json.dumps(made))
-  found = rows(made)
+  found = [{**row, **marks(row)} for row in rows(made)]
   write_pictures(folder / "pictures", made)
   change(made)
   (folder / "run.json").write_text(json.dumps(made))
@@ -141,9 +144,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def own(tmp_path):
+def own(folder, tmp_path):
   """A folder that the test may damage."""
-  return write_run(tmp_path / "run")
+  return pathlib.Path(shutil.copytree(folder, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +441,39 @@ def test_equal_pictures_are_stored_once(page):
   first, second = (data["cells"][i][1]["methods"][0]["samples"] for i in range(2))
   assert first == second
   assert len(data["pictures"]) == len({p or str(i) for i, p in enumerate(data["pictures"])})
+
+
+@pytest.mark.parametrize("limit", [album.LIMIT, 60_000, 1000])
+def test_every_file_is_decoded_at_most_once_for_a_page(folder, monkeypatch, limit):
+  """In the first codec, after several were tried, and where the page has no room for all pictures."""
+  read, decoded, arrays, encoded = images.read_written, [], [], []
+  read_array, encode = images.read_array, album._encode
+  monkeypatch.setattr(images, "read_written", lambda path: decoded.append(path.name) or read(path))
+  monkeypatch.setattr(images, "read_array", lambda path: arrays.append(path.name) or read_array(path))
+  monkeypatch.setattr(
+    album, "_encode", lambda im, quality: encoded.append((im.tobytes(), quality)) or encode(im, quality)
+  )
+  monkeypatch.setattr(album, "LIMIT", limit)
+  report.html(runs.read(folder))
+  assert len(decoded) == len(set(decoded)) and len(arrays) == len(set(arrays))
+  if limit == album.LIMIT == 20e6:
+    there = {path.name for path in (folder / "pictures").iterdir()}
+    left_out = {name for name in there if "motion_blur-ddrm" in name}
+    assert {*decoded, *arrays} == there - left_out
+    assert len(encoded) == len(decoded) + len(arrays)  # a picture each of files and of standard deviations
+
+
+def test_what_is_kept_from_the_estimate_is_bounded(folder, page, monkeypatch):
+  monkeypatch.setattr(album, "KEPT", 3 * 3 * SIZE * SIZE)
+  keep, most = album.Album.keep, []
+
+  def kept(self, name, image):
+    keep(self, name, image)
+    most.append(sum(map(album._bytes, self._decoded.values())))
+
+  monkeypatch.setattr(album.Album, "keep", kept)
+  assert report.html(runs.read(folder)) == page
+  assert max(most) == album.KEPT
 
 
 def test_standard_deviation_is_stored_with_its_scale(page):
@@ -739,6 +775,13 @@ def test_command_refuses_in_one_line(words, message, code, folder, capsys):
   assert message in said and len(said.splitlines()) == 1
 
 
+def test_a_page_is_written_of_results_or_of_a_folder(folder, page, tmp_path):
+  results = types.SimpleNamespace(folder=folder)
+  for number, given in enumerate((results, folder, str(folder))):
+    path = report.write_report(given, tmp_path / f"{number}.html")
+    assert path == tmp_path / f"{number}.html" and path.read_text(encoding="utf-8") == page
+
+
 def test_folder_that_is_still_being_written_is_named(own, capsys):
   own.rename(own.with_name("run.running"))
   assert main.execute(["report", str(own)]) == 1
@@ -759,7 +802,7 @@ def test_page_is_replaced_in_full_or_not_at_all(own, monkeypatch):
 
 
 def test_command_line_gives_the_settings_back():
-  words = shlex.split(" ".join(report.command_line(plan())))
+  words = shlex.split(" ".join(report.command_line(plan(), known_options())))
   assert words == [
     "diffinv",
     "compare",
@@ -776,7 +819,11 @@ def test_command_line_gives_the_settings_back():
 
 def test_command_line_of_a_command_that_is_gone_says_what_it_was_given():
   gone = {**plan(), "command": "other", "settings": {"a": [1, 2], "b": False, "c": "x y", "d": None}}
-  assert report.command_line(gone) == ["diffinv", "other", "--a=1,2", "--nob", "'--c=x y'"]
+  words = ["diffinv", "other", "--a=1,2", "--nob", "'--c=x y'"]
+  assert report.command_line(gone) == words
+  assert report.command_line(gone, {"a": report.Known([], repeated=True), "b": report.Known(False)}) == [
+    *("diffinv", "other", "--a=1", "--a=2", "'--c=x y'")
+  ]
 
 
 # Figures

@@ -1,25 +1,26 @@
 """The folder of a comparison as one page: self-contained HTML with tables, figures and all pictures.
 
-The folder is what `diffinv compare` writes, finished or still going (see `diffinv.studies.runs`). The page loads nothing: its
-pictures are data in it, its script is the only one that its content security policy allows. Tables and figures are
-there without scripts too. The wording is in `diffinv/report/templates/`.
+The folder is what `diffinv compare` writes, finished or still running (see `diffinv.studies.runs`). The page loads
+nothing: its pictures are data within it, and its content security policy allows its own script only. Tables and figures
+are there without scripts, too. The wording is in `diffinv/report/templates/`.
 """
 
 import base64
 import hashlib
-import importlib
 import math
 import pathlib
 import shlex
-from typing import Any, Iterable, NamedTuple, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jinja2
 import markupsafe
 import numpy as np
-from absl import flags
 
-from diffinv import output
+from diffinv import output, text
 from diffinv.data import images
+from diffinv.metrics import table as metrics
 from diffinv.report import figures
 from diffinv.report.album import Album, page_data
 from diffinv.studies import runs, summary
@@ -27,47 +28,48 @@ from diffinv.studies import runs, summary
 PAGE = "report.html"
 NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
 CALIBRATED = 2.0  # percentage points: coverage this near to nominal, at every level, is good
-FAR = 1e9  # what 0 is from 1: in JSON and in HTML there are no infinities
 WEIGHT = "weight"  # the cost of a chain by `summary.weight`
+COST_FIGURES = {WEIGHT: "network evaluations and gradients", "seconds": "seconds for a picture"}
+HEADLINE = "psnr"  # the mark that cards and figures show, and tables are sorted by
 
 
-class Column(NamedTuple):
-  """A column of the summary."""
+class Known(NamedTuple):
+  """What is known of an option of the command that made a folder."""
 
-  key: str
-  title: str
-  unit: str
-  better: str  # "high", "low", or "one": what is nearer to 1
-  digits: int | None  # decimals; None for three significant digits
-  meaning: str
+  default: Any
+  repeated: bool = False  # a list is given one flag a value, not one flag with commas
 
 
-QUALITY = (
-  Column("psnr", "PSNR", "dB", "high", 2, "Peak signal-to-noise ratio against the truth, mean over samples"),
-  Column("ssim", "SSIM", "", "high", 3, "Structural similarity with the truth, mean over samples"),
-  Column("lpips", "LPIPS", "", "low", 3, "Learned perceptual distance from the truth, mean over samples"),
-  Column("chi2", "χ²", "", "one", 2, "Misfit to the measurement in units of its noise; 1 where the residual is noise"),
-  Column("mean_psnr", "PSNR of mean", "dB", "high", 2, "PSNR of the mean of all samples"),
-  Column("mean_ssim", "SSIM of mean", "", "high", 3, "SSIM of the mean of all samples"),
-  Column("crps", "CRPS", "", "low", None, "Continuous ranked probability score of the samples, on [-1, 1]"),
-)
-COST = (
-  Column("evaluations", "Evaluations", "", "low", 0, "Network evaluations of one chain"),
-  Column("gradients", "Gradients", "", "low", 0, "Gradients through the network of one chain"),
-  Column("seconds", "Time", "s", "low", None, "Seconds for a picture, all its samples, without compilation"),
-  Column(
-    "peak_bytes", "Memory", "MiB", "low", 0, "Peak memory of a step on each device, all its chains that run at once"
-  ),
-)
-SCALE = {"peak_bytes": 2.0**-20}  # from what rows hold to the column's unit
+Options = Mapping[str, Known]  # by the name of the setting
+NO_OPTIONS: Options = types.MappingProxyType({})
 
 
-def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) -> pathlib.Path:
+def write_report(results: Any, path: str | pathlib.Path, *, known: Options = NO_OPTIONS) -> pathlib.Path:
+  """Write the page of a comparison, in full or not at all.
+
+  Args:
+    results: of `compare`, or the folder of a comparison.
+    path: of the page, a name that ends in .html.
+    known: see `command_line`.
+
+  Returns:
+    the path of the page.
+
+  Raises:
+    FileNotFoundError, ValueError: see `write`.
+  """
+  return write(getattr(results, "folder", results), path, known=known)
+
+
+def write(
+  folder: str | pathlib.Path, path: str | pathlib.Path | None = None, *, known: Options = NO_OPTIONS
+) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
     folder: of the comparison.
     path: of the page; None for report.html in the folder.
+    known: see `command_line`.
 
   Returns:
     the path of the page.
@@ -76,14 +78,14 @@ def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) ->
     FileNotFoundError, ValueError: see `runs.read`, or a picture is missing or damaged.
   """
   path = pathlib.Path(folder) / PAGE if path is None else pathlib.Path(path)
-  text = html(runs.read(folder))
+  page = html(runs.read(folder), known)
   with output.file(path) as partial:
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(page, encoding="utf-8")
   return path
 
 
-def html(run: runs.Run) -> str:
-  """Return the page."""
+def html(run: runs.Run, known: Options = NO_OPTIONS) -> str:
+  """Return the page; `known`: see `command_line`."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("diffinv.report"),
     autoescape=True,
@@ -95,57 +97,75 @@ def html(run: runs.Run) -> str:
   script = environment.get_template("report.js.j2").render()
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   page = environment.get_template("report.html.j2")
-  return page.render(**context(run), script=markupsafe.Markup(script), script_hash=digest)
+  return page.render(**context(run, known), script=markupsafe.Markup(script), script_hash=digest)
 
 
 # What the page says
 
 
-def context(run: runs.Run) -> dict[str, Any]:
+def context(run: runs.Run, known: Options) -> dict[str, Any]:
   """Return what the template needs."""
-  plan = run.plan
-  entries = summary.summarize(plan, list(run.rows.values()))
-  methods = summary.summarize_methods(plan, list(run.rows.values()))
+  rows = list(run.rows.values())
+  entries, methods = summary.summarize(run.plan, rows), summary.summarize_methods(run.plan, rows)
   album = Album(run)
   data = page_data(run, album)
-  series = {method["name"]: i for i, method in enumerate(plan["methods"])}
-  by_task = [
-    (task, [entry for entry in entries if entry["task"] == task["name"] and entry.get("count")])
-    for task in plan["tasks"]
-  ]
   return {
-    "plan": plan,
+    "plan": run.plan,
+    **_heading(run),
+    "highlights": highlights(run.plan, methods),
+    **_numbers(run, album, entries, methods),
+    **_remarks(run, entries),
+    "fields": hyper_parameters(run.plan),
+    "command": command_line(run.plan, known),
+    "data": data,
+    "has_chains": _any_has("chain", data),
+    "has_spreads": _any_has("spread", data),
+    "album": album,
+  }
+
+
+def _heading(run: runs.Run) -> dict[str, Any]:
+  """Return what the page says at its top."""
+  plan = run.plan
+  return {
     "prior": pathlib.PurePath(plan["prior"].get("name", "unknown")).name,
     "source": ", ".join(pathlib.PurePath(part).name for part in str(plan.get("data") or "").split(", ")),
     "complete": run.complete,
     "finished": len(run.rows),
     "planned": len(plan["images"]) * sum(entry.get("skipped") is None for entry in plan["runs"]),
     "sizes": sorted({images.by(image["shape"]) for image in plan["images"]}),
-    "highlights": highlights(plan, methods),
+  }
+
+
+def _numbers(run: runs.Run, album: Album, entries: Sequence[dict], methods: Sequence[dict]) -> dict[str, Any]:
+  """Return the cards, tables and figures."""
+  plan, series = run.plan, {method["name"]: i for i, method in enumerate(run.plan["methods"])}
+  by_task = [
+    (task, [entry for entry in entries if entry["task"] == task["name"] and entry.get("count")])
+    for task in plan["tasks"]
+  ]
+  return {
     "cards": [card(run, album, task, found) for task, found in by_task],
     "tables": [
       table("Overall", methods, plan, across=True),
       *(table(task["title"], found, plan, across=False) for task, found in by_task),
     ],
     "cost_figures": [
-      {
-        "title": title,
-        "figures": [figure for task, found in by_task for figure in cost_figures(task, found, key, plan)],
-      }
-      for key, title in ((WEIGHT, "network evaluations and gradients"), ("seconds", "seconds for a picture"))
+      {"title": title, "figures": [f for task, found in by_task for f in cost_figures(task, found, key, plan)]}
+      for key, title in COST_FIGURES.items()
     ],
     "coverage_figures": [f for m in methods for f in coverage_figures(m, entries, plan, series)],
-    "skipped": [entry for entry in plan["runs"] if entry.get("skipped") is not None],
+  }
+
+
+def _remarks(run: runs.Run, entries: Sequence[dict]) -> dict[str, Any]:
+  """Return what was left out, failed or changed, and the titles to say it with."""
+  return {
+    "skipped": [entry for entry in run.plan["runs"] if entry.get("skipped") is not None],
     "failures": [entry for entry in entries if entry.get("failed")],
-    "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in plan[group]},
+    "titles": {entry["name"]: entry["title"] for group in ("tasks", "methods") for entry in run.plan[group]},
     "batch_sizes": batch_sizes(run),
     "changed": changed_on_the_way(run),
-    "fields": hyper_parameters(plan),
-    "command": command_line(plan),
-    "data": data,
-    "has_chains": _any_has("chain", data),
-    "has_spreads": _any_has("spread", data),
-    "album": album,
   }
 
 
@@ -162,32 +182,20 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     entries: of `diffinv.studies.summary`; those without a finished picture are left out.
     across: the entries are over all tasks.
   """
-  entries = [entry for entry in entries if entry["count"]]
+  entries = sorted((entry for entry in entries if entry["count"]), key=_by_headline)
   ranked = summary.competing(entries)
   most_tasks = max((entry.get("tasks", 1) for entry in ranked), default=1)
-  titles = {method["name"]: method["title"] for method in plan["methods"]}
-  series = {method["name"]: i for i, method in enumerate(plan["methods"])}
-  groups = [[c for c in group if any(_value(entry, c) is not None for entry in entries)] for group in (QUALITY, COST)]
-  cells = {column.key: _column_cells(column, entries, ranked) for column in groups[0] + groups[1]}
-  rows = [
-    {
-      "title": titles[entry["method"]],
-      "series": series[entry["method"]],
-      "tasks": entry.get("tasks"),
-      "count": entry["count"],
-      "failed": entry["failed"],
-      "unfinished": entry["count"] + entry["failed"] < len(plan["images"]),
-      "cells": [cells[column.key][i] for column in groups[0] + groups[1]],
-    }
-    for i, entry in enumerate(entries)
-  ]
-  order = [_value(entry, QUALITY[0]) for entry in entries]
-  rows = [rows[i] for i in sorted(range(len(rows)), key=lambda i: math.inf if order[i] is None else -order[i])]
+  quality, cost = (
+    [mark for mark in group if any(_value(entry, mark) is not None for entry in entries)]
+    for group in (metrics.quality(), metrics.cost())
+  )
+  cells = zip(*(_column_cells(mark, entries, ranked) for mark in quality + cost))
+  rows = [{**_row(entry, plan), "cells": list(line)} for entry, line in zip(entries, cells)]
   return {
     "title": title,
     "across": across,
-    "quality": groups[0],
-    "cost": groups[1],
+    "quality": quality,
+    "cost": cost,
     "rows": rows,
     "of": len(plan["tasks"]),
     "pictures": len(plan["images"]),
@@ -197,112 +205,128 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
   }
 
 
-def _column_cells(column: Column, entries: Sequence[dict], ranked: Sequence[dict]) -> list[dict[str, Any]]:
+def _by_headline(entry: dict[str, Any]) -> float:
+  """Return what the best entry has least of."""
+  mark = metrics.mark(HEADLINE)
+  value = _value(entry, mark)
+  return math.inf if value is None else mark.rank(value)
+
+
+def _row(entry: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+  """Return what a line of a table says of the method itself."""
+  names = [method["name"] for method in plan["methods"]]
+  series = names.index(entry["method"])
+  return {
+    "title": plan["methods"][series]["title"],
+    "series": series,
+    "tasks": entry.get("tasks"),
+    "count": entry["count"],
+    "failed": entry["failed"],
+    "unfinished": entry["count"] + entry["failed"] < len(plan["images"]),
+  }
+
+
+def _column_cells(mark: metrics.Mark, entries: Sequence[dict], ranked: Sequence[dict]) -> list[dict[str, Any]]:
   """Return the cells of a column: what to sort by, text, whether it is the best, where the interval lies in it."""
-  values = [_value(entry, column) for entry in entries]
-  best = best_value(column, [_value(entry, column) for entry in ranked])
-  intervals = [entry[column.key] if isinstance(entry.get(column.key), dict) else {} for entry in entries]
+  values = [_value(entry, mark) for entry in entries]
+  best = best_value(mark, [_value(entry, mark) for entry in ranked])
+  intervals = [entry[mark.key] if isinstance(entry.get(mark.key), dict) else {} for entry in entries]
   ends = [x for i, v in zip(intervals, values) for x in (i.get("low"), i.get("high"), v) if x is not None]
-  low, width = (min(ends), (max(ends) - min(ends)) or 1.0) if ends else (0.0, 1.0)
-  cells = []
-  for entry, value, found in zip(entries, values, intervals):
-    half = None if found.get("low") is None else (found["high"] - found["low"]) / 2
-    cells.append(
-      {
-        "order": value if column.better != "one" or value is None else _from_one(value),
-        "text": number(value, column.digits),
-        "half": None if half is None else number(half, _decimals(value) if column.digits is None else column.digits),
-        "best": None not in (value, best)
-        and entry in ranked
-        and number(value, column.digits) == number(best, column.digits),
-        "bar": None
-        if half is None
-        else [round(100 * (x - low) / width, 1) for x in (found["low"], value, found["high"])],
-      }
-    )
-  return cells
+  scale = (min(ends), (max(ends) - min(ends)) or 1.0) if ends else (0.0, 1.0)
+  said = None if best is None else number(best, mark.digits)
+  return [
+    {
+      "order": value if mark.better != metrics.ONE or value is None else metrics.from_one(value),
+      "text": number(value, mark.digits),
+      "best": value is not None and entry in ranked and number(value, mark.digits) == said,
+      **_interval(mark, value, found, *scale),
+    }
+    for entry, value, found in zip(entries, values, intervals)
+  ]
 
 
-def best_value(column: Column, values: Iterable[float | None]) -> float | None:
+def _interval(mark: metrics.Mark, value: Any, found: dict[str, Any], low: float, width: float) -> dict[str, Any]:
+  """Return half the interval's width as text, and its ends and its middle in percent of the column's values."""
+  if found.get("low") is None:
+    return {"half": None, "bar": None}
+  digits = text.decimals(value) if mark.digits is None else mark.digits
+  return {
+    "half": number((found["high"] - found["low"]) / 2, digits),
+    "bar": [round(100 * (x - low) / width, 1) for x in (found["low"], value, found["high"])],
+  }
+
+
+def best_value(mark: metrics.Mark, values: Iterable[float | None]) -> float | None:
   """Return the best of some values; None where fewer than two are there to be compared."""
-  values = [value for value in values if value is not None]
-  if len(values) < 2:
-    return None
-  if column.better == "one":
-    return min(values, key=_from_one)
-  return max(values) if column.better == "high" else min(values)
+  known = [value for value in values if value is not None]
+  return min(known, key=mark.rank) if len(known) > 1 else None
 
 
-def _from_one(value: float) -> float:
-  """Return how far a ratio is from 1: twice as much and half as much are equally far."""
-  return abs(math.log(value)) if value > 0 else FAR
-
-
-def _value(entry: dict[str, Any], column: Column) -> float | None:
-  value = entry.get(column.key)
+def _value(entry: dict[str, Any], mark: metrics.Mark) -> float | None:
+  value = entry.get(mark.key)
   value = value["mean"] if isinstance(value, dict) else value
-  return None if value is None else value * SCALE.get(column.key, 1)
+  return None if value is None else value * mark.scale
 
 
 def number(value: float | None, digits: int | None) -> str:
   """Write a number with so many decimals, or with three significant digits; "–" where there is none."""
-  return "–" if value is None else f"{value:.{_decimals(value) if digits is None else digits}f}"
+  return "–" if value is None else text.number(value, digits)
 
 
-def _decimals(value: float) -> int:
-  """Return how many decimals three significant digits take."""
-  return 0 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
-
-
-def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, str]]:
-  """Name the best method by several measures, of those that finished most."""
+def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
+  """Name the best method by several marks, among those that finished most."""
   titles = {method["name"]: method["title"] for method in plan["methods"]}
   ranked = summary.competing(methods)
-  wanted = {"psnr": "Best PSNR", "ssim": "Best SSIM", "lpips": "Best LPIPS", "crps": "Best CRPS", "seconds": "Fastest"}
   found = []
-  for column in QUALITY + COST:
-    values = [_value(entry, column) for entry in ranked]
-    best = best_value(column, values) if column.key in wanted else None
+  for mark in metrics.quality() + metrics.cost():
+    values = [_value(entry, mark) for entry in ranked]
+    best = best_value(mark, values) if mark.highlight else None
     if best is not None:
       winners = [titles[entry["method"]] for entry, value in zip(ranked, values) if value == best]
-      found.append(
-        {"measure": wanted[column.key], "unit": column.unit, "value": number(best, column.digits), "methods": winners}
-      )
+      said = {"measure": mark.highlight, "unit": mark.unit, "value": number(best, mark.digits)}
+      found.append({**said, "methods": winners})
   return found
 
 
 def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> dict[str, Any]:
   """Return what shows a task at once: a measurement, the best method's picture of it, the truth, and what it took."""
-  titles = {method["name"]: method["title"] for method in run.plan["methods"]}
-  column = QUALITY[0]
-  entries = [e for e in entries if _value(e, column) is not None]
-  entries = sorted(summary.competing(entries) or entries, key=lambda e: -_value(e, column))
+  mark = metrics.mark(HEADLINE)
+  entries = [entry for entry in entries if _value(entry, mark) is not None]
+  entries = sorted(summary.competing(entries) or entries, key=_by_headline)
   shown = {"title": task["title"], "noise": noise_text(task), "name": task["name"], "best": None}
   if not entries:
     return shown
-  best = entries[0]
-  near = [entry for entry in entries if _value(entry, column) >= _value(best, column) - NEAR_DB]
+  titles = {method["name"]: method["title"] for method in run.plan["methods"]}
+  best, value = entries[0], lambda entry: number(_value(entry, mark), mark.digits)
+  near = [entry for entry in entries if _by_headline(entry) <= _by_headline(best) + NEAR_DB]
   cheap = min(near, key=_weight)
-  there = [i for i in run.plan["images"] if run.restored(task["name"], best["method"], i["name"])]
-  there = there[: album.images] or there
-  image = there[run.plan["tasks"].index(task) % len(there)]  # another one a task: a row of one picture tires
-  names = (
-    ("measurement", f"{image['name']}-{task['name']}-measurement.png"),
-    (titles[best["method"]], f"{image['name']}-{task['name']}-{best['method']}-00.png"),
-    ("truth", f"{image['name']}-truth.png"),
-  )
   return {
     **shown,
     "best": titles[best["method"]],
-    "psnr": number(_value(best, column), column.digits),
+    "psnr": value(best),
     "spent": spent(best),
+    **_trio(run, album, task, best["method"], titles[best["method"]]),
+    "cheap": None if _weight(cheap) >= _weight(best) else titles[cheap["method"]],
+    "cheap_spent": spent(cheap),
+    "cheap_psnr": value(cheap),
+  }
+
+
+def _trio(run: runs.Run, album: Album, task: dict, method: str, title: str) -> dict[str, Any]:
+  """Return an image with its measurement, a method's picture and the truth, taken out of the album."""
+  there = [i for i in run.plan["images"] if run.restored(task["name"], method, i["name"])]
+  there = there[: album.images] or there
+  image = there[run.plan["tasks"].index(task) % len(there)]  # another one for each task, for variety
+  names = (
+    ("measurement", runs.measurement(image["name"], task["name"])),
+    (title, runs.sample(image["name"], task["name"], method)),
+    ("truth", runs.truth(image["name"])),
+  )
+  return {
     "image": image["name"],
     "height": image["shape"][0],
     "width": image["shape"][1],
     "pictures": [(label, album.on_page(name)) for label, name in names],
-    "cheap": None if _weight(cheap) >= _weight(best) else titles[cheap["method"]],
-    "cheap_spent": spent(cheap),
-    "cheap_psnr": number(_value(cheap, column), column.digits),
   }
 
 
@@ -330,14 +354,13 @@ def _plain(value: Any) -> str:
 
 
 def cost_figures(task: dict, entries: Sequence[dict], key: str, plan: dict) -> list[dict[str, Any]]:
-  """Draw PSNR against a cost, WEIGHT or the key of a column; nothing where nothing is known."""
-  columns = {column.key: column for column in COST}
+  """Draw PSNR against a cost, WEIGHT or the key of a mark; nothing where nothing is known."""
   ranked, points = summary.competing(entries), []
   for i, method in enumerate(plan["methods"]):
     for entry in entries:
-      cost = _weight(entry) if key == WEIGHT else _value(entry, columns[key])
-      if entry["method"] == method["name"] and entry.get("psnr") and cost:
-        place = (entry["psnr"][end] for end in ("mean", "low", "high"))
+      cost = _weight(entry) if key == WEIGHT else _value(entry, metrics.mark(key))
+      if entry["method"] == method["name"] and entry.get(HEADLINE) and cost:
+        place = (entry[HEADLINE][end] for end in ("mean", "low", "high"))
         points.append(figures.Point(method["title"], i, cost, *place, competes=entry in ranked))
   if not points:
     return []
@@ -407,28 +430,25 @@ def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:
   return found
 
 
-def command_line(plan: dict[str, Any]) -> list[str]:
-  """Return the words, quoted for a shell, of the command that made the folder; flags at their defaults are left out."""
-  name = str(plan.get("command", "compare"))
-  known = _flags(name)
-  words = ["diffinv", name]
-  for flag, value in plan["settings"].items():
-    there = known[flag] if flag in known else None
-    if value is None or (there is not None and value == there.default):
-      continue
-    if isinstance(value, bool):
-      words.append(f"--{flag}" if value else f"--no{flag}")
-    elif isinstance(value, list) and not isinstance(there, flags.MultiFlag):
-      words.append(f"--{flag}={','.join(map(str, value))}")
-    else:
-      words += [f"--{flag}={part}" for part in (value if isinstance(value, list) else [value])]
+def command_line(plan: dict[str, Any], known: Options = NO_OPTIONS) -> list[str]:
+  """Return the words, quoted for a shell, of the command that made the folder.
+
+  Args:
+    plan: the contents of run.json.
+    known: the command's options. Settings at their defaults are left out; one that is not known is always there.
+  """
+  words = ["diffinv", str(plan.get("command", "compare"))]
+  for name, value in plan["settings"].items():
+    about = known.get(name)
+    if value is not None and (about is None or value != about.default):
+      words += _flag(name, value, repeated=about is not None and about.repeated)
   return [shlex.quote(word) for word in words]
 
 
-def _flags(command: str) -> flags.FlagValues | dict:
-  """Return the flags of a command; none for one that there is not any more."""
-  from diffinv.apps import main  # of all modules the last: commands import this one
-
-  if command not in main.COMMANDS:
-    return {}
-  return importlib.import_module(main.COMMANDS[command][0]).FLAGS
+def _flag(name: str, value: Any, *, repeated: bool) -> list[str]:
+  """Return the words that set an option."""
+  if isinstance(value, bool):
+    return [f"--{name}" if value else f"--no{name}"]
+  if isinstance(value, list) and not repeated:
+    return [f"--{name}={','.join(map(str, value))}"]
+  return [f"--{name}={part}" for part in (value if isinstance(value, list) else [value])]

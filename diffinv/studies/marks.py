@@ -1,9 +1,12 @@
-"""What a restored picture is marked with: its quality beside the truth, and how it explains its measurement.
+"""The marks of restored pictures: their quality against the truth, and how they fit the measurement.
 
-The truth comes in here, after every method has done its work.
+Methods never see the truth; it comes in here, after they have done their work. What is computed is declared in
+`diffinv.metrics.table`.
 """
 
-from typing import Any, Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +15,16 @@ import numpy as np
 from diffinv import text
 from diffinv.antithetic import halves
 from diffinv.data import images
-from diffinv.metrics import image as metrics
-from diffinv.metrics import uncertainty
+from diffinv.metrics import table, uncertainty
 from diffinv.metrics.perceptual import LPIPS
 from diffinv.problems import Problem
 
-SSIM_PIXELS = 2 * metrics.SSIM_RADIUS + 1  # smaller images have no SSIM
-MAX_LEVELS = 9  # nominal coverages in a row, at most
-DIVERGED = 100.0  # of pictures on [-1, 1]: no restoration, however bad
+DIVERGED = 100.0  # beyond this, pictures on [-1, 1] are no restorations, however bad
 
 
 def failure(samples: np.ndarray) -> str | None:
-  """Say how many chains of one image, `[samples, h, w, c]`, left the numbers that are pictures; None where none did."""
-  unbounded = int(np.sum(~np.all(np.abs(samples) < DIVERGED, axis=(1, 2, 3))))  # of NaN, too
+  """Say how many chains of one image, `[samples, h, w, c]`, ran away; None where none did."""
+  unbounded = int(np.sum(~np.all(np.abs(samples) < DIVERGED, axis=(1, 2, 3))))  # counts NaN, too
   lost = int(np.sum(~np.all(np.isfinite(samples), axis=(1, 2, 3))))
   what = "NaN or infinity" if lost else f"values beyond {DIVERGED:g}"
   count = lost or unbounded
@@ -35,38 +35,40 @@ def require_finite(name: str, images: Sequence[np.ndarray]) -> None:
   """Check the pictures of a method, `[samples, h, w, c]` each.
 
   Raises:
-    ValueError: a chain left the finite numbers.
+    ValueError: a chain ran away; see `failure`.
   """
   for samples in images:
     if reason := failure(samples):
       raise ValueError(f"{name}: expected finite pictures, got {reason}")
 
 
-def scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> list[dict[str, float]]:
-  """Return PSNR and SSIM against the truth (where known) and the residual's norm and chi-square, per picture.
+def scores(
+  problem: Problem, pictures: np.ndarray, truth: np.ndarray | None, lpips: LPIPS | None = None
+) -> list[dict[str, float]]:
+  """Return the marks of each picture by key: those of the measurement and, where the truth is known, of quality.
 
-  `pictures`: `[n, h, w, c]`. PSNR and SSIM are of the pictures as files hold them, clipped to [-1, 1].
+  Args:
+    problem: the measurement.
+    pictures: `[n, h, w, c]`, [-1, 1]. Quality is that of the pictures as files hold them, clipped.
+    truth: `[h, w, c]`, [-1, 1], or None.
+    lpips: the weights of LPIPS; None for no LPIPS.
+
+  Returns:
+    for each picture, its marks and `clipped_fraction`, the part of its values that files clip.
   """
-  table = jax.device_get(_scores(problem, jnp.asarray(pictures), None if truth is None else jnp.asarray(truth)))
+  evidence = table.Evidence(problem, None if truth is None else jnp.asarray(truth), lpips)
+  chosen = table.measurable(evidence, pictures.shape[1:])
+  columns = jax.device_get(_single(chosen, evidence, jnp.asarray(pictures)))
   clipped = [images.clipped_fraction(picture) for picture in pictures]
   return [
-    {**{name: float(column[i]) for name, column in table.items()}, "clipped_fraction": clipped[i]}
+    {**{name: float(column[i]) for name, column in columns.items()}, "clipped_fraction": clipped[i]}
     for i in range(len(pictures))
   ]
 
 
-@jax.jit
-def _scores(problem, pictures, truth):
-  def one(x):
-    entry = {"residual_norm": jnp.sqrt(jnp.sum(problem.residual(x) ** 2)), "chi2": problem.chi2(x)}
-    if truth is not None:
-      unit, reference = metrics.to_unit(x), metrics.to_unit(truth)
-      entry["psnr"] = metrics.psnr(unit, reference)
-      if min(x.shape[:2]) >= SSIM_PIXELS:
-        entry["ssim"] = metrics.ssim(unit, reference)
-    return entry
-
-  return jax.vmap(one)(pictures)
+@functools.partial(jax.jit, static_argnums=0)
+def _single(chosen, evidence, pictures):
+  return jax.vmap(lambda picture: {mark.key: mark.measure(picture, evidence) for mark in chosen})(pictures)
 
 
 def spread(pictures: np.ndarray, *, antithetic: bool = False) -> np.ndarray | None:
@@ -94,42 +96,56 @@ def marks(
   *,
   antithetic: bool = False,
 ) -> dict[str, Any]:
-  """Return the marks of one image's samples `[samples, h, w, c]`: a list per mark, and what several samples tell.
+  """Return the marks of one image's samples `[samples, h, w, c]`, as a row of a comparison holds them.
 
-  LPIPS where it is given, of the pictures clipped to [-1, 1].
-
-  With several: PSNR and SSIM of their mean picture, and of the sample of the smallest residual, which is chosen without
-  the truth; the fair CRPS (mean over values, on [-1, 1]); and the part of the truth's values within central credible
-  intervals of given nominal coverage. The last two need independent samples: of `antithetic` pairs they are the means
-  over both halves, from four samples on.
+  A mark of a sample is a list with a number for each. Several samples have further marks: those of their mean, those
+  of the sample of the smallest residual, and those of independent samples, such as the CRPS. Coverage is a curve,
+  `{"levels", "empirical"}`. Of `antithetic` pairs the marks of independent samples are means over both halves, from
+  four samples on.
   """
-  single, samples, reference = scores(problem, pictures, truth), jnp.asarray(pictures), jnp.asarray(truth)
+  single = scores(problem, pictures, truth, lpips)
   entry: dict[str, Any] = {name: [mark[name] for mark in single] for name in single[0]}
-  if lpips is not None:
-    entry["lpips"] = [float(value) for value in _distances(lpips, samples, reference)]
   if len(pictures) == 1:
     return entry
+  samples = jnp.asarray(pictures)
   mean = scores(problem, np.asarray(uncertainty.posterior_mean(samples))[None], truth)[0]
   best = single[int(np.argmin(entry["residual_norm"]))]
-  for name in ("psnr", "ssim"):
-    entry |= {f"{which}_{name}": mark[name] for which, mark in (("mean", mean), ("best", best)) if name in mark}
+  for mark in table.measurable(table.Evidence(problem, jnp.asarray(truth), lpips), pictures.shape[1:]):
+    if mark.derived:
+      entry[table.of_mean(mark).key], entry[table.of_best(mark).key] = mean[mark.key], best[mark.key]
   sets = _independent(samples, antithetic)
-  if sets is None:
-    return entry
-  entry["crps"] = float(jnp.mean(jax.vmap(lambda one: uncertainty.crps(one, reference))(sets)))
-  levels = uncertainty.central_levels(sets.shape[1])
-  levels = levels[:: -(-len(levels) // MAX_LEVELS)]
-  covered = jnp.mean(jax.vmap(lambda one: uncertainty.coverage(one, reference, levels))(sets), axis=0)
-  return entry | {"coverage": {"levels": list(levels), "empirical": [float(part) for part in covered]}}
+  return entry if sets is None else entry | _of_sets(problem, sets, truth)
 
 
-@jax.jit
-def _distances(lpips, pictures, truth):
-  return jax.vmap(lambda x: lpips(jnp.clip(x, -1.0, 1.0), truth))(pictures)
+def _of_sets(problem: Problem, sets: jax.Array, truth: np.ndarray) -> dict[str, Any]:
+  """Return the marks of sets of independent samples, `[sets, n, h, w, c]`: the mean over the sets."""
+  evidence, entry = table.Evidence(problem, jnp.asarray(truth)), {}
+  for mark in table.measurable(evidence, truth.shape, table.SEVERAL):
+    values = jax.vmap(lambda samples, mark=mark: mark.measure(samples, evidence))(sets)
+    if mark.levels is None:
+      entry[mark.key] = float(jnp.mean(values))
+    else:
+      found = [float(part) for part in jnp.mean(values, axis=0)]
+      entry[mark.key] = {"levels": list(mark.levels(sets.shape[1])), "empirical": found}
+  return entry
 
 
-def caption(found: dict[str, float]) -> tuple[str, ...]:
-  """Return the lines under a restored picture on a sheet: PSNR and SSIM where the truth is known, else chi-square."""
-  if "psnr" not in found:
-    return (f"chi2 {text.number(found['chi2'], 2)}",)
-  return (f"{text.number(found['psnr'], 2)} dB   {text.number(found.get('ssim'), 3)}",)
+def caption(marks: Mapping[str, float]) -> tuple[str, ...]:
+  """Return the lines under a restored picture on a sheet: its quality where the truth is known, else its fit."""
+  shown = [mark for mark in table.marks() if table.SHEET in mark.shown]
+  quality = [mark for mark in shown if "truth" in mark.needs]
+  if any(mark.key in marks for mark in quality):
+    values = [f"{text.number(marks.get(mark.key), mark.digits)} {mark.unit}".rstrip() for mark in quality]
+  else:
+    values = [f"{mark.head} {text.number(marks.get(mark.key), mark.digits)}" for mark in shown if mark not in quality]
+  return ("   ".join(values),)
+
+
+def headings() -> list[str]:
+  """Return the headings of `cells`."""
+  return [mark.head for mark in table.terminal()[0]]
+
+
+def cells(marks: Mapping[str, float]) -> list[str]:
+  """Return the marks of one picture as cells of a table in a terminal."""
+  return [text.number(marks.get(mark.key), mark.digits) for mark in table.terminal()[0]]

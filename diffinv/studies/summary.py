@@ -1,25 +1,36 @@
-"""From the rows of a comparison, one per task, method and picture, to means with confidence intervals.
+"""From the rows of a comparison, one for each task, method and picture, to means with confidence intervals.
 
-The unit is the picture: a quality of a picture is its mean over the posterior samples, and the mean over pictures comes
-with its 95 % Student-t interval, mean ± t(0.975, n - 1) s / sqrt(n). It says how far the mean may move with other
-pictures of the same kind; pictures are shared by the methods, so differences between methods are known better than
-that. Numbers that are not finite (JSON has them as null), such as the PSNR of equal pictures, are left out.
+The unit is the picture: a mark of a picture is its mean over the posterior samples, and the mean over pictures comes
+with its 95 % Student-t interval, mean ± t(0.975, n - 1) s / sqrt(n). The interval says how far the mean may move with
+other pictures of the same kind. All methods restore the same pictures, so differences between methods are known better
+than that. Values that are not finite (null in JSON), such as the PSNR of equal pictures, are left out.
 
-A picture on which a method failed has no quality. The means are then of the other pictures, perhaps the easier ones:
-`failed` says of how many they are not, and such a method competes with no other. Nor does one that has finished fewer
-tasks or pictures than others, of a comparison that is still going: see `competing`.
+A picture on which a method failed has no marks. The means are then of the other pictures, which may be the easier ones:
+`failed` counts those left out, and such a method does not compete for the best. Nor does a method that has finished
+fewer tasks or pictures than others in a comparison that is still running: see `competing`.
 """
 
 import math
-from typing import Any, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import special
 
-OF_SAMPLES = ("psnr", "ssim", "lpips", "chi2")  # a list in a row: one number per posterior sample
-OF_PICTURES = ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim", "crps", "seconds")  # one number in a row
+from diffinv import text
+from diffinv.metrics import table as metrics
+
+OF_SAMPLES = tuple(mark.key for mark in metrics.summed() if mark.per == metrics.SAMPLE)  # a list in a row
+OF_PICTURES = tuple(mark.key for mark in metrics.summed() if mark.per == metrics.PICTURE)  # one number in a row
 CONFIDENCE = 0.95
-GRADIENT = 2.0  # evaluations of the network that a gradient through it takes as long as, besides its own
+GRADIENT = 2.0  # network evaluations that take as long as one gradient through it, besides its own evaluation
+# The costs in a terminal: key, heading, decimals, and what the number is multiplied by.
+COSTS = (
+  ("seconds", "seconds", 2, 1.0),
+  ("evaluations", "evaluations", 0, 1.0),
+  ("gradients", "gradients", 0, 1.0),
+  ("peak_bytes", "MB", 0, 1e-6),
+)
 
 
 def weight(evaluations: float, gradients: float) -> float:
@@ -32,14 +43,14 @@ def summarize(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str,
 
   Args:
     run: what `run.json` holds.
-    rows: the lines of `rows.jsonl`, in any order, perhaps not all; of several of one task, method and picture the last
-      one counts.
+    rows: the lines of `rows.jsonl`, in any order, perhaps not all. Where there are several for one task, method and
+      picture, the last one counts.
 
   Returns:
-    an entry per run, in the order of `run["runs"]`: task, method, count and failed (pictures), evaluations, gradients,
-    peak_bytes (the largest, or None) and `{"mean", "low", "high"}` for every quality that the rows have, low and high
-    None for one picture. `failure` says how the first one failed. `coverage` is the mean over pictures. A skipped run
-    has task, method and skipped, the reason.
+    an entry for each run, in the order of `run["runs"]`: task, method, count and failed (pictures), evaluations,
+    gradients, peak_bytes (the largest, or None) and `{"mean", "low", "high"}` for every mark that the rows have, where
+    low and high are None for a single picture. `failure` says how the first picture failed. `coverage` is the mean over
+    pictures. A skipped run has task, method, and the reason in `skipped`.
   """
   return [_entry(entry, _of(rows, entry["task"], entry["method"])) for entry in run["runs"]]
 
@@ -48,21 +59,21 @@ def summarize_methods(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[d
   """Sum up every method over all its tasks, each task with the same weight.
 
   Returns:
-    an entry per method, in the order of `run["methods"]`, as those of `summarize` but for `tasks`, how many of the
-    tasks it has finished for some picture, in place of the task. The mean over tasks is taken picture by picture, of
-    pictures that have all those tasks. The costs are means over tasks.
+    an entry for each method, in the order of `run["methods"]`, like those of `summarize` but with `tasks` in place of
+    the task: how many tasks it has finished for some picture. The mean over tasks is taken picture by picture, over
+    pictures that have all of those tasks. The costs are means over tasks.
   """
   return [_method_entry(method["name"], run, rows) for method in run["methods"]]
 
 
 def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Return the entries whose means are of the same work, the most that was done: the others may have had it easier.
+  """Return the entries that did the most work, all of it the same: the others may have had an easier part.
 
   Args:
-    entries: of `summarize`, of one task, or of `summarize_methods`; without skipped ones.
+    entries: from `summarize`, of one task, or from `summarize_methods`; without skipped ones.
 
   Returns:
-    those without failures of the most tasks and, of these, of the most pictures.
+    of those without failures, the ones with the most tasks and, among these, the most pictures.
   """
   whole = [entry for entry in entries if entry["count"] and not entry["failed"]]
   done = lambda entry: (entry.get("tasks", 1), entry["count"])
@@ -70,14 +81,37 @@ def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return [entry for entry in whole if done(entry) == most]
 
 
+def table(entries: Sequence[dict[str, Any]]) -> str:
+  """Return the table for a terminal: means over pictures with their 95 % intervals, and costs.
+
+  Args:
+    entries: from `summarize`. A skipped one has a line without numbers.
+  """
+  always, sometimes = metrics.terminal()
+  marks = [*always, *(mark for mark in sometimes if any(mark.key in entry for entry in entries))]
+  header = ["task", "method", *(mark.head for mark in marks), *(heading for _, heading, _, _ in COSTS)]
+  return text.table(header, [_line(entry, marks) for entry in entries])
+
+
+def _line(entry: dict[str, Any], marks: Sequence[metrics.Mark]) -> list[str]:
+  cells = [text.interval(entry.get(mark.key), mark.digits) for mark in marks]
+  costs = [_cost(entry.get(key), digits, scale) for key, _, digits, scale in COSTS]
+  return [entry["task"], entry["method"], *cells, *costs]
+
+
+def _cost(value: Any, digits: int, scale: float) -> str:
+  mean = value["mean"] if isinstance(value, dict) else value
+  return text.number(None if mean is None else mean * scale, digits)
+
+
 def interval(values: Iterable[float | None]) -> dict[str, float | None] | None:
   """Return the mean with its 95 % Student-t interval, `{"mean", "low", "high"}`.
 
   Args:
-    values: one per picture; what is not finite is left out.
+    values: one for each picture; those that are not finite are left out.
 
   Returns:
-    None without values; low and high are None where there is one only.
+    None without values; low and high are None for a single one.
   """
   values = _finite(values)
   if not values:
@@ -90,7 +124,7 @@ def interval(values: Iterable[float | None]) -> dict[str, float | None] | None:
 
 
 def picture_value(row: dict[str, Any], key: str) -> float | None:
-  """Return a quality of one picture, its mean over samples; None where there is none."""
+  """Return a mark of one picture, its mean over samples; None where there is none."""
   value = row.get(key)
   return _mean(value if isinstance(value, Sequence) else [value])
 
@@ -106,13 +140,12 @@ def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
     return {**names, "skipped": entry["skipped"]}
   failures = [row["failed"] for row in rows if row.get("failed")]
   rows = [row for row in rows if not row.get("failed")]
-  found = {key: interval(picture_value(row, key) for row in rows) for key in OF_SAMPLES + OF_PICTURES}
   return {
     **names,
     "count": len(rows),
     "failed": len(failures),
     **({"failure": failures[0]} if failures else {}),
-    **{key: value for key, value in found.items() if value is not None},
+    **_means(lambda key: [picture_value(row, key) for row in rows]),
     **_coverage(rows),
     "evaluations": entry["evaluations"],
     "gradients": entry["gradients"],
@@ -124,11 +157,9 @@ def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:
   entries = [entry for entry in run["runs"] if entry["method"] == method and entry.get("skipped") is None]
   by_task = {entry["task"]: _of(rows, entry["task"], method) for entry in entries}
   failed = {row["image"] for chosen in by_task.values() for row in chosen if row.get("failed")}
-  by_task = {task: [row for row in chosen if not row.get("failed")] for task, chosen in by_task.items()}
-  done = {task: {row["image"]: row for row in chosen} for task, chosen in by_task.items() if chosen}
-  shared = set.intersection(*(set(chosen) for chosen in done.values())) if done else set()
+  done = _finished(by_task)
+  shared = set.intersection(*map(set, done.values())) if done else set()
   pictures = [[chosen[image["name"]] for chosen in done.values()] for image in run["images"] if image["name"] in shared]
-  found = {key: interval(_mean_over_tasks(chosen, key) for chosen in pictures) for key in OF_SAMPLES + OF_PICTURES}
   costs = [entry for entry in entries if entry["task"] in done] or entries
   together = [row for chosen in pictures for row in chosen]
   return {
@@ -136,7 +167,7 @@ def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:
     "tasks": len(done),
     "count": len(pictures),
     "failed": len(failed),
-    **{key: value for key, value in found.items() if value is not None},
+    **_means(lambda key: [_mean_over_tasks(chosen, key) for chosen in pictures]),
     **_coverage(together),
     "evaluations": _mean(entry["evaluations"] for entry in costs),
     "gradients": _mean(entry["gradients"] for entry in costs),
@@ -144,8 +175,20 @@ def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:
   }
 
 
+def _finished(by_task: dict[str, list[dict]]) -> dict[str, dict[str, dict]]:
+  """Return the rows that did not fail by task and picture, without tasks that have none."""
+  kept = {task: {row["image"]: row for row in rows if not row.get("failed")} for task, rows in by_task.items()}
+  return {task: rows for task, rows in kept.items() if rows}
+
+
+def _means(values: Callable[[str], Iterable[float | None]]) -> dict[str, Any]:
+  """Return the mean with its interval of every mark that has values; `values`: of its key, one for each picture."""
+  found = {mark.key: interval(values(mark.key)) for mark in metrics.summed()}
+  return {key: value for key, value in found.items() if value is not None}
+
+
 def _mean_over_tasks(rows: Sequence[dict], key: str) -> float | None:
-  """Return a quality of one picture over tasks; None where a task has none, as the others would not be the mean."""
+  """Return a mark of one picture, its mean over tasks; None where a task lacks it, which would bias the mean."""
   values = [picture_value(row, key) for row in rows]
   return None if None in values else _mean(values)
 
