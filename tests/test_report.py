@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from diffinv.apps import compare, main
-from diffinv.apps.report import known_options
 from diffinv.data import images
 from diffinv.report import album, figures
 from diffinv.report import page as report
@@ -802,7 +801,7 @@ def test_page_is_replaced_in_full_or_not_at_all(own, monkeypatch):
 
 
 def test_command_line_gives_the_settings_back():
-  words = shlex.split(" ".join(report.command_line(plan(), known_options())))
+  words = shlex.split(" ".join(report.command_line(plan())))
   assert words == [
     "diffinv",
     "compare",

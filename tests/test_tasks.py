@@ -91,7 +91,9 @@ def test_tasks_of_the_literature_are_what_they_say():
 
 
 def test_measurements_that_are_no_pictures_do_not_ask_for_multiples():
-  assert measurement.size_multiple([TASKS["super_resolution"], TASKS["compressed_sensing"], TASKS["phase_retrieval"]]) == 4
+  assert (
+    measurement.size_multiple([TASKS["super_resolution"], TASKS["compressed_sensing"], TASKS["phase_retrieval"]]) == 4
+  )
   others = [task for name, task in TASKS.items() if name != "super_resolution"]
   assert measurement.size_multiple(others) == 1
 

@@ -299,8 +299,8 @@ def test_eight_devices_compute_what_one_does(accumulate, whole):
 @pytest.mark.slow
 def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
   """Held-out error of the denoised image, against the best linear denoiser by frequency that the same renders give."""
-  from diffinv.priors import spectral
   from diffinv.data import faces
+  from diffinv.priors import spectral
 
   size, sbar = 16, 0.3
   render = jax.jit(lambda keys: jax.lax.map(lambda k: faces.render(k, size), keys, batch_size=32))

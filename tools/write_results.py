@@ -2,16 +2,17 @@
 
 usage: python tools/write_results.py --output=docs [--work=out/results] [--studies=photo,faces,phase,phase_01,blur]
 
-Each study is one `diffinv compare`, in a folder of its own under --work, and a small one beside it where the table has
+Each is one comparison, in a folder of its own under --work, and a small one beside it where the table has
 a mean of several samples; one that is there is not run again but has to be of the same prior, pictures, settings and
 flags, one that was stopped goes on. The blocks of results.md between `<!-- NAME -->` and `<!-- end -->` are replaced;
 the words about them are written by hand, and stay.
 """
 
-import json
+import dataclasses
 import pathlib
 import re
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -19,63 +20,64 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffinv import output
-from diffinv.apps import compare
-from diffinv.apps import main as diffinv_main
-from diffinv.apps.common import weight
+from diffinv import Study, compare, errors, output, write_report
 from diffinv.data import images
-from diffinv.methods.base import Cost
+from diffinv.studies import results as comparisons
 from diffinv.studies import runs
-from diffinv.studies.summary import interval, picture_value
+from diffinv.studies.compare import prepare
+from diffinv.studies.study import DEFAULT_TASKS
+from diffinv.studies.summary import interval, picture_value, weight
 
-LINEAR_TASKS = "inpaint_random,inpaint_box,super_resolution,gaussian_blur,motion_blur"
 BEST = "best_psnr"  # the mark of the sample of the smallest residual
 REFERENCE, REFERENCE_STEPS = "dps", 1000
 AVERAGED, SAMPLES = "diffpir", 2  # the mean of so many samples of this method, in pairs of opposite noise, is one, too
 CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as cheap
 PAGE = "results.md"
+PAGE_OF_RUN = "report.html"
 PANEL_INCHES, LEAST_INCHES, DPI = 2.6, 3.4, 130  # one panel alone has to have room for the words under it
 MARKERS = "osD^v<>PX*hpd"
 COLORS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
 
 
-class Study(NamedTuple):
-  """One comparison."""
+class Entry(NamedTuple):
+  """One comparison of the page."""
 
   title: str
-  flags: tuple[str, ...]
+  study: Study
   mark: str  # "psnr", or BEST
   averages: bool = False  # whether a mean of samples takes part
 
 
-def nonlinear(task: str) -> tuple[str, ...]:
-  """Return the flags of a nonlinear study."""
-  return (
-    *("--prior=faces", "--data=faces", "--num_images=8", "--num_samples=4", f"--tasks={task}"),
-    *("--methods=dps,diffpir,daps", "--set=dps.steps=1000", "--set=diffpir.steps=logsnr100"),
+def linear(prior: str, data: str, count: int) -> Study:
+  """Return a study of linear tasks."""
+  return Study(
+    prior=prior, data=data, num_images=count, tasks=DEFAULT_TASKS, set={f"{REFERENCE}.steps": REFERENCE_STEPS}
+  )
+
+
+def nonlinear(task: str) -> Study:
+  """Return a study of a nonlinear task."""
+  return Study(
+    prior="faces",
+    data="faces",
+    num_images=8,
+    num_samples=4,
+    tasks=task,
+    methods=("dps", "diffpir", "daps"),
+    set={f"{REFERENCE}.steps": REFERENCE_STEPS, "diffpir.steps": "logsnr100"},
   )
 
 
 STUDIES = {
-  "photo": Study(
-    "Photographs, linear tasks",
-    ("--prior=photo", "--data=photos", "--num_images=8", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
-    "psnr",
-    averages=True,
-  ),
-  "faces": Study(
-    "Faces, linear tasks",
-    ("--prior=faces", "--data=faces", "--num_images=16", f"--tasks={LINEAR_TASKS}", "--set=dps.steps=1000"),
-    "psnr",
-    averages=True,
-  ),
-  "phase": Study(
+  "photo": Entry("Photographs, linear tasks", linear("photo", "photos", 8), "psnr", averages=True),
+  "faces": Entry("Faces, linear tasks", linear("faces", "faces", 16), "psnr", averages=True),
+  "phase": Entry(
     "Faces, phase retrieval on [-1, 1], the best of four samples by residual", nonlinear("phase_retrieval"), BEST
   ),
-  "phase_01": Study(
+  "phase_01": Entry(
     "Faces, phase retrieval on [0, 1], the best of four samples by residual", nonlinear("phase_retrieval_01"), BEST
   ),
-  "blur": Study("Faces, nonlinear blur, the best of four samples by residual", nonlinear("nonlinear_blur"), BEST),
+  "blur": Entry("Faces, nonlinear blur, the best of four samples by residual", nonlinear("nonlinear_blur"), BEST),
 }
 
 FLAGS = flags.FlagValues()
@@ -85,31 +87,31 @@ CHOSEN = flags.DEFINE_list("studies", list(STUDIES), f"Studies, of {', '.join(ST
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Chains at once.", lower_bound=1, flag_values=FLAGS)
 
 
-def compared(name: str, options: Sequence[str]) -> tuple[pathlib.Path, dict[str, Any]]:
+def compared(name: str, study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
   """Return the folder of a comparison and its results, after running what is missing of it.
 
   Raises:
-    SystemExit: the comparison failed, and has said why, or what is there is another one.
+    SystemExit: the comparison failed, or what is there is another one.
   """
   folder = pathlib.Path(WORK.value) / name
-  line = [f"--output={folder}", f"--batch_size={BATCH_SIZE.value}", *options]
+  study = dataclasses.replace(study, batch_size=BATCH_SIZE.value)
   if (folder / output.RESULTS).exists():
-    changed = changes(folder, line)
+    changed = [what for what in changes(folder, study) if what != "versions"]
     if changed:
       raise SystemExit(f"{folder}: expected the comparison of now, got one that differs in {changed[0]}; remove it")
-  else:
-    print("diffinv compare " + " ".join(line), flush=True)
-    code = diffinv_main.execute(["compare", *line])
-    if code:
-      raise SystemExit(code)
-  return folder, json.loads((folder / output.RESULTS).read_text(encoding="utf-8"))
+    return folder, comparisons.read(folder).contents()
+  print(f"comparing: {folder}", flush=True)
+  try:
+    found = compare(study, folder)
+  except (ValueError, OSError) as error:
+    raise SystemExit(errors.one_line(error)) from None
+  write_report(found, folder / PAGE_OF_RUN)
+  return folder, found.contents()
 
 
-def changes(folder: pathlib.Path, line: Sequence[str]) -> list[str]:
-  """Name what a kept comparison has otherwise than one that would begin now, but for versions of packages."""
-  diffinv_main.parse("compare", compare.FLAGS, line)
-  now = json.loads(output.json_text({"format": runs.COMPARISON.format, **compare.prepared().plan}))
-  return [name for name in runs.differences(runs.read_plan(folder), now) if name != "versions"]
+def changes(folder: pathlib.Path, study: Study) -> list[str]:
+  """Name what a kept comparison has otherwise than one that would begin now."""
+  return runs.changes(runs.read_plan(folder), prepare(study, folder).plan)
 
 
 def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]:
@@ -144,23 +146,22 @@ def averaged(results: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]
 
 def blocks(name: str, place: pathlib.Path) -> dict[str, str]:
   """Return what stands in the blocks of a study, by block; write its figures beside the page."""
-  study = STUDIES[name]
-  folder, results = compared(name, study.flags)
-  if study.averages:
-    others = [option for option in study.flags if not option.startswith(f"--set={REFERENCE}.")]  # it takes no part
-    paired = [*others, f"--methods={AVERAGED}", f"--num_samples={SAMPLES}", "--antithetic"]
+  entry = STUDIES[name]
+  folder, results = compared(name, entry.study)
+  if entry.averages:
+    paired = dataclasses.replace(entry.study, methods=AVERAGED, num_samples=SAMPLES, antithetic=True, set=())
     results = averaged(results, compared(f"{name}-pairs", paired)[1])
-  draw(results, study.mark, place / f"results-{name}.png")
+  draw(results, entry.mark, place / f"results-{name}.png")
   sheet = folder / f"{results['images'][0]['name']}-sheet.png"
   picture = Image.open(sheet).convert("RGB")
   images.write_pillow(place / f"results-{name}-sheet.png", picture)
   return {
-    name: table(results, study.mark),
-    f"{name}-claim": claim(results, study.mark),
+    name: table(results, entry.mark),
+    f"{name}-claim": claim(results, entry.mark),
     f"{name}-figures": (
       f"![Quality against network evaluations](results-{name}.png)\n\n"
       f"![Every method on one picture](results-{name}-sheet.png)"
-      + ("\n\nThe first sample of each is shown, not the one that counts." if study.mark == BEST else "")
+      + ("\n\nThe first sample of each is shown, not the one that counts." if entry.mark == BEST else "")
     ),
   }
 
@@ -295,7 +296,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   panels, names = [], [method["name"] for method in results["methods"]]
   for task in results["tasks"]:
     entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]
-    points = [(weight(Cost(*costs(e, results, mark))), value(e, mark), names.index(e["method"])) for e in entries]
+    points = [(weight(*costs(e, results, mark)), value(e, mark), names.index(e["method"])) for e in entries]
     panels.append((task["title"], points))
   figure = Figure((max(PANEL_INCHES * len(panels), LEAST_INCHES), 1.1 * PANEL_INCHES), dpi=DPI, layout="constrained")
   for axes, (heading, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):

@@ -9,8 +9,8 @@ the architecture except how attention splits its channels, which a preset or the
 
 from absl import flags
 
-from diffinv.apps import common
 from diffinv.apps import flags as config_flags
+from diffinv.apps import shared
 from diffinv.apps.main import run_module
 from diffinv.priors import state_dicts
 from diffinv.priors.state_dicts import read_state_dict, sha256
@@ -26,8 +26,8 @@ flags.DEFINE_boolean("overwrite", False, "Replace a prior that is there.", flag_
 def main(argv: list[str]) -> None:
   """Read, identify, check, write."""
   del argv
-  common.require(FLAGS, "input", "the file to read")
-  common.require(FLAGS, "output", "the folder to write")
+  shared.require(FLAGS, "input", "the file to read")
+  shared.require(FLAGS, "output", "the folder to write")
   config = config_flags.make(FLAGS, state_dicts.ConvertConfig)
   folder, tensors, parameters = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
   print(f"wrote {folder}: {tensors} tensors, {parameters:,} parameters")

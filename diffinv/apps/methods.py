@@ -8,10 +8,10 @@ Evaluations are calls of the network, gradients are backward passes through it; 
 from absl import flags
 
 from diffinv import text
-from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS, needs
 from diffinv.schedules import Schedule
+from diffinv.studies import entrants
 
 STEPS = 100
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
   grid = Schedule("linear").grid(STEPS)
   rows = []
   for name, method in METHODS.items():
-    spent = common.cost(method(), grid)
+    spent = entrants.cost(method(), grid)
     rows.append([name, method.title, needs(method), str(spent.evaluations), str(spent.gradients), method.citation])
   print(text.table(["method", "title", "operators", "evaluations", "gradients", "source"], rows))
 

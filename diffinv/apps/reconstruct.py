@@ -17,7 +17,7 @@ from diffinv import output, text
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
-from diffinv.studies import restore
+from diffinv.studies import marks, restore
 from diffinv.studies.restore import Restoration
 
 CONFIG = Restoration
@@ -50,10 +50,9 @@ def print_report(results: dict[str, Any]) -> None:
   for entry in results["images"]:
     if "failed" in entry:
       continue
-    marks = entry.get("mean", entry["samples"][0])
-    cells = [text.number(marks.get(key), digits) for key, digits in (("psnr", 2), ("ssim", 3), ("chi2", 2))]
+    cells = marks.cells(entry.get("mean", entry["samples"][0]))
     rows.append([entry["name"], *cells, text.number(entry["run_seconds"], 1)])
-  print(text.table(["picture", "PSNR dB", "SSIM", "chi2", "seconds"], rows))
+  print(text.table(["picture", *marks.headings(), "seconds"], rows))
   print(
     f"{results['network_evaluations']} network evaluations and {results['network_gradients']} gradients a sample, "
     f"{results['compile_seconds']:.1f} s to compile: {FLAGS.output}"

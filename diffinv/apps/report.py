@@ -6,25 +6,18 @@ RUN is the folder that `diffinv compare` wrote, or is still writing. The page ho
 nothing, so it can be sent by mail or kept beside a paper.
 """
 
-import importlib
 import pathlib
 
 from absl import flags
 
 from diffinv import errors
-from diffinv.apps.main import COMMANDS, run_module
+from diffinv.apps.main import run_module
 from diffinv.report import page as report
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt()  # flags may come after RUN
 flags.DEFINE_string("run", None, "Folder of the comparison; RUN without the flag is the same.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, f"Page to write. Not set: {report.PAGE} in RUN.", flag_values=FLAGS)
-
-
-def known_options() -> dict[str, report.Known]:
-  """Return the options of `diffinv compare` with their defaults."""
-  values = importlib.import_module(COMMANDS["compare"][0]).FLAGS
-  return {name: report.Known(values[name].default, isinstance(values[name], flags.MultiFlag)) for name in values}
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +27,7 @@ def main(argv: list[str]) -> None:
     raise errors.UsageError("RUN is missing: expected the folder of a comparison, as diffinv report out/compare")
   if FLAGS.output is not None and pathlib.Path(FLAGS.output).suffix.lower() not in (".html", ".htm"):
     raise errors.UsageError(f"--output: expected a name that ends in .html, got {FLAGS.output!r}")
-  path = report.write(FLAGS.run, FLAGS.output, known=known_options())
+  path = report.write(FLAGS.run, FLAGS.output)
   print(f"{path.stat().st_size / 1e6:.1f} MB: {path}")
 
 

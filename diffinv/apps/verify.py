@@ -19,15 +19,15 @@ A method that declares no case is refused.
 from absl import flags
 
 from diffinv import output, progress, text
-from diffinv.apps import common
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
+from diffinv.studies.study import MAX_SEED, named_methods
 from diffinv.verification import tables as verify
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_boolean("quick", False, "Draw less and leave out what takes long; half a minute.", flag_values=FLAGS)
 flags.DEFINE_list("methods", list(METHODS), "Methods to check, separated by commas.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Seed of the chains.", lower_bound=0, upper_bound=common.MAX_SEED, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the chains.", lower_bound=0, upper_bound=MAX_SEED, flag_values=FLAGS)
 flags.DEFINE_string("output", None, "JSON file to write the numbers to. Not set: none.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace an existing output file.", flag_values=FLAGS)
 
@@ -41,7 +41,7 @@ TITLES = {
 def main(argv: list[str]) -> None:
   """Check, print, report."""
   del argv
-  common.check_choice(FLAGS, "methods", list(METHODS))
+  named_methods(FLAGS.methods)  # tells names that there are not
   if FLAGS.output:
     output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
   size = verify.QUICK if FLAGS.quick else verify.FULL

@@ -10,7 +10,6 @@ import hashlib
 import math
 import pathlib
 import shlex
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,16 +17,18 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from diffinv import output, text
+from diffinv import options, output, text
 from diffinv.data import images
 from diffinv.metrics import table as metrics
 from diffinv.report import figures
 from diffinv.report.album import Album, page_data
 from diffinv.studies import runs, summary
+from diffinv.studies.study import Study
 
 PAGE = "report.html"
 NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
 CALIBRATED = 2.0  # percentage points: coverage this near to nominal, at every level, is good
+COMPARE = "compare"  # the command whose options are known
 WEIGHT = "weight"  # the cost of a chain by `summary.weight`
 COST_FIGURES = {WEIGHT: "network evaluations and gradients", "seconds": "seconds for a picture"}
 HEADLINE = "psnr"  # the mark that cards and figures show, and tables are sorted by
@@ -40,17 +41,25 @@ class Known(NamedTuple):
   repeated: bool = False  # a list is given one flag a value, not one flag with commas
 
 
-Options = Mapping[str, Known]  # by the name of the setting
-NO_OPTIONS: Options = types.MappingProxyType({})
+# What older plans say besides the options of a study.
+OLDER = {"overwrite": False, "restart": False, "report": True, "compilation_cache": "~/.cache/diffinv"}
 
 
-def write_report(results: Any, path: str | pathlib.Path, *, known: Options = NO_OPTIONS) -> pathlib.Path:
+def known_options() -> dict[str, Known]:
+  """Return the options of a comparison with their defaults."""
+  found = {name: Known(default) for name, default in OLDER.items()}
+  for name, (field, about) in options.options(Study).items():
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    found[name] = Known(default, about.repeated)
+  return found
+
+
+def write_report(results: Any, path: str | pathlib.Path) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
     results: of `compare`, or the folder of a comparison.
     path: of the page, a name that ends in .html.
-    known: see `command_line`.
 
   Returns:
     the path of the page.
@@ -58,18 +67,15 @@ def write_report(results: Any, path: str | pathlib.Path, *, known: Options = NO_
   Raises:
     FileNotFoundError, ValueError: see `write`.
   """
-  return write(getattr(results, "folder", results), path, known=known)
+  return write(getattr(results, "folder", results), path)
 
 
-def write(
-  folder: str | pathlib.Path, path: str | pathlib.Path | None = None, *, known: Options = NO_OPTIONS
-) -> pathlib.Path:
+def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
     folder: of the comparison.
     path: of the page; None for report.html in the folder.
-    known: see `command_line`.
 
   Returns:
     the path of the page.
@@ -78,14 +84,14 @@ def write(
     FileNotFoundError, ValueError: see `runs.read`, or a picture is missing or damaged.
   """
   path = pathlib.Path(folder) / PAGE if path is None else pathlib.Path(path)
-  page = html(runs.read(folder), known)
+  page = html(runs.read(folder))
   with output.file(path) as partial:
     partial.write_text(page, encoding="utf-8")
   return path
 
 
-def html(run: runs.Run, known: Options = NO_OPTIONS) -> str:
-  """Return the page; `known`: see `command_line`."""
+def html(run: runs.Run) -> str:
+  """Return the page."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("diffinv.report"),
     autoescape=True,
@@ -97,13 +103,13 @@ def html(run: runs.Run, known: Options = NO_OPTIONS) -> str:
   script = environment.get_template("report.js.j2").render()
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   page = environment.get_template("report.html.j2")
-  return page.render(**context(run, known), script=markupsafe.Markup(script), script_hash=digest)
+  return page.render(**context(run), script=markupsafe.Markup(script), script_hash=digest)
 
 
 # What the page says
 
 
-def context(run: runs.Run, known: Options) -> dict[str, Any]:
+def context(run: runs.Run) -> dict[str, Any]:
   """Return what the template needs."""
   rows = list(run.rows.values())
   entries, methods = summary.summarize(run.plan, rows), summary.summarize_methods(run.plan, rows)
@@ -116,7 +122,7 @@ def context(run: runs.Run, known: Options) -> dict[str, Any]:
     **_numbers(run, album, entries, methods),
     **_remarks(run, entries),
     "fields": hyper_parameters(run.plan),
-    "command": command_line(run.plan, known),
+    "command": command_line(run.plan),
     "data": data,
     "has_chains": _any_has("chain", data),
     "has_spreads": _any_has("spread", data),
@@ -430,14 +436,19 @@ def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:
   return found
 
 
-def command_line(plan: dict[str, Any], known: Options = NO_OPTIONS) -> list[str]:
-  """Return the words, quoted for a shell, of the command that made the folder.
+def command_line(plan: dict[str, Any], known: Mapping[str, Known] | None = None) -> list[str]:
+  """Return the words, quoted for a shell, of the command that made the folder; of objects from Python say so.
 
   Args:
     plan: the contents of run.json.
-    known: the command's options. Settings at their defaults are left out; one that is not known is always there.
+    known: the options of its command; None for those of `compare`. Settings at their defaults are left out; one that is
+      not known is always there.
   """
-  words = ["diffinv", str(plan.get("command", "compare"))]
+  if plan.get("objects"):
+    return ["diffinv.compare(study)", f"# from Python: {', '.join(plan['objects'])} of the study are objects"]
+  command = str(plan.get("command", COMPARE))
+  known = (known_options() if command == COMPARE else {}) if known is None else known
+  words = ["diffinv", command]
   for name, value in plan["settings"].items():
     about = known.get(name)
     if value is not None and (about is None or value != about.default):

@@ -4,15 +4,9 @@ import dataclasses
 import html
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from diffinv import text
 from diffinv.studies import runs, summary
-
-# Marks that every table has, and those that it has where rows have them: title and decimals.
-ALWAYS = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "chi2": ("chi2", 2)}
-WHERE_THERE = {"lpips": ("LPIPS", 3), "mean_psnr": ("PSNR of mean", 2), "mean_ssim": ("SSIM of mean", 3)}
 
 
 class Table(str):
@@ -49,7 +43,7 @@ class Results:
 
   def table(self) -> Table:
     """Return a line a task and method: means over the pictures with their 95 % intervals, seconds a picture, costs."""
-    return Table(_table(self.summary))
+    return Table(summary.table(self.summary))
 
   def remarks(self) -> list[str]:
     """Return what a table does not show: what was left out, and what failed."""
@@ -89,20 +83,6 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
   means = {name: summary.picture_value(record, name) for name, value in record.items() if isinstance(value, list)}
   plain = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
   return {name: {**plain, **means}[name] for name in record if name in plain or name in means}
-
-
-def _table(entries: Sequence[dict[str, Any]]) -> str:
-  there = {name: how for name, how in WHERE_THERE.items() if any(name in entry for entry in entries)}
-  marks = ALWAYS | there
-  header = ["task", "method", *(title for title, _ in marks.values()), "seconds", "evaluations", "gradients", "MB"]
-  rows = []
-  for entry in entries:
-    cells = [text.interval(entry.get(mark), digits) for mark, (_, digits) in marks.items()]
-    seconds = text.number((entry.get("seconds") or {}).get("mean"), 2)
-    counts = [text.number(entry.get(name), 0) for name in ("evaluations", "gradients")]
-    memory = text.number(None if entry.get("peak_bytes") is None else entry["peak_bytes"] / 1e6, 0)
-    rows.append([entry["task"], entry["method"], *cells, seconds, *counts, memory])
-  return text.table(header, rows)
 
 
 def _failure(entry: dict[str, Any]) -> str:

@@ -18,11 +18,6 @@ from diffinv.methods.base import Method, Range
 from diffinv.operators.base import Operator
 
 
-def values(method: type[Method]) -> dict[str, tuple]:
-  """Return what is searched of a method where the caller does not say."""
-  return SEARCH[method.name]
-
-
 class Candidate(NamedTuple):
   """A choice of hyper-parameters."""
 
@@ -30,14 +25,13 @@ class Candidate(NamedTuple):
   method: Method
 
 
-def values(name: str) -> dict[str, tuple]:
-  """Return what a search of the method `name` tries unless told otherwise, by field: what its class declares.
+def values(name: str, method: type[Method]) -> dict[str, tuple]:
+  """Return what a search of a method tries unless told otherwise, by field: what its class declares.
 
   Raises:
     UsageError: the class declares nothing.
   """
-  method = methods.METHODS[name]
-  if not method.search:
+  if not getattr(method, "search", None):
     raise errors.UsageError(
       f"`search`: expected values to try for {name}, which declares none; give some, as in `search={name}.FIELD=1,2`, "
       f"for fields among {', '.join(methods.fields_of(method))}"

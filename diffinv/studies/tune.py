@@ -14,6 +14,7 @@ import numpy as np
 from diffinv import devices, errors, output, progress, text
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
+from diffinv.metrics import table as metrics
 from diffinv.options import option
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, stack
@@ -24,8 +25,6 @@ from diffinv.studies.cases import Case
 from diffinv.studies.study import VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
 
 COMMAND = "tune"
-SINGLE = ("psnr", "ssim")  # of a sample, the mean over samples
-SEVERAL = ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim")  # of the mean picture, of the sample that fits y best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Search(Comparing):
     "psnr",
     "Mark whose mean over the pictures decides: of a sample; of the mean of all samples; of the sample of the smallest "
     "residual.",
-    choices=(*SINGLE, *SEVERAL),
+    choices=tuple(mark.key for mark in metrics.criteria()),
   )
 
   def __post_init__(self) -> None:
@@ -49,7 +48,7 @@ class Search(Comparing):
       texts = tuple(f"{name}={','.join(map(str, values))}" for name, values in self.search.items())
       object.__setattr__(self, "search", texts)
     super().__post_init__()
-    if self.criterion in SEVERAL and self.num_samples == 1:
+    if metrics.mark(self.criterion).per == metrics.PICTURE and self.num_samples == 1:
       raise errors.UsageError(f"`num_samples`: expected 2 or more for `criterion={self.criterion}`, got 1")
 
 
@@ -101,7 +100,7 @@ class Tuned(NamedTuple):
   def _row(self, outcome: Outcome) -> list[str]:
     values = outcome.fields.items()
     said = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
-    digits = 2 if "psnr" in self.criterion else 3
+    digits = metrics.mark(self.criterion).digits
     finite = [mark for mark in outcome.marks if np.isfinite(mark)]
     shown = [text.number(value, digits) for value in (outcome.marks[outcome.best or 0], min(finite))]
     return [outcome.job.task, outcome.job.name, said, *shown, str(len(outcome.job.found))]
@@ -212,7 +211,7 @@ def read_search(config: Search) -> dict[str, dict[str, Sequence[Any]]]:
     with errors.usage():
       typed = [entrants.typed_fields(class_of(known[name]), {field: value})[field] for value in values.split(",")]
     given[name][field] = tuple(typed)
-  return {name: fields or search.values(class_of(known[name])) for name, fields in given.items()}
+  return {name: fields or search.values(name, class_of(known[name])) for name, fields in given.items()}
 
 
 def class_of(method: Any) -> Any:
