@@ -26,7 +26,7 @@ _PUBLIC = {
   "sample": "diffinv.sampler",
   "sample_batch": "diffinv.batch",
   "simulate": "diffinv.problems",
-  "train": "diffinv.training",
+  "train": "diffinv.training.run",
   "tune": "diffinv.studies.tune",
   "write_report": "diffinv.report.page",
 }

@@ -183,7 +183,7 @@ def test_a_result_that_is_there_is_replaced_only_if_asked(tmp_path):
     folder.finish({}, overwrite=overwrite)
     again = runs.RunFolder(tmp_path / "out", PLAN)
     if not overwrite:
-      with pytest.raises(FileExistsError, match="exists; choose another --output"):
+      with pytest.raises(FileExistsError, match="exists; choose another `output`"):
         again.finish({}, overwrite=False)
       assert again.partial.exists()  # nothing is lost: give another place, or --overwrite
 
