@@ -1,9 +1,10 @@
-# `make demo` restores a photograph and shows how; `make test` runs every test. Both install what they need into .venv.
+# `make demo` restores a photograph and shows how; `make test` runs every test. All install what they need into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST_WORKERS ?= auto
 
-.PHONY: demo test test-fast clean
+.PHONY: demo test test-fast lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/diffinv compare --prior=photo --steps=30 --tasks=inpaint_random,super_resolution,gaussian_blur \
@@ -13,10 +14,19 @@ demo: $(VENV)/.installed
 	@echo "open out/demo/report.html, and look at out/demo-faces/face-sheet.png"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS)
 
 test-fast: $(VENV)/.installed-test
-	DIFFINV_TEST_XLA_LEVEL=0 $(BIN)/python -m pytest -m "not slow"
+	DIFFINV_TEST_XLA_LEVEL=0 $(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) -m "not slow"
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diffinv needs Python 3.11 or newer: make PYTHON=...")'
@@ -28,5 +38,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

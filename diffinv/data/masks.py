@@ -24,7 +24,20 @@ def read_mask(path: str | pathlib.Path, *, threshold: int | None = None) -> np.n
   """
   path = pathlib.Path(path)
   values = _read(path, "mask", (NAMES["1"], NAMES["L"]), NAMES["L"]).astype(np.float32)
-  values = values * np.float32(255.0) if _is_array(path) else values
+  return _kept(values * np.float32(255.0) if _is_array(path) else values, str(path), threshold)
+
+
+def as_mask(values: np.ndarray, name: str = "`mask`") -> np.ndarray:
+  """Return an array of 0 (missing) and 1 (kept), [h, w] or [h, w, 1], as `read_mask` returns a file's.
+
+  Raises:
+    ValueError: it holds other values, or keeps no pixel; the message begins with `name`.
+  """
+  return _kept(np.asarray(values, np.float32) * np.float32(255.0), name, None)
+
+
+def _kept(values: np.ndarray, path: str, threshold: int | None) -> np.ndarray:
+  """Return gray values 0 and 255, or from the threshold on, as kept pixels."""
   if values.ndim == 3 and values.shape[-1] == 1:
     values = values[..., 0]
   if values.ndim != 2:
@@ -57,7 +70,16 @@ def read_kernel(path: str | pathlib.Path) -> np.ndarray:
     ValueError: it is not a kernel.
   """
   path = pathlib.Path(path)
-  values = _read(path, "kernel", (NAMES["L"], "16-bit grayscale"), "8- or 16-bit grayscale").astype(np.float64)
+  return as_kernel(_read(path, "kernel", (NAMES["L"], "16-bit grayscale"), "8- or 16-bit grayscale"), str(path))
+
+
+def as_kernel(values: np.ndarray, path: str = "`kernel`") -> np.ndarray:
+  """Return an array [h, w] of odd height and width divided by its sum, float32.
+
+  Raises:
+    ValueError: it is not a kernel; the message begins with `path`.
+  """
+  values = np.asarray(values, np.float64)
   if values.ndim != 2 or values.shape[0] % 2 == 0 or values.shape[1] % 2 == 0:
     raise ValueError(
       f"{path}: expected a kernel of odd height and width, got shape {values.shape}; pad it to odd sizes"

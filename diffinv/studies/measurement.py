@@ -107,13 +107,13 @@ def make_operator(
 
 def _kernel(kernel) -> np.ndarray:
   if isinstance(kernel, np.ndarray):
-    return images.normalized_kernel(kernel, "`kernel`")
+    return masks.as_kernel(kernel)
   return masks.read_kernel(kernel)
 
 
 def _masked(operator: Operator, shape, given: Given) -> Operator:
   if isinstance(given.mask, np.ndarray):
-    kept, name = images.as_mask(given.mask, "`mask`"), "`mask`"
+    kept, name = masks.as_mask(given.mask), "`mask`"
   else:
     kept, name = masks.read_mask(given.mask, threshold=given.mask_threshold), str(given.mask)
   if kept.shape[:2] != tuple(shape[:2]):
