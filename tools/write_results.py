@@ -96,7 +96,7 @@ def compared(name: str, study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
   folder = pathlib.Path(WORK.value) / name
   study = dataclasses.replace(study, batch_size=BATCH_SIZE.value)
   if (folder / output.RESULTS).exists():
-    changed = [what for what in changes(folder, study) if what != "versions"]
+    changed = [what for what in changes(folder, study) if not what.startswith(runs.VERSIONS)]
     if changed:
       raise SystemExit(f"{folder}: expected the comparison of now, got one that differs in {changed[0]}; remove it")
     return folder, comparisons.read(folder).contents()

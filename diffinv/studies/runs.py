@@ -29,6 +29,7 @@ RUNNING = ".running"
 # depend on, rows hold.
 FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
 FREE = ("device",)
+VERSIONS = "versions"
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
 LATER_SETTINGS = {"antithetic": False}  # what older versions, which do not have them, do
 
@@ -366,4 +367,12 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
   ]
   known = {*one, *other} - {name for name in LATER if name not in one}
   names = [n for n in sorted(known) if n not in ("settings", *FREE) and one.get(n) != other.get(n)]
-  return flags + names
+  return flags + [_versions(one, other) if name == VERSIONS else name for name in names]
+
+
+def _versions(one: dict[str, Any], other: dict[str, Any]) -> str:
+  """Name the packages whose versions differ."""
+  before, after = (plan.get(VERSIONS) or {} for plan in (one, other))
+  changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+  said = ", ".join(f"{name} {before.get(name)}, now {after.get(name)}" for name in changed)
+  return f"{VERSIONS} ({said})"
