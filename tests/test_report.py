@@ -556,7 +556,7 @@ def test_page_of_a_very_large_comparison_holds_the_first_pictures_only(folder, p
   monkeypatch.setattr(album, "LIMIT", 1000)
   read = runs.read(folder)
   small = report.html(read)
-  said = "Pictures of the first 1 of 2; all numbers are of all."
+  said = "Only the first 1 of 2 are shown here; the numbers are of all."
   assert said in Words(small).text and said not in Words(page).text
   data = data_of(small)
   assert [image["name"] for image in data["images"]] == ["a"] and len(data["cells"]) == 1
@@ -609,7 +609,7 @@ def test_method_that_has_finished_fewer_pictures_wins_nothing(own):
   assert report.highlights(read.plan, methods) == []  # ΠGDM alone has finished all, and is the best of none
   text = Words(report.html(read)).text
   assert "DPS 1 of 2 pictures" in text and "DDRM 1 of 2 pictures" not in text
-  assert "Only methods that have finished most pictures compete for the best" in text
+  assert "Only methods that have finished the most pictures compete for the best" in text
 
 
 def test_comparison_that_is_still_going_is_marked(own):
