@@ -399,7 +399,7 @@ def test_names_of_elements_are_unique_and_headings_in_order(page):
   assert len(names) == len(set(names))
   levels = [int(tag[1]) for tag in found.tags if re.fullmatch(r"h[1-6]", tag)]
   assert levels[0] == 1 and levels.count(1) == 1
-  assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
+  assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_figures_take_their_colors_from_the_page(page):
