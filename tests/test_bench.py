@@ -187,6 +187,6 @@ def test_photographs_are_equally_many_of_each():
 
 def test_more_crops_than_there_are_is_an_error():
   with pytest.raises(
-    ValueError, match="num_images: expected at most .* crops of 64 pixels of the photographs, got 1000"
+    ValueError, match=r"num_images: expected at most .* crops of 64 pixels of the photographs, got 1000"
   ):
     held_out.held_out("photos", held_out.TEST, 1000)

@@ -87,6 +87,8 @@ def test_places_of_marks_are_those_of_the_formats():
   assert keys(table.quality()) == ["psnr", "ssim", "lpips", "chi2", "mean_psnr", "mean_ssim", "crps"]
   assert keys(table.cost()) == ["evaluations", "gradients", "seconds", "peak_bytes"]
   assert marking.headings() == ["PSNR dB", "SSIM", "chi2"]
+  several = {"mean_psnr", "mean_ssim", "best_psnr", "best_ssim", "crps", "coverage"}
+  assert {mark.key for mark in table.marks() if mark.several} == several
 
 
 def test_keys_and_titles_are_unique():

@@ -94,7 +94,7 @@ def test_gradient_of_ssim_is_finite_and_right(kind, same):
 
 
 def test_ssim_needs_a_whole_window():
-  with pytest.raises(ValueError, match="at least 11x11.*got \\(10, 20, 3\\)"):
+  with pytest.raises(ValueError, match=r"at least 11x11.*got \(10, 20, 3\)"):
     metrics.ssim(jnp.zeros((10, 20, 3)), jnp.zeros((10, 20, 3)))
   with pytest.raises(ValueError, match="expected \\[h, w, c\\]"):
     metrics.ssim(jnp.zeros((20, 20)), jnp.zeros((20, 20)))

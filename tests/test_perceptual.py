@@ -23,8 +23,8 @@ def state_dict(net):
   for layer in perceptual.LAYERS[net]:
     if layer.kind == "conv":
       out, channels, size = next(convolutions)
-      shapes[f"net.slice{tap + 1}.{layer.index}.weight"] = (out, channels, size, size)
-      shapes[f"net.slice{tap + 1}.{layer.index}.bias"] = (out,)
+      shapes[f"net.slice{tap + 1}.{layer.number}.weight"] = (out, channels, size, size)
+      shapes[f"net.slice{tap + 1}.{layer.number}.bias"] = (out,)
     elif layer.kind == "tap":
       shapes[f"lin{tap}.model.1.weight"] = (1, out, 1, 1)
       tap += 1

@@ -398,7 +398,7 @@ def test_names_of_elements_are_unique_and_headings_in_order(page):
   assert len(names) == len(set(names))
   levels = [int(tag[1]) for tag in found.tags if re.fullmatch(r"h[1-6]", tag)]
   assert levels[0] == 1 and levels.count(1) == 1
-  assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
+  assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_figures_take_their_colors_from_the_page(page):
@@ -555,7 +555,7 @@ def test_page_of_a_very_large_comparison_holds_the_first_pictures_only(folder, p
   monkeypatch.setattr(album, "LIMIT", 1000)
   read = runs.read(folder)
   small = report.html(read)
-  said = "Pictures of the first 1 of 2; all numbers are of all."
+  said = "Only the first 1 of 2 are shown here; the numbers are of all."
   assert said in Words(small).text and said not in Words(page).text
   data = data_of(small)
   assert [image["name"] for image in data["images"]] == ["a"] and len(data["cells"]) == 1
@@ -608,7 +608,7 @@ def test_method_that_has_finished_fewer_pictures_wins_nothing(own):
   assert report.highlights(read.plan, methods) == []  # ΠGDM alone has finished all, and is the best of none
   text = Words(report.html(read)).text
   assert "DPS 1 of 2 pictures" in text and "DDRM 1 of 2 pictures" not in text
-  assert "Only methods that have finished most pictures compete for the best" in text
+  assert "Only methods that have finished the most pictures compete for the best" in text
 
 
 def test_comparison_that_is_still_going_is_marked(own):

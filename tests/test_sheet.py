@@ -71,7 +71,7 @@ def test_gray_pictures_are_drawn_in_gray():
   np.testing.assert_array_equal(cut(pixels, 0, 0, (240, 240)), np.repeat(to_uint8(gray), 3, axis=-1))
 
 
-def test_another_shape_is_centerd_and_not_stretched():
+def test_another_shape_is_centered_and_not_stretched():
   wide = np.full((120, 240, 3), -1.0, np.float32)
   tile = cut(draw("ab", [("", [Cell(picture(240, 240)), Cell(wide)])]), 0, 1, (240, 240))
   np.testing.assert_array_equal(tile[60:180], 0)
@@ -113,7 +113,7 @@ def test_captions_are_written_under_their_picture():
     box = changed_box(two_by_two(), two_by_two(lines=lines))
     assert top + 240 + k * LINE <= box[0] < box[2] <= top + 240 + (k + 1) * LINE + 2
     assert left <= box[1] < box[3] <= left + 240
-    assert box[2] - box[0] > 10 and abs((box[1] + box[3]) / 2 - (left + 120)) < 3, "large enough to read, and centerd"
+    assert box[2] - box[0] > 10 and abs((box[1] + box[3]) / 2 - (left + 120)) < 3, "large enough to read, and centered"
 
 
 def test_columns_have_headings_on_top():

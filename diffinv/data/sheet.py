@@ -3,7 +3,8 @@
 import functools
 import math
 import os
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -34,10 +35,10 @@ def sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) ->
 
   Args:
     columns: headings.
-    rows: the heading of each row, written over it, and its cells, as many as there are columns.
+    rows: for each row, the heading above it and its cells, one for each column.
 
   Raises:
-    ValueError: there is nothing to draw, or a row has another number of cells.
+    ValueError: there is nothing to draw, or a row has too few or too many cells.
   """
   if not rows or any(len(cells) != len(columns) for _, cells in rows):
     raise ValueError(f"sheet: expected rows of {len(columns)} cells, got {[len(cells) for _, cells in rows]}")
@@ -74,7 +75,7 @@ def grid(pictures: Sequence[np.ndarray], *, gap: int = 2) -> Image.Image:
 
 
 def _tile_size(pictures: Sequence[np.ndarray]) -> tuple[int, int]:
-  """Return width and height of a tile: those of the largest picture, scaled by whole numbers where it is small."""
+  """Return width and height of a tile: those of the largest picture, or a multiple where it is small."""
   height, width = max((picture.shape[:2] for picture in pictures), key=math.prod, default=(MIN_TILE, MIN_TILE))
   scale = max(1, -(-MIN_TILE // max(height, width)))
   shrink = min(1.0, MAX_TILE / (scale * max(height, width)))
@@ -82,7 +83,7 @@ def _tile_size(pictures: Sequence[np.ndarray]) -> tuple[int, int]:
 
 
 def _place(canvas: Image.Image, picture: np.ndarray | None, corner: tuple[int, int], size: tuple[int, int]) -> None:
-  """Paste a picture, scaled to fit into the tile and centerd there."""
+  """Paste a picture, scaled to fit into the tile and centered there."""
   if picture is None:
     canvas.paste(EMPTY, (*corner, corner[0] + size[0], corner[1] + size[1]))
     return
@@ -101,7 +102,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _text(draw, place, words: str, size: int, color, width: int, anchor: str) -> None:
-  """Write one line, in smaller letters where it would be wider than `width`."""
+  """Write one line, in smaller letters if it would be wider than `width`."""
   font = _font(size)
   while size > 8 and draw.textlength(words, font) > width:
     size -= 1

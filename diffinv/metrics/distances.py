@@ -2,12 +2,13 @@
 
   SW2(P, Q)^2 = E_theta W2(theta . P, theta . Q)^2,   theta uniform on the unit sphere.
 
-In one dimension W2 between sets of equal size pairs their sorted values, exactly: no training, no features, no
-parameters but the directions. For Q = P shifted by v it is |v| / sqrt(d) in the mean over directions of R^d.
+In one dimension, W2 between sets of equal size is exact: it pairs their sorted values. There is no training, no feature
+and no parameter but the directions. If Q is P shifted by v, the distance is |v| / sqrt(d), with all directions of R^d.
 
 Rabin, Peyre, Delon and Bernot, "Wasserstein barycenter and its application to texture mixing", SSVM 2011; of patches
 of images: Karras, Aila, Laine and Lehtinen, "Progressive growing of GANs", ICLR 2018, arXiv 1710.10196, Sec. 5.
-Differs from the latter: patches keep their mean and contrast, and come from the images, not their Laplacian pyramid.
+Differs from the latter: patches keep their mean and contrast, and are cut from the images, not from their Laplacian
+pyramid.
 """
 
 import jax
@@ -24,8 +25,9 @@ def sliced_wasserstein(a: jax.Array, b: jax.Array, directions: jax.Array) -> jax
   """Return (mean over directions of W2^2)^1/2, [], in units of the values.
 
   Args:
-    a, b: two sets of as many vectors, `[n, d]`.
-    directions: unit columns, `[d, k]`; the same for all sets that are compared.
+    a: a set of vectors, `[n, d]`.
+    b: another set of as many vectors.
+    directions: unit columns, `[d, k]`; use the same ones for all sets to be compared.
 
   Raises:
     ValueError: the sets differ in shape.
@@ -40,10 +42,10 @@ def random_patches(key: jax.Array, images: jax.Array, *, size: int, count: int) 
   """Cut `count` square patches out of each image at random places, `[n * count, size * size * c]`.
 
   Args:
-    key: of the places.
+    key: for the places.
     images: `[n, h, w, c]`.
     size: edge of a patch, pixels.
-    count: patches an image.
+    count: patches from each image.
   """
   n, height, width, channels = images.shape
   k1, k2 = jax.random.split(key)

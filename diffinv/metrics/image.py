@@ -1,7 +1,7 @@
-"""Quality of a restored image: PSNR and SSIM against the truth on [0, 1], chi-square against the measurement.
+"""Quality of a restored image: PSNR and SSIM against the truth, on [0, 1].
 
-One image `[h, w, c]` at a time; `vmap` for many. The PSNR of a mean image, the mean of PSNRs and the PSNR of a mean
-squared error are three different numbers: these functions give one image's.
+One image `[h, w, c]` at a time; `vmap` for many. The PSNR of a mean image, the mean of several PSNRs and the PSNR of a
+mean squared error are three different numbers: these functions give that of one image.
 
 SSIM is that of Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
 similarity", IEEE TIP 13(4), 2004: 11x11 Gaussian window of standard deviation 1.5, K1 = 0.01, K2 = 0.03, weighted
@@ -19,7 +19,7 @@ SSIM_C2 = 0.03**2
 
 
 def to_unit(x: jax.Array) -> jax.Array:
-  """Map an image from [-1, 1] to [0, 1]; what lies outside is CLIPPED, as a file would clip it."""
+  """Map an image from [-1, 1] to [0, 1]; values outside are CLIPPED, as in a file."""
   return jnp.clip((x + 1.0) / 2.0, 0.0, 1.0)
 
 
@@ -27,7 +27,8 @@ def psnr(image: jax.Array, truth: jax.Array) -> jax.Array:
   """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, []; infinite for equal images.
 
   Args:
-    image, truth: `[h, w, c]`, [0, 1] (see `to_unit`).
+    image: `[h, w, c]`, [0, 1]; see `to_unit`.
+    truth: the same.
 
   Raises:
     ValueError: the shapes differ.
@@ -40,7 +41,8 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
   """Return the mean structural similarity of two images, [], at most 1.
 
   Args:
-    image, truth: `[h, w, c]`, [0, 1] (see `to_unit`), at least 11x11 pixels.
+    image: `[h, w, c]`, [0, 1], at least 11x11 pixels; see `to_unit`.
+    truth: the same.
 
   Raises:
     ValueError: the shapes differ, or the images are smaller than the window.
@@ -59,12 +61,12 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
 
 
 def _mean(x):
-  """Return the mean, [], axis by axis: one long float32 sum would lose the sixth digit."""
+  """Return the mean, [], taken axis by axis: one long float32 sum would lose the sixth digit."""
   return jnp.mean(x) if x.ndim < 2 else _mean(jnp.mean(x, axis=0))
 
 
 def _pool(mean_a, mean_b, var_a, var_b, cov, axis):
-  """Join the weighted moments of the windows' parts along an axis, parts that lie within the image only."""
+  """Join the weighted moments of the windows' parts along an axis, for windows that lie within the image."""
   weights = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_STD) ** 2)
   weights = weights / weights.sum()
   size = mean_a.shape[axis] - 2 * SSIM_RADIUS

@@ -5,11 +5,13 @@ CVPR 2018, arXiv 1801.03924, version 0.1 of the authors' package, Eq. 1:
 
   d(x, x') = sum_l mean_hw || w_l * (f_l(x) - f_l(x')) ||^2
 
-with f_l the features of a classifier after five of its layers, of unit length at every position, and w_l^2 learned.
-The weights are not part of this package: give the state_dict of the authors' `lpips.LPIPS(net="alex")` or `net="vgg"`.
+with f_l the features of a classifier after five of its layers, scaled to unit length at every position, and w_l^2
+learned. The weights do not come with this package: bring the state_dict of the authors' `lpips.LPIPS(net="alex")` or
+`net="vgg"`.
 """
 
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +19,17 @@ import numpy as np
 
 from diffinv.pytree import pytree, static
 
-SHIFT = (-0.030, -0.088, -0.188)  # of RGB on [-1, 1]: what the classifiers were trained on
+SHIFT = (-0.030, -0.088, -0.188)  # of RGB on [-1, 1], with SCALE: how the classifiers were trained
 SCALE = (0.458, 0.448, 0.450)
-EPS = 1e-10  # added to the length of the features of a position
-MIN_PIXELS = 32  # smaller pictures leave nothing of the last layers
+EPS = 1e-10  # added to the length of the features at a position
+MIN_PIXELS = 32  # of smaller pictures, nothing would be left in the last layers
 
 
 class Layer(NamedTuple):
   """One layer of a classifier."""
 
   kind: str  # conv (with a rectifier), pool, or tap: features are compared here
-  index: int = 0  # (conv) its number in the classifier
+  number: int = 0  # (conv) in the classifier
   stride: int = 1
   padding: int = 1
   window: int = 2  # (pool) pixels along an edge
@@ -41,7 +43,7 @@ def _vgg_stage(*indices):
   return (*(Layer("conv", i) for i in indices), _TAP)
 
 
-# Of the slices that the authors cut them into: a tap ends each.
+# A tap ends each of the slices that the authors cut the classifiers into.
 LAYERS = {
   "alex": (
     *(Layer("conv", 0, stride=4, padding=2), _TAP, _POOL3),
@@ -53,12 +55,12 @@ LAYERS = {
     *(_POOL2, *_vgg_stage(17, 19, 21), _POOL2, *_vgg_stage(24, 26, 28)),
   ),
 }
-FIRST_KERNELS = {11: "alex", 3: "vgg"}  # pixels along an edge of the first kernel: what tells the classifiers apart
+FIRST_KERNELS = {11: "alex", 3: "vgg"}  # the edge of the first kernel, pixels, tells the classifiers apart
 
 
 @pytree
 class LPIPS:
-  """A distance with its weights."""
+  """The distance, with its weights."""
 
   kernels: dict[int, jax.Array]  # [k, k, c, d], by the number of the layer
   biases: dict[int, jax.Array]  # [d]
@@ -66,7 +68,7 @@ class LPIPS:
   net: str = static()  # of LAYERS
 
   def __call__(self, image: jax.Array, truth: jax.Array) -> jax.Array:
-    """Return the distance of two pictures `[h, w, 3]`, [-1, 1], at least 32x32; [], 0 for equal ones.
+    """Return the distance between two pictures `[h, w, 3]`, [-1, 1], of at least 32x32 pixels; [], 0 for equal ones.
 
     Raises:
       ValueError: the shapes differ, or are not those of a picture.
@@ -77,7 +79,8 @@ class LPIPS:
         f"got {image.shape} and {truth.shape}"
       )
     pairs = zip(self._features(image), self._features(truth), self.heads)
-    return sum(jnp.mean(jnp.sum((a - b) ** 2 * head[None, None, :], axis=-1)) for a, b, head in pairs)
+    distances = [jnp.mean(jnp.sum((a - b) ** 2 * head[None, None, :], axis=-1)) for a, b, head in pairs]
+    return sum(distances[1:], distances[0])
 
   def _features(self, image):
     x = ((image - jnp.asarray(SHIFT)[None, None]) / jnp.asarray(SCALE)[None, None])[None]
@@ -96,20 +99,20 @@ class LPIPS:
     padding = [(layer.padding, layer.padding)] * 2
     out = jax.lax.conv_general_dilated(
       x,
-      self.kernels[layer.index],
+      self.kernels[layer.number],
       (layer.stride, layer.stride),
       padding,
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      precision=jax.lax.Precision.HIGHEST,  # the same marks on every device
+      precision=jax.lax.Precision.HIGHEST,  # for the same numbers on every device
     )
-    return out + self.biases[layer.index][None, None, None, :]
+    return out + self.biases[layer.number][None, None, None, :]
 
 
 def from_state_dict(tensors: Mapping[str, Any]) -> LPIPS:
   """Build the distance from the state_dict of the authors' module.
 
   Raises:
-    ValueError: a tensor is missing, or has another shape than the rest ask for.
+    ValueError: a tensor is missing, or its shape does not fit the others.
   """
   net = FIRST_KERNELS.get(np.shape(_tensor(tensors, "net.slice1.0.weight"))[-1])
   if net is None:
@@ -117,11 +120,11 @@ def from_state_dict(tensors: Mapping[str, Any]) -> LPIPS:
   kernels, biases, heads, channels = {}, {}, [], 3
   for layer in LAYERS[net]:
     if layer.kind == "conv":
-      name = f"net.slice{len(heads) + 1}.{layer.index}"
+      name = f"net.slice{len(heads) + 1}.{layer.number}"
       kernel, bias = _tensor(tensors, f"{name}.weight"), _tensor(tensors, f"{name}.bias")
       _check(name, kernel.shape[1], channels)
       _check(name, bias.shape, kernel.shape[:1])
-      kernels[layer.index], biases[layer.index] = jnp.asarray(kernel.transpose(2, 3, 1, 0)), jnp.asarray(bias)
+      kernels[layer.number], biases[layer.number] = jnp.asarray(kernel.transpose(2, 3, 1, 0)), jnp.asarray(bias)
       channels = kernel.shape[0]
     elif layer.kind == "tap":
       name = f"lin{len(heads)}.model.1.weight"

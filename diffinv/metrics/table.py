@@ -68,6 +68,11 @@ class Mark(NamedTuple):
     """The heading of its column in a terminal."""
     return f"{self.title} {self.unit}".rstrip() if self.heading is None else self.heading
 
+  @property
+  def several(self) -> bool:
+    """Whether only several samples have it."""
+    return self.of in (MEAN, BEST, SEVERAL)
+
   def measure(self, pictures: jax.Array, evidence: Evidence) -> jax.Array:
     """Compute the mark of a picture, or of several samples; see the module."""
     assert self.compute is not None, self.key
@@ -142,12 +147,12 @@ MARKS = (
     *("lpips", "LPIPS", "", LOW, 3, "Learned perceptual distance from the truth, mean over samples", distance),
     needs=("truth", "lpips"),
     shown=(PAGE, TERMINAL),
-    highlight="Best LPIPS",
+    highlight="Best LPIPS",  # no criterion: a search is given no weights
   ),
   Mark(
     *("chi2", "χ²", "", ONE, 2, "Misfit to the measurement in units of its noise; 1 where the residual is noise", chi2),
     needs=("problem",),
-    shown=(PAGE, TERMINAL, SHEET),
+    shown=(PAGE, TERMINAL, SHEET),  # no criterion: bad pictures may fit the measurement as well
     heading="chi2",
   ),
   Mark(
@@ -168,7 +173,7 @@ MARKS = (
     ),
     per=PICTURE,
     of=SEVERAL,
-    shown=(PAGE,),
+    shown=(PAGE,),  # no criterion: see `uncertainty.crps` for what it misses
     highlight="Best CRPS",
   ),
   Mark(

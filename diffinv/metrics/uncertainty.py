@@ -1,13 +1,13 @@
 """Uncertainty of posterior samples, and whether it is right: intervals, coverage, ranks and the CRPS.
 
-Pure functions of the K samples `[K, ...]` of one image, in any shape behind the first axis; `vmap` for many images.
-Values (pixels) are judged one by one. What is calibrated holds on average over images and measurements drawn from the
-prior, not for one image, whose values are correlated.
+Pure functions of the K samples `[K, ...]` of one image, of any shape after the first axis; `vmap` for many images.
+Each value (pixel) is judged on its own. Calibration holds on average over images and measurements drawn from the prior,
+not within one image, whose values are correlated.
 
 Finite K. The truth and K draws of an exact sampler are exchangeable: the rank of the truth among them is uniform on
 0..K, and the interval from the i-th smallest draw to the i-th largest holds the truth with probability exactly
-1 - 2 i / (K + 1), whatever the law. These are the levels that K draws can tell, `central_levels(K)`: 0.2 and 0.6 for 4
-draws, up to 0.88 for 16. Quantiles of the draws themselves (of a "90 % interval" of 4 draws) hold less than they say.
+1 - 2 i / (K + 1), whatever the law. These are the levels that K draws can resolve, `central_levels(K)`: 0.2 and 0.6 for
+4 draws, up to 0.88 for 16. Plain quantiles of the draws (a "90 % interval" of 4 draws) cover less than their level.
 At a level in between, `coverage` mixes the counts of the two neighboring intervals so that an exact sampler has
 exactly the nominal coverage in expectation, for every K. Beyond the widest, (K - 1) / (K + 1), no interval exists:
 asking for it is an error.
@@ -17,7 +17,8 @@ Calibration", arXiv 1804.06788 (ranks); Gneiting and Raftery, "Strictly Proper S
 Estimation", JASA 102, 2007 (CRPS, Eq. 20 and 21); Ferro, "Fair scores for ensemble forecasts", QJRMS 140, 2014.
 """
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class Ranks(NamedTuple):
   """Where the truth lies among the samples, value by value, `[...]` each."""
 
   below: jax.Array  # samples that are smaller than the truth
-  equal: jax.Array  # samples that equal it: its rank is anywhere in below .. below + equal
+  equal: jax.Array  # samples that equal it: its rank lies anywhere in below .. below + equal
 
 
 def posterior_mean(samples: jax.Array) -> jax.Array:
@@ -51,7 +52,7 @@ def posterior_std(samples: jax.Array) -> jax.Array:
 
 
 def central_levels(count: int) -> tuple[float, ...]:
-  """Return the levels of central intervals that `count` draws can tell, (K + 1 - 2 i) / (K + 1), ascending."""
+  """Return the levels of central intervals that `count` draws can resolve, (K + 1 - 2 i) / (K + 1), ascending."""
   return tuple((count + 1 - 2 * i) / (count + 1) for i in range(count // 2, 0, -1))
 
 
@@ -67,12 +68,13 @@ def credible_interval(samples: jax.Array, level: float) -> tuple[jax.Array, jax.
     level: nominal probability, in (0, (K - 1) / (K + 1)].
 
   Raises:
-    ValueError: K samples cannot tell the level.
+    ValueError: K samples cannot resolve the level.
   """
   count = _count(samples, "credible_interval")
   _check_levels((level,), count)
   ordered = jnp.sort(samples, axis=0)
-  return tuple(_order_statistic(ordered, part * (count + 1)) for part in ((1 - level) / 2, (1 + level) / 2))
+  low, high = (_order_statistic(ordered, part * (count + 1)) for part in ((1 - level) / 2, (1 + level) / 2))
+  return low, high
 
 
 def ranks(samples: jax.Array, truth: jax.Array) -> Ranks:
@@ -92,7 +94,7 @@ def inside(samples: jax.Array, truth: jax.Array, level: float) -> jax.Array:
   At a level of `central_levels(K)` it is 1 from the i-th smallest to the i-th largest draw, else 0. In between, it is
   the weighted mean of the answers at the two neighboring levels (at the narrowest and at none): with (rank + u) /
   (K + 1), u uniform on [0, 1], it is the probability over u to lie within (1 -+ level) / 2. Where draws equal the
-  truth, its rank is anyone's of theirs with the same probability.
+  truth, its rank is uniform over all that fit.
 
   Args:
     samples: `[K, ...]`.
@@ -100,7 +102,7 @@ def inside(samples: jax.Array, truth: jax.Array, level: float) -> jax.Array:
     level: nominal probability, in (0, (K - 1) / (K + 1)].
 
   Raises:
-    ValueError: K samples cannot tell the level, or the truth is not of the samples' shape.
+    ValueError: K samples cannot resolve the level, or the truth is not of the samples' shape.
   """
   count = _count(samples, "inside")
   _check_levels((level,), count)
@@ -123,7 +125,7 @@ def coverage(samples: jax.Array, truth: jax.Array, levels: Sequence[float]) -> j
     levels: nominal probabilities, in (0, (K - 1) / (K + 1)]: `central_levels(K)` are those of plain intervals.
 
   Raises:
-    ValueError: K samples cannot tell a level, or the truth is not of the samples' shape.
+    ValueError: K samples cannot resolve a level, or the truth is not of the samples' shape.
   """
   return jnp.stack([jnp.mean(inside(samples, truth, level)) for level in levels])
 
@@ -131,8 +133,8 @@ def coverage(samples: jax.Array, truth: jax.Array, levels: Sequence[float]) -> j
 def rank_histogram(samples: jax.Array, truth: jax.Array, bins: int | None = None) -> jax.Array:
   """Count the ranks of the values of the truth, `[bins]`; uniform for an exact sampler, summed over many images.
 
-  A hollow histogram (a U) is over-confident, a hump over-dispersed, a slope biased. A value that equals draws counts
-  in equal parts at each rank that it may have. Samples of the prior pass: add a statistic that depends on the data.
+  A U shape is over-confident, a hump over-dispersed, a slope biased. A value that equals draws counts in equal parts at
+  each rank that it may have. Samples of the prior pass this test, so add a statistic that depends on the data.
 
   Args:
     samples: `[K, ...]`.
@@ -172,9 +174,9 @@ def crps(samples: jax.Array, truth: jax.Array) -> jax.Array:
 
     mean_i |x_i - x| - sum_ij |x_i - x_j| / (2 K (K - 1))
 
-  Its expectation is that of infinitely many samples, for every K (Ferro; the plug-in form would reward fewer). For one
-  sample's law N(m, s^2), calibrated, it is s / sqrt(pi) on average. Use it to rank methods by paired differences: it
-  hardly sees a spread that is a third too small. It may be negative for few samples.
+  Its expectation is that of infinitely many samples, for every K (Ferro); the plug-in form would reward small K. For a
+  calibrated law N(m, s^2) of the samples it is s / sqrt(pi) on average. Use it to rank methods by paired differences:
+  it barely notices a spread that is a third too small. With few samples it may be negative.
 
   Args:
     samples: `[K, ...]`, K at least 2.
@@ -185,7 +187,7 @@ def crps(samples: jax.Array, truth: jax.Array) -> jax.Array:
   """
   count = _count(samples, "crps")
   _check_truth(samples, truth)
-  ordered = jnp.sort(samples - truth[None], axis=0)  # of the size of the error: sums of the values would lose digits
+  ordered = jnp.sort(samples - truth[None], axis=0)  # errors are small: sums of the values themselves would lose digits
   # sum_ij |x_i - x_j| = 2 sum_i (2 i - K - 1) x_(i)
   weights = jnp.arange(1 - count, count, 2, dtype=samples.dtype) / (count * (count - 1))
   return jnp.mean(jnp.abs(ordered), axis=0) - jnp.tensordot(weights, ordered, 1, precision="highest")

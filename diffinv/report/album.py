@@ -102,8 +102,9 @@ class Album:
   def on_page(self, name: str) -> dict[str, Any]:
     """Take a picture out of the album to stand on the page itself; return its number and its address."""
     place = self.add(name)
-    self._elsewhere[place] = self._elsewhere.get(place) or self.pictures[place]
-    self.pictures[place] = None
+    data = self.pictures[place]
+    if data is not None:
+      self._elsewhere[place], self.pictures[place] = data, None
     return {"number": place, "source": f"data:image/webp;base64,{self._elsewhere[place]}"}
 
   def keep(self, name: str, image: Image.Image) -> None:

@@ -1,26 +1,27 @@
-"""Figures as inline SVG that takes its colors from the page: one drawing for light and dark.
+"""Figures as inline SVG that take their colors from the page: one drawing for light and dark.
 
-Matplotlib draws with stand-ins for colors, which are replaced by CSS variables: `var(--ink)`, and `var(--series-3)`
-for the fourth series. Text stays text, in the font of the page; the marks of a series are a group of class `series`.
+Matplotlib draws with stand-ins for colors, which CSS variables replace: `var(--ink)`, and `var(--series-3)` for the
+fourth series. Text stays text, in the page's font. What is drawn for a series is a group of class `series`.
 """
 
 import io
 import math
 import re
 import warnings
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins: no other color of the drawings is one of these.
+# Stand-ins: the drawings use these colors for nothing else.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 NAMES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
-SERIES = 12  # colors that the page defines; further series begin again, with other markers
-MARKERS = "os^DvPX<>ph"  # another number than colors, so that together they repeat late
-STYLE = {
+SERIES = 12  # colors that the page defines; further series start over with other markers
+MARKERS = "os^DvPX<>ph"  # 11, coprime to the number of colors, so that a pair returns only after 132 series
+STYLE: dict[Any, Any] = {
   "svg.fonttype": "none",
   "font.size": 11,  # points: of the drawing, whose width the page sets
   "axes.edgecolor": LINE,
@@ -41,11 +42,11 @@ STYLE = {
 }
 COST_SIZE = (5.0, 3.9)  # inches, of 72 CSS pixels where the page does not scale
 COVERAGE_SIZE = (2.8, 2.75)
-BESIDE = 0.022  # of the width of the axes: between points of one cost
-FEW = 8  # costs that are written on the axis themselves
-BETWEEN_TICKS = 0.09  # of the width of the axes, at least
+BESIDE = 0.022  # of the width of the axes, between points of the same cost
+FEW = 8  # up to so many costs are ticks themselves
+BETWEEN_TICKS = 0.09  # of the width of the axes, at the least
 LONGEST = 22  # letters of a label
-LETTER = 0.56  # mean width of a letter over the size of the text, a little more than fonts have
+LETTER = 0.56  # mean width of a letter over the size of the text, a little more than in fonts
 
 
 class Point(NamedTuple):
@@ -61,11 +62,12 @@ class Point(NamedTuple):
 
 
 def cost(points: Sequence[Point], x_label: str, y_label: str, name: str) -> str:
-  """Draw quality against cost, on a logarithmic axis, with the best that can be had at each cost as a line.
+  """Draw quality against cost on a logarithmic axis, with the best quality at each cost as a line.
 
   Args:
     points: at least one.
-    x_label, y_label: with units.
+    x_label: of the costs, with the unit.
+    y_label: of the quality, with the unit.
     name: of the figure, unique on the page.
 
   Returns:
@@ -90,7 +92,7 @@ def cost(points: Sequence[Point], x_label: str, y_label: str, name: str) -> str:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-  """Return the points that no other one beats at the same or a lower cost, by rising cost."""
+  """Return the points that no other beats at the same or a lower cost, in order of cost."""
   best: list[Point] = []
   for point in sorted(points, key=lambda p: (p.x, -p.y)):
     if not best or point.y > best[-1].y:
@@ -98,7 +100,9 @@ def frontier(points: Sequence[Point]) -> list[Point]:
   return best
 
 
-def coverage(levels: Sequence[float], mean: Sequence[float], tasks: Sequence[Sequence[float]], series: int, name: str):
+def coverage(
+  levels: Sequence[float], mean: Sequence[float], tasks: Sequence[Sequence[float]], series: int, name: str
+) -> str:
   """Draw empirical against nominal coverage: the mean over tasks, each task as a thin line, the diagonal.
 
   Args:
@@ -131,7 +135,7 @@ def coverage(levels: Sequence[float], mean: Sequence[float], tasks: Sequence[Seq
 
 
 def _limits(axes: Axes, points: Sequence[Point]) -> None:
-  """Leave room for labels beside the outermost points; whiskers that are much longer than the points differ are cut."""
+  """Leave room for labels beside the outermost points; cut whiskers that are far longer than the points' range."""
   left, right = min(p.x for p in points), max(p.x for p in points)
   pad = max(0.12 * math.log10(right / left), 0.18)
   axes.set_xlim(left / 10**pad, right * 10 ** (1.6 * pad))
@@ -147,10 +151,10 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _ticks(costs: Sequence[float], low: float, high: float) -> list[float]:
-  """Return where to write numbers on a logarithmic axis: at the costs themselves where they are few counts."""
+  """Return the ticks of a logarithmic axis: the costs themselves where they are few whole numbers."""
   if len(costs) <= FEW and all(cost == round(cost) for cost in costs):
     least = (high / low) ** BETWEEN_TICKS
-    kept = costs[:1]
+    kept = list(costs[:1])
     for cost in costs[1:]:
       kept += [cost] if cost > kept[-1] * least else []
     return kept
@@ -160,7 +164,7 @@ def _ticks(costs: Sequence[float], low: float, high: float) -> list[float]:
 
 
 def _beside(points: Sequence[Point], axes: Axes) -> list[float]:
-  """Return where to draw points along x: those of about one cost side by side, by cost and then quality."""
+  """Return where to draw points along x: those of about the same cost side by side, by cost and then quality."""
   low, high = axes.get_xlim()
   step = 10 ** (BESIDE * math.log10(high / low))
   groups: list[list[int]] = []
@@ -179,7 +183,7 @@ def _beside(points: Sequence[Point], axes: Axes) -> list[float]:
 
 def _draw_point(axes: Axes, point: Point, x: float) -> None:
   color = _color(point.series)
-  if point.low is not None:
+  if point.low is not None and point.high is not None:
     (whisker,) = axes.plot([x] * 2, [point.low, point.high], color=color, linewidth=1.5, alpha=0.45, zorder=3)
     whisker.set_gid(f"series {point.series}")
   marker = MARKERS[point.series % len(MARKERS)]
@@ -191,13 +195,13 @@ def _draw_point(axes: Axes, point: Point, x: float) -> None:
 def _label(axes: Axes, points: Sequence[Point], beside: Sequence[float]) -> None:
   """Write the names beside the points, where there is room."""
   size = STYLE["font.size"]
-  places = axes.transData.transform([(x, p.y) for p, x in zip(points, beside)])
+  places = [(float(x), float(y)) for x, y in axes.transData.transform([(x, p.y) for p, x in zip(points, beside)])]
   frame = axes.get_window_extent()
-  # Of each label: width, height; of each point a box that labels keep clear of.
+  # Width and height of each label; a box around each point, which labels keep clear of.
   extents = [(LETTER * size * len(_short(p.title)), 1.15 * size) for p in points]
   taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
   for i in sorted(range(len(points)), key=lambda i: -places[i][1]):
-    box = place_label(tuple(places[i]), extents[i], taken, (frame.x0, frame.y0, frame.x1, frame.y1))
+    box = place_label(places[i], extents[i], taken, (frame.x0, frame.y0, frame.x1, frame.y1))
     taken.append(box)
     anchor = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     x, y = places[i]
@@ -206,7 +210,8 @@ def _label(axes: Axes, points: Sequence[Point], beside: Sequence[float]) -> None
     if math.dist(near, (x, y)) > 10:
       ends = inverse([near, (x, y)])
       axes.plot(*ends.T, color=_color(points[i].series), linewidth=0.8, alpha=0.6, zorder=2, scalex=False, scaley=False)
-    text = axes.text(*inverse(anchor), _short(points[i].title), ha="center", va="center", fontsize=size, zorder=5)
+    across, up = inverse(anchor)
+    text = axes.text(across, up, _short(points[i].title), ha="center", va="center", fontsize=size, zorder=5)
     text.set_gid(f"series {points[i].series}")
 
 
@@ -216,12 +221,13 @@ def place_label(
   taken: Sequence[tuple[float, float, float, float]],
   frame: tuple[float, float, float, float],
 ) -> tuple[float, float, float, float]:
-  """Choose the place of a label about a point: the nearest that overlaps nothing, else what overlaps least.
+  """Choose the place of a label around a point: the nearest that overlaps nothing, else the one that overlaps least.
 
   Args:
     point: x, y.
     extent: width and height of the label.
-    taken, frame: boxes x0, y0, x1, y1: what to keep clear of, what to stay within.
+    taken: boxes x0, y0, x1, y1 to keep clear of.
+    frame: the box to stay within.
 
   Returns:
     its box.
@@ -230,7 +236,7 @@ def place_label(
   best, least = (x, y, x + width, y + height), math.inf
   for distance in (9, 16, 26, 38, 52, 70, 90):
     for angle in (0, 180, 90, 270, 35, -35, 145, 215):
-      # On an ellipse about the point, so that the label's nearest edge is `distance` away.
+      # On an ellipse around the point, so that the label's nearest edge is `distance` away.
       across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
       center = (x + across * (distance + width / 2), y + up * (distance + height / 2))
       box = (center[0] - width / 2, center[1] - height / 2, center[0] + width / 2, center[1] + height / 2)
@@ -258,10 +264,10 @@ def _color(series: int) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-  """Return the drawing as an SVG element whose identifiers are its own."""
+  """Return the drawing as an SVG element with identifiers of its own."""
   text = io.StringIO()
   with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # letters that the measuring font lacks: the browser finds them
+    warnings.simplefilter("ignore")  # about letters that the measuring font lacks: the browser has them
     figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
   svg = text.getvalue()
   svg = svg[svg.index("<svg") :]

@@ -26,7 +26,7 @@ from diffinv.studies import runs, summary
 from diffinv.studies.study import Study
 
 PAGE = "report.html"
-NEAR_DB = 1.0  # a method this near to the best PSNR is nearly as good
+NEAR_DB = 1.0  # a method within this of the best PSNR is nearly as good
 CALIBRATED = 2.0  # percentage points: coverage this near to nominal, at every level, is good
 COMPARE = "compare"  # the command whose options are known
 WEIGHT = "weight"  # the cost of a chain by `summary.weight`
@@ -185,8 +185,9 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
 
   Args:
     title: of the table.
-    entries: of `diffinv.studies.summary`; those without a finished picture are left out.
-    across: the entries are over all tasks.
+    entries: from `diffinv.studies.summary`; those without a finished picture are left out.
+    plan: the contents of run.json.
+    across: whether the entries are over all tasks.
   """
   entries = sorted((entry for entry in entries if entry["count"]), key=_by_headline)
   ranked = summary.competing(entries)
@@ -295,7 +296,7 @@ def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
 
 
 def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> dict[str, Any]:
-  """Return what shows a task at once: a measurement, the best method's picture of it, the truth, and what it took."""
+  """Return a task at a glance: a measurement, the best method's picture of it, the truth, and what it cost."""
   mark = metrics.mark(HEADLINE)
   entries = [entry for entry in entries if _value(entry, mark) is not None]
   entries = sorted(summary.competing(entries) or entries, key=_by_headline)
@@ -391,7 +392,7 @@ def coverage_figures(entry: dict, entries: Sequence[dict], plan: dict, series: d
 
 
 def verdict(levels: Sequence[float], empirical: Sequence[float]) -> str:
-  """Say how empirical coverage compares with the nominal levels, by the largest gap: gaps do not cancel each other."""
+  """Say how empirical coverage compares with the nominal levels, by the largest gap, so that gaps do not cancel."""
   points = 100 * np.subtract(empirical, levels)
   if np.all(np.abs(points) < CALIBRATED):
     return "well calibrated"
@@ -403,26 +404,26 @@ def verdict(levels: Sequence[float], empirical: Sequence[float]) -> str:
 
 
 def batch_sizes(run: runs.Run) -> list[int]:
-  """Return how many chains ran at once, as far as it is known: a comparison may go on with another --batch_size."""
+  """Return how many chains ran at once, where rows say so: a comparison may be resumed with another `batch_size`."""
   return sorted(filter(runs.is_number, _worked_with(run, "batch_size")))
 
 
-# What time and memory depend on, and may change where a comparison goes on.
+# What time and memory depend on, and may differ where a comparison is resumed.
 CHANGEABLE = {"batch_size": "the batch size", "devices": "the number of devices", "remat": "rematerialization"}
 
 
 def changed_on_the_way(run: runs.Run) -> list[str]:
-  """Name what time and memory depend on and is not the same in all rows."""
+  """Name the settings that time and memory depend on and that differ between rows."""
   return [title for name, title in CHANGEABLE.items() if len(_worked_with(run, name)) > 1]
 
 
 def _worked_with(run: runs.Run, name: str) -> set:
-  """Return the values of a setting with which rows were made: their own, or those of the plan where they do not say."""
+  """Return the values of a setting that rows were made with: their own or, where they do not say, the plan's."""
   return {row.get(name, run.plan["settings"].get(name)) for row in run.rows.values()}
 
 
 def hyper_parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:
-  """Return every method's hyper-parameters, tasks with the same ones together."""
+  """Return every method's hyper-parameters, grouping tasks that share them."""
   found = []
   for method in plan["methods"]:
     groups: dict[str, dict[str, Any]] = {}

@@ -108,11 +108,12 @@ def marks(
   if len(pictures) == 1:
     return entry
   samples = jnp.asarray(pictures)
-  mean = scores(problem, np.asarray(uncertainty.posterior_mean(samples))[None], truth)[0]
+  derived = [mark for mark in table.MARKS if mark.derived and mark.key in entry]
+  weights = lpips if any("lpips" in mark.needs for mark in derived) else None
+  mean = scores(problem, np.asarray(uncertainty.posterior_mean(samples))[None], truth, weights)[0]
   best = single[int(np.argmin(entry["residual_norm"]))]
-  for mark in table.measurable(table.Evidence(problem, jnp.asarray(truth), lpips), pictures.shape[1:]):
-    if mark.derived:
-      entry[table.of_mean(mark).key], entry[table.of_best(mark).key] = mean[mark.key], best[mark.key]
+  for mark in derived:
+    entry[table.of_mean(mark).key], entry[table.of_best(mark).key] = mean[mark.key], best[mark.key]
   sets = _independent(samples, antithetic)
   return entry if sets is None else entry | _of_sets(problem, sets, truth)
 
