@@ -18,4 +18,6 @@ restored = diffinv.restore(
 )
 images.write("restored.png", restored.picture)  # the mean of the samples; restored.std says where they differ
 print(f"chi2 {restored.marks[0]['chi2']:.2f} (1 where what is left of y is noise)")
-print(f"mean squared error {np.mean((restored.picture - x0) ** 2):.4f}, of the measurement {np.mean((y - x0) ** 2):.4f}")
+print(
+  f"mean squared error {np.mean((restored.picture - x0) ** 2):.4f}, of the measurement {np.mean((y - x0) ** 2):.4f}"
+)

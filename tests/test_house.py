@@ -93,7 +93,10 @@ def test_functions_are_short():
 
 
 def test_importing_the_package_and_its_help_load_no_jax():
-  for words in (["-c", "import diffinv, sys; dir(diffinv)"], ["-c", "import sys; from diffinv.apps import main; main.execute(['--help'])"]):
+  for words in (
+    ["-c", "import diffinv, sys; dir(diffinv)"],
+    ["-c", "import sys; from diffinv.apps import main; main.execute(['--help'])"],
+  ):
     code = words[1] + "; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

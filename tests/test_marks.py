@@ -80,8 +80,15 @@ def test_marks_need_their_evidence(problem, truth):
 
 def test_places_of_marks_are_those_of_the_formats():
   """Files of older versions have these keys, and commands these choices."""
-  assert summary.OF_SAMPLES == ("psnr", "ssim", "lpips", "chi2")
-  assert summary.OF_PICTURES == ("mean_psnr", "mean_ssim", "best_psnr", "best_ssim", "crps", "seconds")
+  assert tuple(mark.key for mark in table.summed() if mark.per == table.SAMPLE) == ("psnr", "ssim", "lpips", "chi2")
+  assert tuple(mark.key for mark in table.summed() if mark.per == table.PICTURE) == (
+    "mean_psnr",
+    "mean_ssim",
+    "best_psnr",
+    "best_ssim",
+    "crps",
+    "seconds",
+  )
   keys = lambda marks: [mark.key for mark in marks]
   assert keys(table.criteria()) == ["psnr", "ssim", "mean_psnr", "mean_ssim", "best_psnr", "best_ssim"]
   assert keys(table.quality()) == ["psnr", "ssim", "lpips", "chi2", "mean_psnr", "mean_ssim", "crps"]

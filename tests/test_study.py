@@ -1,7 +1,6 @@
 """A study from Python: what the commands do, by calls; own parts wherever a name goes."""
 
 import dataclasses
-import json
 import pathlib
 import runpy
 import sys
@@ -16,13 +15,13 @@ from diffinv import errors, noise, operators, options, priors
 from diffinv.apps import flags as flagging
 from diffinv.apps import main
 from diffinv.data import bundled, images
-from diffinv.methods import DPS, DiffPIR, base
+from diffinv.methods import DiffPIR, base
 from diffinv.operators import LinearOperator
 from diffinv.pytree import pytree, static
 from diffinv.studies import restore, runs, settings
 from diffinv.studies.study import Study
 from diffinv.studies.tune import Search
-from diffinv.tasks import TASKS, Task
+from diffinv.tasks import TASKS
 
 EXAMPLES = sorted((pathlib.Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 QUICK = {"prior": "natural", "steps": 3, "size": 16, "fit": "resize", "frames": 0}
@@ -223,7 +222,9 @@ def test_arrays_that_are_no_pictures_are_refused(data, message):
 
 def test_an_operator_of_another_size_says_which_size_to_pass():
   study = Study(**{**QUICK, "size": 32}, tasks=[Stripes()], methods="diffpir")
-  with pytest.raises(ValueError, match="expected pictures of 16x16 pixels for this operator, got 32x32; pass `size=16x16`"):
+  with pytest.raises(
+    ValueError, match="expected pictures of 16x16 pixels for this operator, got 32x32; pass `size=16x16`"
+  ):
     diffinv.compare(study)
 
 
@@ -310,9 +311,9 @@ def test_a_search_from_python_finds_what_the_command_finds(tmp_path, capsys):
     search={"diffpir.weight": (0.5, 2.0)},
   )
   tuned = diffinv.tune(config, tmp_path / "python.json")
-  found = [json.loads((tmp_path / f"{name}.json").read_text())["diffpir"] for name in ("shell", "python")]
+  found = [settings.read_settings(tmp_path / f"{name}.json") for name in ("shell", "python")]
   assert found[0] == found[1] and tuned.table() in printed
-  assert settings.read_settings(tmp_path / "python.json")["diffpir"]["denoising"]["weight"] in (0.5, 2.0)
+  assert found[0]["diffpir@3"]["denoising"]["weight"] in (0.5, 2.0)
 
 
 def test_an_own_method_is_searched_where_values_are_given(tmp_path):

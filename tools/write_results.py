@@ -20,9 +20,8 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffinv import Study, compare, errors, output, write_report
+from diffinv import Study, compare, errors, output, read_results, write_report
 from diffinv.data import images
-from diffinv.studies import results as comparisons
 from diffinv.studies import runs
 from diffinv.studies.compare import prepare
 from diffinv.studies.study import DEFAULT_TASKS
@@ -99,7 +98,7 @@ def compared(name: str, study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
     changed = [what for what in changes(folder, study) if not what.startswith(runs.VERSIONS)]
     if changed:
       raise SystemExit(f"{folder}: expected the comparison of now, got one that differs in {changed[0]}; remove it")
-    return folder, comparisons.read(folder).contents()
+    return folder, read_results(folder).contents()
   print(f"comparing: {folder}", flush=True)
   try:
     found = compare(study, folder)

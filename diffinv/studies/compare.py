@@ -24,7 +24,7 @@ from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.entrants import Entrant
-from diffinv.studies.results import Results, in_order, read
+from diffinv.studies.results import Results, in_order, read_results
 from diffinv.studies.study import TEST_IMAGES, Study, named_methods, named_tasks
 from diffinv.tasks import TASKS, Task
 
@@ -71,7 +71,7 @@ def compare(
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
   comparison = prepare(study, None if kept is not None else path)
   if not overwrite and is_done(path, comparison.plan):
-    return read(path)
+    return read_results(path)
   output.check(path, overwrite=overwrite)
   run = runs.RunFolder(path, comparison.plan, restart=restart)
   with errors.interruption(f"give the same command again to go on with {run.partial}"), run.held():

@@ -19,7 +19,7 @@ import shutil
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 from diffinv import output
-from diffinv.studies import summary
+from diffinv.metrics import table
 
 PLAN = "run.json"
 ROWS = "rows.jsonl"
@@ -218,19 +218,28 @@ def _check_row(row: Any, plan: dict[str, Any], place: str) -> None:
       )
   if row.get("failed") is not None:
     _check_type(row["failed"], str, f"{place}: expected failed")
-  for field in summary.OF_SAMPLES:
-    values = row.get(field, [])
-    if not isinstance(values, list) or not all(value is None or is_number(value) for value in values):
-      raise ValueError(f"{place}: expected {field} to be a list of numbers, got {values!r}; run the comparison again")
-  for field in (*summary.OF_PICTURES, "peak_bytes"):
-    if row.get(field) is not None and not is_number(row[field]):
-      raise ValueError(f"{place}: expected {field} to be a number, got {row[field]!r}; run the comparison again")
+  for mark in table.summed():
+    _check_mark(row.get(mark.key), mark, place)
+  if row.get("peak_bytes") is not None and not is_number(row["peak_bytes"]):
+    raise ValueError(
+      f"{place}: expected peak_bytes to be a number, got {row['peak_bytes']!r}; run the comparison again"
+    )
   curve = row.get("coverage")
   if curve is not None and not _is_curve(curve):
     raise ValueError(
       f"{place}: expected coverage to be levels and empirical, lists of one length, got {curve!r}; "
       "run the comparison again"
     )
+
+
+def _check_mark(value: Any, mark: table.Mark, place: str) -> None:
+  """Check that a mark is a number, or a list of one a sample; one that is missing passes."""
+  if value is None:
+    return
+  if mark.per == table.SAMPLE and not (isinstance(value, list) and all(v is None or is_number(v) for v in value)):
+    raise ValueError(f"{place}: expected {mark.key} to be a list of numbers, got {value!r}; run the comparison again")
+  if mark.per == table.PICTURE and not is_number(value):
+    raise ValueError(f"{place}: expected {mark.key} to be a number, got {value!r}; run the comparison again")
 
 
 def _is_curve(curve: Any) -> bool:

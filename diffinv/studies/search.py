@@ -5,7 +5,6 @@ a static field (a count, a choice of algorithm) compiles once more.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,12 +96,6 @@ def stacked(found: Sequence[Candidate], repeats: int) -> Method:
   """Join methods of one structure into one with a leading axis on every leaf, each `repeats` times in a row."""
   join = lambda *leaves: jnp.repeat(jnp.asarray(np.array(leaves, np.float32)), repeats, axis=0)
   return jax.tree.map(join, *(candidate.method for candidate in found))
-
-
-def best(marks: Sequence[float]) -> int | None:
-  """Return the number of the highest finite mark; None if none is finite."""
-  finite = [number for number, mark in enumerate(marks) if math.isfinite(mark)]
-  return max(finite, key=lambda number: marks[number], default=None)
 
 
 def at_the_edge(fields: dict[str, Any], search: dict[str, Sequence[Any]], ranges: Mapping[str, Range]) -> list[str]:

@@ -20,8 +20,6 @@ from scipy import special
 from diffinv import text
 from diffinv.metrics import table as metrics
 
-OF_SAMPLES = tuple(mark.key for mark in metrics.summed() if mark.per == metrics.SAMPLE)  # a list in a row
-OF_PICTURES = tuple(mark.key for mark in metrics.summed() if mark.per == metrics.PICTURE)  # one number in a row
 CONFIDENCE = 0.95
 GRADIENT = 2.0  # network evaluations that take as long as one gradient through it, besides its own evaluation
 # The costs in a terminal: key, heading, decimals, and what the number is multiplied by.

@@ -38,8 +38,8 @@ class Search(Comparing):
   )
   criterion: str = option(
     "psnr",
-    "Mark whose mean over the pictures decides: of a sample; of the mean of all samples; of the sample of the smallest "
-    "residual.",
+    "Mark whose mean over the pictures decides; mean_ is of the mean of all samples, best_ of the sample of the "
+    "smallest residual.",
     choices=tuple(mark.key for mark in metrics.criteria()),
   )
 
@@ -48,7 +48,7 @@ class Search(Comparing):
       texts = tuple(f"{name}={','.join(map(str, values))}" for name, values in self.search.items())
       object.__setattr__(self, "search", texts)
     super().__post_init__()
-    if metrics.mark(self.criterion).per == metrics.PICTURE and self.num_samples == 1:
+    if metrics.mark(self.criterion).several and self.num_samples == 1:
       raise errors.UsageError(f"`num_samples`: expected 2 or more for `criterion={self.criterion}`, got 1")
 
 
@@ -100,9 +100,9 @@ class Tuned(NamedTuple):
   def _row(self, outcome: Outcome) -> list[str]:
     values = outcome.fields.items()
     said = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
-    digits = metrics.mark(self.criterion).digits
-    finite = [mark for mark in outcome.marks if np.isfinite(mark)]
-    shown = [text.number(value, digits) for value in (outcome.marks[outcome.best or 0], min(finite))]
+    mark = metrics.mark(self.criterion)
+    worst = max((value for value in outcome.marks if np.isfinite(value)), key=mark.rank)
+    shown = [text.number(value, mark.digits) for value in (outcome.marks[outcome.best or 0], worst)]
     return [outcome.job.task, outcome.job.name, said, *shown, str(len(outcome.job.found))]
 
   def remarks(self) -> list[str]:
@@ -360,7 +360,7 @@ def judge(config: Search, job: Job, run: runs.RunFolder) -> Outcome:
   rows = [run.rows[job.task, job.name, number] for number in range(len(job.found))]
   of_pictures = [[summary.picture_value(entry, config.criterion) for entry in row["images"]] for row in rows]
   means = [float("nan") if None in values else float(np.mean(values)) for values in of_pictures]
-  return Outcome(job, means, search.best(means))
+  return Outcome(job, means, metrics.mark(config.criterion).best(means))
 
 
 def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
