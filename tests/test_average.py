@@ -45,7 +45,7 @@ def save(tmp_path):
   return one
 
 
-def test_the_weights_are_the_means_and_the_sources_are_told(tool, save, tmp_path, capsys):
+def test_the_weights_are_the_means_and_the_sources_are_recorded(tool, save, tmp_path, capsys):
   names = [save("a", 1, 640), save("b", 2, 1280), save("c", 3, 960)]
   with flagsaver.flagsaver(priors=names, output=str(tmp_path / "mean")):
     tool.main([])

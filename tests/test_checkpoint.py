@@ -391,7 +391,7 @@ def test_provenance_of_names_that_are_no_text_is_json(tmp_path):
   assert written == {"held_out_files": ["a\N{REPLACEMENT CHARACTER}.png"], "loss": None}
 
 
-def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_as_one(tmp_path, monkeypatch):
   """As Orbax 0.11 reports it, of a disk that was full."""
   import orbax.checkpoint as ocp
 

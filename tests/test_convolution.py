@@ -1,9 +1,12 @@
 """The networks' convolution: values, first and second gradients, and the form in which compiled loops get it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_networks
 
 from diffinv.nets import convolution
 
@@ -18,23 +21,25 @@ def drawn(size, height, width):
   return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
 
 
+@functools.partial(reference_networks.compiled, static_argnums=0)
+def derivatives(convolve, x, kernel, weights):
+  """Return the value, the gradients of a loss, and the gradient of the length of one of them."""
+  loss = lambda x, kernel: jnp.sum(weights * jnp.sin(convolve(x, kernel)))
+  length = lambda x: jnp.sum(jax.grad(loss)(x, kernel) ** 2)
+  return convolve(x, kernel), jax.grad(loss, (0, 1))(x, kernel), jax.grad(length)(x)
+
+
 @pytest.mark.parametrize("size, height, width", [(3, 6, 8), (5, 7, 6), (1, 4, 4), (3, 2, 1)])
 def test_values_and_gradients_are_those_of_the_plain_convolution(size, height, width):
-  x, kernel, weights = drawn(size, height, width)
-  loss = lambda convolve: lambda x, kernel: jnp.sum(weights * jnp.sin(convolve(x, kernel)))
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-  close(convolution.convolve(x, kernel), plain(x, kernel))
-  for mine, theirs in zip(*(jax.grad(loss(c), (0, 1))(x, kernel) for c in (convolution.convolve, plain))):
-    close(mine, theirs)
-  length = lambda convolve: lambda x: jnp.sum(jax.grad(loss(convolve))(x, kernel) ** 2)
-  close(*(jax.grad(length(convolve))(x) for convolve in (convolution.convolve, plain)))
+  mine, theirs = (derivatives(convolve, *drawn(size, height, width)) for convolve in (convolution.convolve, plain))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
 
 
 def test_images_are_convolved_apart_under_vmap():
   x, kernel, weights = drawn(3, 6, 8)
   one = lambda x, w: jax.grad(lambda x: jnp.sum(w[None] * convolution.convolve(x[None], kernel)))(x)
-  want = jax.grad(lambda x: jnp.sum(weights * plain(x, kernel)))(x)
-  np.testing.assert_allclose(jax.vmap(one)(x, weights), want, rtol=1e-4, atol=1e-4)
+  want = jax.jit(jax.grad(lambda x: jnp.sum(weights * plain(x, kernel))))(x)
+  np.testing.assert_allclose(jax.jit(jax.vmap(one))(x, weights), want, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_in_a_loop_are_convolutions_in_the_fast_order():
@@ -58,8 +63,9 @@ def test_no_kernel_as_large_as_the_image_on_cpus():
 def test_the_gradient_of_a_kernel_in_half_precision_is_summed_in_float32():
   x, _, weights = drawn(3, 48, 48)
   half_x, half_weights = x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
-  half = convolution.gradient_by_products(3, half_x, half_weights)
+  gradient = jax.jit(functools.partial(convolution.gradient_by_products, 3))
+  half = gradient(half_x, half_weights)
   assert half.dtype == jnp.bfloat16
-  want = convolution.gradient_by_products(3, half_x.astype(jnp.float32), half_weights.astype(jnp.float32))
+  want = gradient(half_x.astype(jnp.float32), half_weights.astype(jnp.float32))
   # One rounding at the end, 2^-9 of the value; a sum in bfloat16 would round 4,608 times.
   np.testing.assert_allclose(half.astype(jnp.float32), want, rtol=2**-8, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Image files: every byte kept, every mode told or converted as asked, every damage an error that names the file."""
+"""Image files: every byte kept, every mode named or converted as asked, all damage an error that names the file."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv.data import arrays, images, masks
+from diffinv.data import arrays, bundled, images, masks
 
 RNG = np.random.default_rng(0)
 SHAPE = (11, 14)
@@ -618,3 +618,11 @@ def test_what_is_not_there_is_an_error_that_names_it(folder, monkeypatch, names,
   monkeypatch.chdir(folder)
   with pytest.raises(error, match=message):
     images.collect(names, name="mask")
+
+
+# Pictures that come with the package
+
+
+def test_the_bundled_pictures_are_read_without_conversion():
+  assert images.read(bundled.ASTRONAUT).shape == (256, 256, 3)
+  assert images.read(bundled.FACE).shape == (64, 64, 3)

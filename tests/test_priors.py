@@ -223,11 +223,11 @@ def test_every_prediction_of_a_perfect_network_denoises_to_the_truth(prediction,
     assert got.var_frac == 0.0
 
 
-def test_networks_are_told_the_original_index_and_the_image_that_they_expect():
+def test_networks_get_the_original_index_and_the_image_that_they_expect():
   x0, eps, x_t, at = truth()
   at, x_t = Level(*map(jnp.float32, at)), jnp.float32(x_t)
 
-  def told(prediction):
+  def inputs(prediction):
     seen = []
 
     def apply(params, x, t):
@@ -238,10 +238,10 @@ def test_networks_are_told_the_original_index_and_the_image_that_they_expect():
     return seen[0]
 
   for prediction in ("eps", "v", "x0"):
-    x, t = told(prediction)
+    x, t = inputs(prediction)
     np.testing.assert_array_equal(x, x_t)
     assert t == 300.0
-  x, t = told("edm")
+  x, t = inputs("edm")
   s = at.sigma / at.alpha
   np.testing.assert_allclose(x, (x_t / at.alpha) / np.sqrt(s**2 + 0.25), rtol=1e-5)
   np.testing.assert_allclose(t, np.log(s) / 4, rtol=1e-5)

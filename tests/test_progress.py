@@ -1,4 +1,4 @@
-"""The progress bar, with a clock and a stream of its own."""
+"""The progress bar, with a clock and a stream of its own, and notes."""
 
 import io
 import re
@@ -74,6 +74,21 @@ def test_a_terminal_is_not_redrawn_more_often_than_it_is_seen():
   drawn, stream, clock = bar(1.0, tty=True)
   run(drawn.part(1.0, "dps"), clock, 1000, progress.REDRAW_SECONDS / 10)
   assert 80 <= len(screen(stream)) <= 101  # a step of the clock past it, by rounding, counts as late
+
+
+def test_a_notebook_is_redrawn_as_a_terminal_is():
+  # Jupyter's streams are not terminals; they are recognized by the package they come from.
+  jupyter = type("OutStream", (Stream,), {"__module__": "ipykernel.iostream"})(tty=False)
+  clock = Clock()
+  with Bar(2.0, stream=jupyter, clock=clock) as drawn:
+    run(drawn.part(1.0, "dps"), clock, 4, 10.0)
+    assert screen(jupyter)[-1] == f"[{'#' * 12}{'.' * 12}]  50% dps, 0:40 left"
+  assert jupyter.getvalue().endswith("\r") and "\n" not in jupyter.getvalue()
+
+
+def test_a_note_is_a_line_on_stderr(capsys):
+  progress.note("3 of 4 pictures have color")
+  assert capsys.readouterr() == ("", "note: 3 of 4 pictures have color\n")
 
 
 def test_a_log_stays_quiet_while_a_job_is_short():

@@ -79,7 +79,7 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
   """Return the width and height of a picture as viewers show it; reads only the header."""
   with images.open_image(path) as image:
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNS
-    return image.size[::-1] if turned else image.size
+    return (image.height, image.width) if turned else image.size
 
 
 def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
@@ -96,7 +96,7 @@ def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
       if scale < 1.0:
         # Before the size is checked: the full picture is never in memory.
-        image.draft("RGB", tuple(math.ceil(scale * edge) for edge in image.size))
+        image.draft("RGB", (math.ceil(scale * image.width), math.ceil(scale * image.height)))
       if math.prod(image.size) > images.MAX_PIXELS:
         raise ValueError(
           f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
@@ -136,7 +136,7 @@ def region(rng: np.random.Generator, width: int, height: int, size: int, how: st
 def crop(image: Image.Image, box: Box, size: int) -> np.ndarray:
   """Cut a square out of an RGB image and scale it to `size`: uint8, [size, size, 3]."""
   if box[2] - box[0] == box[3] - box[1] == size and all(edge == int(edge) for edge in box):
-    return np.asarray(image.crop(tuple(int(edge) for edge in box)), np.uint8)
+    return np.asarray(image.crop(box), np.uint8)
   # Rounding may put the far edges just outside.
   inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))
   return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=inside), np.uint8)
@@ -218,12 +218,13 @@ class Folder:
     size = self._try(name, upright_size)
     if size is None:
       return None
-    box = region(rng, *size, self.size, self._how, self._max_downscale)
+    width, height = size
+    box = region(rng, width, height, self.size, self._how, self._max_downscale)
     scale = self._scale(box[2] - box[0])
     image = self._try(name, lambda path: decode(path, scale))
     if image is None:
       return None
-    across, down = image.width / size[0], image.height / size[1]  # the reduction that came with decoding
+    across, down = image.width / width, image.height / height  # the reduction that came with decoding
     pixels = crop(image, (across * box[0], down * box[1], across * box[2], down * box[3]), self.size)
     return pixels[:, ::-1] if self._flip and rng.random() < 0.5 else pixels
 

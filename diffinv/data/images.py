@@ -175,7 +175,7 @@ def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
       image = opened(path)
       if math.prod(image.size) > most:
         raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-      image.info["deep"] = any(_is_deep(tile) for tile in image.tile)
+      image.info["deep"] = any(_is_deep(tile) for tile in getattr(image, "tile", ()))
       # A phone may store a second picture, such as a depth map, behind the JPEG (MPO): the first is the photograph.
       image.info["frames"] = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
       image.load()
@@ -250,7 +250,8 @@ def target_size(
   Raises:
     ValueError: the wanted size is not allowed, or the image is smaller than the smallest one.
   """
-  best = tuple(fixed or n // multiple * multiple for fixed, n in zip(allowed, wanted or have))
+  height, width = (fixed or n // multiple * multiple for fixed, n in zip(allowed, wanted or have))
+  best = height, width
   if wanted is not None and best != wanted:
     rule = f"multiples of {multiple}" if None in allowed else by(best)
     raise ValueError(f"size: expected {rule} pixels, got {by(wanted)}; choose another `size`")
@@ -288,7 +289,7 @@ def fit(x: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
 def _resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resize with Lanczos' filter, antialiased; its overshoots are clipped to [-1, 1]."""
   planes = [Image.fromarray(np.ascontiguousarray(x[..., c])) for c in range(x.shape[-1])]
-  scaled = [np.asarray(plane.resize(size[::-1], Image.Resampling.LANCZOS)) for plane in planes]
+  scaled = [np.asarray(plane.resize((size[1], size[0]), Image.Resampling.LANCZOS)) for plane in planes]
   return np.clip(np.stack(scaled, axis=-1), -1.0, 1.0)
 
 

@@ -61,7 +61,8 @@ class Source(NamedTuple):
 
 def sources(config: UNetConfig) -> dict[tuple[str, ...], Source]:
   """Return the tensor that each parameter of `config` is read from, by the parameter's path."""
-  flat = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: unet.init(jax.random.key(0), config)))
+  shapes = jax.eval_shape(lambda: unet.init(jax.random.key(0), config))
+  flat: dict[tuple[str, ...], Any] = dict(flax.traverse_util.flatten_dict(shapes))
   return {path: _source(path, leaf.shape) for path, leaf in flat.items()}
 
 

@@ -68,7 +68,8 @@ def make_config(**fields: Any) -> UNetConfig:
   Raises:
     ValueError: a field is impossible.
   """
-  config = UNetConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+  given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+  config = UNetConfig(**given)
   _check_choices(config)
   _check_widths(config)
   return config
@@ -365,7 +366,7 @@ def _check_call(config, shape, label):
     raise ValueError(f"label: expected {expected}, got {'one' if label is not None else 'none'}")
 
 
-def init(key: jax.Array, config: UNetConfig) -> dict:
+def init(key: jax.Array, config: UNetConfig) -> Any:
   """Return parameters to begin training with; the last layer of each residual branch is 0, and so is the output."""
   size = config.size_multiple
   x = jnp.zeros((size, size, config.in_channels))

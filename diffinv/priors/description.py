@@ -32,7 +32,7 @@ RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when l
 MAX_SCHEDULE_STEPS = 100_000  # of a schedule
 MAX_LEVELS = 16  # of a network
 MAX_NUMBER = 65536  # of channels, classes, pixels and the like
-MAX_BLOCKS = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
+MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
 
 
 class Network(NamedTuple):

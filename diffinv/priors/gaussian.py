@@ -106,7 +106,7 @@ class StationaryGaussian:
   image_shape: tuple = static((None, None, 3))
   size_multiple: int = static(1)
 
-  def spectrum(self, shape: tuple[int, int, int]) -> jax.Array:
+  def spectrum(self, shape: tuple[int, ...]) -> jax.Array:
     """Return the eigenvalues of the covariance for images `[h, w, c]`, same shape."""
     height, width, _ = shape
     dtype = self.color_variances.dtype

@@ -117,7 +117,7 @@ def fit(
 def _moments(batches: Iterable[np.ndarray], forward: Callable) -> tuple[int, np.ndarray, np.ndarray]:
   """Return the number of images, and the sums of their coordinates z and of z z^H at every frequency, float64."""
   transform = jax.jit(jax.vmap(forward))
-  count, first, second = 0, 0.0, 0.0
+  count, first, second = 0, np.zeros(()), np.zeros(())
   sizes = set()
   for batch in batches:
     sizes.add(np.shape(batch)[1:])

@@ -208,7 +208,7 @@ def _sample_hair(u, feminine, color):
   row = jnp.asarray(STYLES)[style] + (2.0 * u[:n] - 1.0) * jnp.asarray(STYLE_JITTER)
   mirror, phase = jnp.where(u[n + 1] < 0.5, 1.0, -1.0), 6.28 * u[n + 2]
   cloth = _any_color(u[n + 3 : n + 6], 0.7, 0.25, 0.9)
-  hair = Hair(*[row[i] for i in range(n)], phase, jnp.where(style == SCARF, cloth, color))
+  hair = Hair(*[row[i] for i in range(n)], phase=phase, color=jnp.where(style == SCARF, cloth, color))
   return hair._replace(part=hair.part * mirror, bun_x=hair.bun_x * mirror, density=jnp.clip(hair.density, 0.0, 1.0))
 
 
@@ -240,7 +240,7 @@ def _sample_glasses(u):
 def _sample_hat(u):
   kind = _pick(u[0], HATS, HAT_ODDS)
   cloth, trim = _any_color(u[2:5], 0.7, 0.15, 0.85), _any_color(u[5:8], 0.7, 0.1, 0.9)
-  return Hat(indicator(u[1] < 0.11), *[kind[i] for i in range(7)], cloth, trim)
+  return Hat(indicator(u[1] < 0.11), *[kind[i] for i in range(7)], color=cloth, trim=trim)
 
 
 def _sample_ears(u, feminine):
@@ -255,8 +255,9 @@ def _sample_body(u, feminine):
   collar, (stripe, check, angle) = _pick(u[5], COLLARS, COLLAR_ODDS), _pick(u[6], PATTERNS, PATTERN_ODDS)
   slim = 1.0 - 0.14 * feminine
   return Body(
-    neck * slim, shoulder * slim, top, turn, *[collar[i] for i in range(4)], stripe, check, frequency, angle,
-    _any_color(u[7:10], 0.75, 0.1, 0.92), _any_color(u[10:13], 0.5, 0.2, 0.98),
+    neck * slim, shoulder * slim, top, turn, *[collar[i] for i in range(4)],
+    stripe=stripe, check=check, frequency=frequency, angle=angle,
+    color=_any_color(u[7:10], 0.75, 0.1, 0.92), second=_any_color(u[10:13], 0.5, 0.2, 0.98),
   )  # fmt: skip
 
 
