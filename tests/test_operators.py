@@ -12,7 +12,7 @@ from diffinv import operators
 from diffinv.operators import OPERATORS
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, norm_squared
 from diffinv.operators.blur import REFLECT_PINV_RIDGE, CircularBlur, ReflectBlur, gaussian_taps, motion_kernel
-from diffinv.operators.fourier import centerd_fft2
+from diffinv.operators.fourier import centered_fft2
 from diffinv.operators.resize import bicubic_matrix
 from diffinv.operators.separable import separable
 from diffinv.pytree import pytree
@@ -419,7 +419,7 @@ def curvature(key, intensity):
 @pytest.mark.parametrize("size", [9, 31, 61])
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
 @pytest.mark.slow
-def test_motion_kernel_is_a_centerd_distribution(size, intensity):
+def test_motion_kernel_is_a_centered_distribution(size, intensity):
   for key in jax.random.split(KEY, 5):
     k = np.asarray(motion_kernel(key, size=size, intensity=intensity), np.float64)
     offsets = np.arange(size) - size // 2
@@ -519,10 +519,10 @@ def test_grayscale_is_the_luma():
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (7, 5)], ids=str)
-def test_centerd_fft_is_unitary_with_the_mean_in_the_middle(shape):
+def test_centered_fft_is_unitary_with_the_mean_in_the_middle(shape):
   with jax.enable_x64(True):
     x = normal(0, (*shape, 2))
-    transform = centerd_fft2(x)
+    transform = centered_fft2(x)
     np.testing.assert_allclose(norm(transform), norm(x), rtol=1e-12)
     middle = transform[shape[0] // 2, shape[1] // 2]
     np.testing.assert_allclose(middle, jnp.sum(x, axis=(0, 1)) / np.sqrt(np.prod(shape)), rtol=1e-12)
@@ -530,7 +530,7 @@ def test_centerd_fft_is_unitary_with_the_mean_in_the_middle(shape):
     wave = np.exp(2j * np.pi * (rows[:, None] / shape[0] - 2 * cols[None, :] / shape[1]))
     want = np.zeros(shape)
     want[shape[0] // 2 + 1, shape[1] // 2 - 2] = np.sqrt(np.prod(shape))
-    np.testing.assert_allclose(centerd_fft2(jnp.asarray(wave)), want, atol=1e-12)
+    np.testing.assert_allclose(centered_fft2(jnp.asarray(wave)), want, atol=1e-12)
 
 
 def test_phase_retrieval_keeps_energy_and_loses_sign_and_rotation():
