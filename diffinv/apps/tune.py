@@ -134,7 +134,7 @@ def read_search() -> dict[str, dict[str, tuple]]:
       raise errors.UsageError(f"--search: expected each field once, got {name}.{field} twice; give its values together")
     with errors.usage():
       given[name][field] = tuple(common.typed_fields(name, {field: value})[field] for value in values.split(","))
-  return {name: fields or tuning.SEARCH[name] for name, fields in given.items()}
+  return {name: fields or tuning.values(name) for name, fields in given.items()}
 
 
 def check_disjoint(fixed: dict[str, dict], search: dict[str, dict]) -> None:
