@@ -115,7 +115,7 @@ def changed(p, what):
 
 
 @pytest.mark.parametrize("what", ["y", "prior mean"])
-@of_cases(CASES, fast=FIRST)
+@of_cases(CASES, fast=[("dps", "squared, .3")])
 def test_samples_of_one_key_differ_as_the_exact_gain_says(key, what):
   want = CASES[key].law(changed(G3, what)).mean - CASES[key].law(G3).mean
   got = exact_sample(key, what) - exact_sample(key)
@@ -141,7 +141,7 @@ GAINS = {  # of the first coordinate; eight digits printed
 }
 
 
-@of_cases(GAINS, fast=FIRST)
+@of_cases(GAINS, fast=[("dps", "squared, .3")])
 def test_gain_equals_its_published_value(key):
   with jax.enable_x64():
     moved = [sample(CASES[key], G3._replace(y=G3.y + unit)) for unit in np.eye(2)]
