@@ -1,31 +1,32 @@
-"""Antithetic chains: pairs of the same random numbers and opposite noise, whose mean is nearer the posterior mean.
+"""Antithetic chains: pairs with opposite noise, whose mean is nearer the posterior mean than that of other chains.
 
 Every uniform number u of a chain is 1 - u in its partner, hence every normal number z is -z (Hammersley and Morton, "A
-new Monte Carlo technique: antithetic variates", Math. Proc. Camb. Phil. Soc. 52, 1956). What a chain ends with is an
-almost odd function of its noise, around the posterior mean (exactly so where prior and method are linear), and in the
-mean of a pair the odd part is gone. For the noise that a chain of a diffusion model begins with this was found and
-measured by Jia et al., "Antithetic Noise in Diffusion Models", arXiv 2506.06185; here all that it draws is opposite.
+new Monte Carlo technique: antithetic variates", Math. Proc. Camb. Phil. Soc. 52, 1956). The result of a chain is an
+almost odd function of its noise around the posterior mean (exactly odd if prior and method are linear), and the mean of
+a pair cancels the odd part. Jia et al., "Antithetic Noise in Diffusion Models", arXiv 2506.06185, found and measured
+this for the initial noise of a diffusion model; here every draw of the chain is opposite.
 
-Each chain by itself is as random as any other: marks of single samples mean what they always do. But partners are not
-independent, and spread and coverage have to be told from `halves`.
+Each chain by itself is as random as any other: marks of single samples keep their meaning. But partners are not
+independent: compute spread and coverage from `halves`.
 
-The sign is a part of the key, beneath `jax.random`, so that no method knows of it.
+The sign is part of the key, below `jax.random`, so that methods need not know of it.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.extend import random as generators
 
-BASE = "threefry2x32"  # draws the same whatever it is mapped over, which JAX's other generators do not
+BASE = "threefry2x32"  # draws the same numbers under vmap, which JAX's other generators do not
 
 
 def pairs(keys: jax.Array) -> jax.Array:
   """Return two keys for each of `[..., n]`, `[..., 2 n]`: one draws what the key itself does, the next the opposite.
 
-  Opposite to the rounding of uniform numbers in float32, 1e-7: normal numbers of 1 to 1e-6, of 4 to 0.001, of 5 to 0.1.
+  Opposite up to the rounding of uniform numbers in float32, 1e-7: normal numbers near 1 to 1e-6, near 4 to 0.001, near
+  5 to 0.1.
 
   Raises:
-    ValueError: the keys are of another generator than JAX's usual one.
+    ValueError: the keys belong to another generator than JAX's default.
   """
   if jax.random.key_impl(keys) != BASE:
     raise ValueError(f"keys: expected those of {BASE}, got {jax.random.key_impl(keys)}; make them by jax.random.key")
@@ -39,7 +40,7 @@ def halves(samples: jax.Array) -> jax.Array:
   return jnp.stack([samples[0::2], samples[1::2]])
 
 
-# Keys are those of BASE and one number more: 1 for the complement of all bits.
+# A key is one of BASE with one more number: 1 for the complement of all bits.
 
 
 def _signed(data, opposite):

@@ -1,11 +1,11 @@
 """Restorations without a network: the Wiener filter of a Gaussian prior, and proximal gradients.
 
-`wiener` is the exact posterior mean under a Gaussian prior, and so the judge of samplers. `fista` solves
-min_x 1/2 ||y - A x||^2 + R(x), R known by its proximal map: Beck and Teboulle, "A fast iterative shrinkage-thresholding
+`wiener` is the exact posterior mean under a Gaussian prior, against which samplers can be judged. `fista` solves
+min_x 1/2 ||y - A x||^2 + R(x), R given by its proximal map: Beck and Teboulle, "A fast iterative shrinkage-thresholding
 algorithm for linear inverse problems", SIAM J. Imaging Sciences 2(1), 2009, Sec. 4 (constant step 1 / L, L = ||A||^2).
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import numpy as np

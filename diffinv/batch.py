@@ -5,7 +5,8 @@ which other images share its batch.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,8 @@ class View(NamedTuple):
   chains: np.ndarray  # their numbers, image-major; the last may be repeated
   done: int  # steps
   total: int  # steps
-  estimate: Callable[[], jax.Array]  # gives the clean images as they stand, [chains, h, w, c]: a network evaluation
-  step_bytes: Callable[[], int | None]  # gives the memory of the compiled steps; None where the compiler does not tell
+  estimate: Callable[[], jax.Array]  # gives the current clean images, [chains, h, w, c]: a network evaluation
+  step_bytes: Callable[[], int | None]  # gives the memory of the compiled steps; None if the compiler does not say
 
 
 Watch = Callable[[View], None]
@@ -57,7 +58,7 @@ def sample_batch(
     method, prior, grid: as in `diffinv.sample`, shared by all chains.
     problems: a `Problem` with a leading axis of images on every leaf (`diffinv.problems.stack`); None for methods
       that take no measurement.
-    chunk: chains that run at once, to bound memory; None for all. The last chunk is filled up with copies, so that
+    chunk: chains that run at once, to bound memory; None for all. The last chunk is padded with copies, so that
       one compilation serves them all.
     mesh: devices to spread the chains of a chunk over, with an axis "image"; None for the default device.
     progress: called on the host with (steps done, steps in all) after every block of steps.
@@ -69,7 +70,7 @@ def sample_batch(
     an entry. Both NumPy, on the host.
 
   Raises:
-    ValueError: keys are not `[images, samples]`, or their number of images is not that of the problems.
+    ValueError: keys are not `[images, samples]`, or keys and problems differ in the number of images.
   """
   if keys.ndim != 2:
     raise ValueError(f"keys: expected shape [images, samples], got {keys.shape}; reshape jax.random.split's result")
@@ -109,7 +110,7 @@ def _run(keys, problems, method, prior, grid, swept, progress, watch, view):
   state = _start(keys, problems, method, prior, grid, swept)
   traces = []
 
-  def step_bytes():  # no second compilation: it is the step that has run, or will
+  def step_bytes():  # not a second compilation: this is the step that has run, or will run
     memory = (
       _advance.lower(keys, state, jnp.arange(block), problems, method, prior, grid, swept).compile().memory_analysis()
     )

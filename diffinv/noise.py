@@ -1,9 +1,9 @@
 """Measurement noise: frozen pytrees with `sample`, `log_prob` and `std`, in the units of what is measured.
 
-Methods that descend toward the data use `misfit`, which is the log-likelihood in units of squared residuals:
--2 sigma^2 (log p(y | clean) - log p(y | y)), sigma^2 one mean variance, so that Gaussian noise gives (y - clean)^2 and
-step sizes mean the same whatever the noise. `variance` is what its gradient divides by, the inverse of a Fisher
-information: grad misfit = -2 sigma^2 (y - clean) / variance.
+Methods that descend toward the data use `misfit`, the log-likelihood in units of squared residuals: -2 sigma^2 (log p(y
+| clean) - log p(y | y)), with sigma^2 the mean variance. Gaussian noise then gives (y - clean)^2, and step sizes mean
+the same for any noise. `variance` is what the gradient divides by, the inverse of a Fisher information: grad misfit =
+-2 sigma^2 (y - clean) / variance.
 """
 
 import jax
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from diffinv.pytree import pytree
 
 PEAK = 255.0  # photons of a white pixel at rate 1: Poisson(255 rate x01) / (255 rate), DPS's convention
-MIN_PHOTONS = 1.0  # a dark pixel still counts as if one photon had come, so that no weight is infinite
-MIN_PART = 0.25  # of the count: where less is predicted, the log-likelihood goes on as a parabola
+MIN_PHOTONS = 1.0  # a dark pixel counts as one photon, so that no weight is infinite
+MIN_PART = 0.25  # of the count: below this prediction a parabola continues the log-likelihood
 
 
 @pytree
 class Gaussian:
   """n ~ N(0, sigma^2): sigma on [-1, 1]; a paper's 0.05 on [0, 1] is 0.1 here.
 
-  Noise-free data are `NoNoise`; the noise-free part of a stack takes a small positive sigma, 1e-3 say: its likelihood
-  at 0 is none.
+  Use `NoNoise` for noise-free data. A noise-free part of a stack takes a small positive sigma, say 1e-3, since there is
+  no likelihood at sigma = 0.
   """
 
   sigma: jax.Array | float  # positive, [], or one for each value of y
@@ -39,7 +39,7 @@ class Gaussian:
     return jnp.asarray(self.sigma, y.dtype)
 
   def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
-    """Return (y - clean)^2, the shape of `y`; weighted where sigma differs from value to value."""
+    """Return (y - clean)^2, the shape of `y`; weighted if sigma varies from value to value."""
     squares = (y - clean) ** 2
     return squares if jnp.ndim(self.sigma) == 0 else mean_variance / self.sigma**2 * squares
 
@@ -64,15 +64,15 @@ class Poisson:
     return jax.scipy.stats.poisson.logpmf(jnp.round(self._photons(y)), jnp.maximum(self._photons(clean), 1e-6))
 
   def std(self, y: jax.Array) -> jax.Array:
-    """Return the standard deviation of every value as its own count estimates it, the shape of `y`."""
+    """Return the standard deviation of every value, estimated from its own count, the shape of `y`."""
     return 2.0 * jnp.sqrt(jnp.maximum(self._photons(y), MIN_PHOTONS)) / (PEAK * self.rate)
 
   def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
     """Return the deviance 2 (lambda - k + k log(k / lambda)) times `mean_variance`, the shape of `y`.
 
-    k photons are counted, lambda predicted. Below lambda0 = max(k / 4, 1), where the logarithm has no bound and its
-    gradient none, the deviance goes on as the parabola of the same slope whose minimum is at k: it has a curvature of
-    at most 8 / k, and still pulls up what is predicted below black, where the likelihood is flat.
+    k photons are counted, lambda predicted. Below lambda0 = max(k / 4, 1), where the logarithm and its gradient are
+    unbounded, the deviance continues as the parabola of the same slope with its minimum at k. Its curvature is at most
+    8 / k, and it still pulls up predictions below black, where the likelihood is flat.
     """
     count, floor, predicted = self._counted(y, clean)
     dark = predicted <= floor
@@ -80,7 +80,7 @@ class Poisson:
     logs = jnp.log(jnp.maximum(count, MIN_PHOTONS)) - jnp.log(lit)  # a count of 0 has weight 0
     deviance = 2.0 * (lit - count + count * logs)
     parabola = ((predicted - count) ** 2 - (floor - count) ** 2) / floor
-    least = jnp.where(count < MIN_PHOTONS, MIN_PHOTONS, 0.0)  # where a count of 0 has its minimum, on the parabola
+    least = jnp.where(count < MIN_PHOTONS, MIN_PHOTONS, 0.0)  # the minimum for a count of 0, on the parabola
     return mean_variance * (deviance + jnp.where(dark, parabola, 0.0) - least)
 
   def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ class NoNoise:
     return clean
 
   def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
-    """Return 0 where y = clean, else minus infinity, per value."""
+    """Return 0 if y = clean, else minus infinity, per value."""
     return jnp.where(y == clean, 0.0, -jnp.inf)
 
   def std(self, y: jax.Array) -> jax.Array:
@@ -114,7 +114,7 @@ class NoNoise:
     return jnp.zeros((), y.dtype)
 
   def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
-    """Return (y - clean)^2, the shape of `y`: what Gaussian noise gives, however little of it there is."""
+    """Return (y - clean)^2, the shape of `y`: the limit of Gaussian noise."""
     return (y - clean) ** 2
 
   def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:

@@ -1,17 +1,18 @@
 """A problem is one image's measurement: y, and the operator and noise that it came from.
 
-`Problem.misfit` is what every method that takes gradients toward the data descends: the log-likelihood of the noise,
-in units of ||y - A(x0)||^2. MISFITS names the choices, which differ where the noise differs from value to value:
+`Problem.misfit` is what every method that follows gradients toward the data descends: the log-likelihood of the noise,
+in units of ||y - A(x0)||^2. MISFITS names the choices, which differ only if the noise varies from value to value:
 
   likelihood   the noise's own, -2 sigma^2 log p(y | x0) up to a constant, sigma^2 the mean variance (`noise.misfit`)
-  weighted     sum_j (sigma / sigma_j)^2 (y_j - A(x0)_j)^2, sigma_j as each value itself estimates it: for Poisson noise
+  weighted     sum_j (sigma / sigma_j)^2 (y_j - A(x0)_j)^2, sigma_j estimated from each value itself: for Poisson noise
                the weighted least squares of DPS (Chung et al., arXiv 2209.14687, Sec. 3.2), weights 1 / (2 y_j)
   squares      ||y - A(x0)||^2, whatever the noise
 
 For Gaussian noise of one sigma, and without noise, all three are ||y - A(x0)||^2.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def _squares(problem, predicted):
   return (problem.y - predicted) ** 2
 
 
-# Of each value; unobserved ones count as nothing.
+# Of each value; unobserved values do not count.
 MISFITS = {"likelihood": _likelihood, "weighted": _weighted, "squares": _squares}
 
 
@@ -74,10 +75,10 @@ class Problem:
     return jnp.sum(observed * self.noise.std(self.y) ** 2) / jnp.maximum(jnp.sum(observed), 1.0)
 
   def stiffness(self, kind: str = "likelihood") -> jax.Array | float:
-    """Return how many times steeper than of Gaussian noise the misfit rises at most from its minimum, [], at least 1.
+    """Return how many times steeper the misfit rises from its minimum than for Gaussian noise, at most, [], at least 1.
 
-    That is the slope along a measured value over the distance from its minimum. Steps of a fixed length are to be
-    divided by it: a dark pixel of a Poisson measurement weighs a hundred bright ones.
+    This is the slope along a measured value, divided by the distance from its minimum. Divide steps of a fixed length
+    by it: a dark pixel of a Poisson measurement weighs as much as a hundred bright ones.
     """
     if kind == "squares" or jnp.ndim(self.noise.std(self.y)) == 0:
       return 1.0
@@ -88,8 +89,8 @@ class Problem:
   def chi2(self, x0: jax.Array) -> jax.Array:
     """Return the reduced chi-square of the residual over the observed values, []: near 1 for the truth.
 
-    The noise is that of a measurement of x0 (Pearson's form): its expectation at the truth is 1 for Poisson noise too,
-    but for values of less than a photon, whose noise is taken as that of one.
+    The noise is that of a measurement of x0 (Pearson's form), so that the expectation at the truth is 1 for Poisson
+    noise too, except for values below one photon, whose noise is taken as that of one photon.
     """
     std = self.noise.std(self.operator(x0))
     return chi2(self.residual(x0), std, self.operator.observed(self.y))
@@ -98,7 +99,7 @@ class Problem:
 def chi2(residual: jax.Array, std: jax.Array, observed: jax.Array) -> jax.Array:
   """Return the reduced chi-square (1/m) sum_i (residual_i / std_i)^2 over the m observed values, [].
 
-  It is near 1, within a few sqrt(2/m), where the residual is noise; not a number where std is 0.
+  It is near 1, within a few sqrt(2/m), if the residual is noise, and nan if std is 0.
 
   Args:
     residual: y - A(x0).
@@ -117,7 +118,7 @@ def simulate(key: jax.Array, operator: Operator, noise: Any, x0: jax.Array) -> P
     x0: the truth, `operator.in_shape`, [-1, 1].
 
   Raises:
-    ValueError: the image is not of the operator's shape, or what the operator measures of it is complex.
+    ValueError: the image does not have the operator's shape, or the measurement is complex.
   """
   if jnp.shape(x0) != tuple(operator.in_shape):
     raise ValueError(
@@ -144,13 +145,13 @@ def stack(problems: Sequence[Problem]) -> Problem:
     if _layout(problem) != _layout(problems[0]):
       raise ValueError(
         f"problems: expected the layout of problem 0, {first}, got {_describe(problem)} in problem {index}; "
-        "stack each kind apart"
+        "stack each kind separately"
       )
   return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *problems)
 
 
 def _layout(problem):
-  """Return what two problems must share to be stacked: the tree, the shapes and the float types."""
+  """Return what problems must share to be stacked: the tree, the shapes and the float types."""
   leaves, structure = jax.tree.flatten(problem)
   return structure, tuple((jnp.shape(leaf), jnp.asarray(leaf).dtype) for leaf in leaves)
 

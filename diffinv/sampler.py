@@ -1,7 +1,8 @@
 """The reverse sampler: one image, one `lax.scan` over neighboring levels.
 
-`sample` is the whole chain as one compiled function. `start`, `advance` and `finish` are its parts, for callers that
-want to show progress or keep the chain: `advance` takes the same steps a block at a time.
+`sample` is the whole chain as one compiled function. `start` and `advance` are its parts, for callers that show
+progress or keep the chain: `advance` takes the same steps a block at a time, and the method's own `finish` ends the
+chain.
 """
 
 from typing import Any
@@ -63,7 +64,7 @@ def advance(
     return method.step(step_key, state, now, nxt, prior, problem)
 
   def guarded(state, i):
-    # The number of a step is the same for the whole batch: under vmap this stays a branch.
+    # All chains of a batch take the same step, so this stays a branch under vmap.
     shapes = jax.eval_shape(body, state, i)[1]
     blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.cond(i < num_steps, body, lambda state, i: (state, blank), state, i)

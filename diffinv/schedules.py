@@ -24,7 +24,7 @@ MAX_BETA = 0.999  # the cosine schedule's singularity at t = T is cut here (ibid
 class Level(NamedTuple):
   """A noise level of x_t = alpha x0 + sigma eps; fields are scalars, or `[n]` for a sequence of levels."""
 
-  t: jax.Array  # what the network is told: the ORIGINAL index, in 0 .. T-1
+  t: jax.Array  # the network's input: the ORIGINAL index, in 0 .. T-1
   alpha: jax.Array  # signal factor, sqrt(alpha_bar) for variance-preserving schedules
   sigma: jax.Array  # standard deviation of the noise, in units of the image ([-1, 1])
 
@@ -74,7 +74,7 @@ def betas_linear(num_steps: int) -> np.ndarray:
   """Return Ho et al.'s linear betas, scaled so that many steps end at about the noise of 1000.
 
   Raises:
-    ValueError: the steps are so few that a beta would reach 1.
+    ValueError: there are so few steps that a beta would reach 1.
   """
   scale = 1000 / num_steps
   if scale * 0.02 >= 1.0:
@@ -105,9 +105,9 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
       stride from 0 (without T-1 in general); "logsnrN": N steps nearest to equal distances in log(alpha / sigma), first
       and last included (Lu et al., DPM-Solver, arXiv 2206.00927, Sec. 3.3); "karrasN": the same in
       (sigma / alpha)^(1/7), more of them at high noise (Karras et al., arXiv 2206.00364, Eq. 5); "mixedN": the same in
-      the mean of time and log(sigma / alpha), each over its range: small steps where the content of a picture is
-      decided, as equal distances in time have them, and others that end as finely as those of logsnrN; "a,b,c": N per
-      equal section of [0, T). A single step is the last of the schedule, from whose noise chains start.
+      the mean of time and log(sigma / alpha), each scaled to its range: steps as small as those of equal distances in
+      time while the content of a picture is decided, and as fine as those of logsnrN at the end; "a,b,c": that many
+      steps in each equal section of [0, T). A single step is the last of the schedule, whose noise chains start from.
 
   Returns:
     Ascending original indices, `[N]`.
@@ -153,7 +153,7 @@ def _mean_of_both(log_sbar):
   return np.linspace(0.0, 1.0, len(log_sbar)) + (log_sbar - log_sbar[0]) / (log_sbar[-1] - log_sbar[0])
 
 
-# What N steps lie at equal distances in, a function of ln(sbar) `[T]`, by the name of the spacing.
+# By the name of the spacing: a function of ln(sbar), `[T]`, in which N steps lie at equal distances.
 EVEN_IN = {
   "logsnr": lambda log_sbar: log_sbar,
   "karras": lambda log_sbar: np.exp(log_sbar / KARRAS_RHO),
@@ -166,7 +166,7 @@ def _even(values: np.ndarray, count: int) -> np.ndarray:
   """Return the `count` indices of the ascending `values` nearest to equal distances, first and last included."""
   wanted = np.linspace(values[0], values[-1], count)
   nearest = np.array([np.argmin(np.abs(values - value)) for value in wanted])
-  # Small steps are few: where several want the same one, the others take the next, and leave room for those after them.
+  # If several steps fall on the same index, later ones take the next, and enough indices are left for the rest.
   rank = np.arange(count)
   return np.minimum(np.maximum.accumulate(nearest - rank) + rank, len(values) - count + rank)
 
@@ -192,7 +192,7 @@ def vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> Level:
 def ve_grid(sigmas: np.ndarray) -> Level:
   """Return the variance-exploding levels x_t = x0 + sigma eps at descending `sigmas`, then the clean image.
 
-  For `ScoreALD`'s Langevin chain, which takes no reverse step: those are for levels that keep the variance.
+  For `ScoreALD`'s Langevin chain, which takes no reverse step: reverse steps are for variance-preserving levels.
   """
   sigmas = np.asarray(sigmas, np.float64)
   return Level(
@@ -242,7 +242,7 @@ def tables(grid: Level) -> Tables:
 def step_beta(now: Level, nxt: Level) -> jax.Array:
   """Return beta = 1 - alpha_bar_now / alpha_bar_nxt of the step between two variance-preserving levels, [].
 
-  Of the two equal forms each loses digits in float32 where the other keeps them: differences of alpha vanish near
+  The two forms are equal, but in float32 each loses digits where the other keeps them: differences of alpha vanish near
   the image, differences of sigma vanish near the noise.
   """
   from_alpha = (nxt.alpha - now.alpha) * (nxt.alpha + now.alpha)

@@ -152,7 +152,7 @@ def test_the_edge_of_the_search_is_told_but_not_the_end_of_a_range(fields, edges
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_searched_fields_exist_and_are_worth_a_search(name):
-  found = tuning.candidates(name, {}, tuning.SEARCH[name])
+  found = tuning.candidates(name, {}, tuning.values(name))
   assert len(found) > 3
   with pytest.raises(ValueError, match=f"{name}: expected a field among .*, got 'magic'"):
     tuning.candidates(name, {}, {"magic": (1.0,)})

@@ -115,7 +115,7 @@ def changed(p, what):
 
 
 @pytest.mark.parametrize("what", ["y", "prior mean"])
-@of_cases(CASES, fast=FIRST)
+@of_cases(CASES, fast=[("dps", "squared, .3")])
 def test_samples_of_one_key_differ_as_the_exact_gain_says(key, what):
   want = CASES[key].law(changed(G3, what)).mean - CASES[key].law(G3).mean
   got = exact_sample(key, what) - exact_sample(key)
@@ -141,7 +141,7 @@ GAINS = {  # of the first coordinate; eight digits printed
 }
 
 
-@of_cases(GAINS, fast=FIRST)
+@of_cases(GAINS, fast=[("dps", "squared, .3")])
 def test_gain_equals_its_published_value(key):
   with jax.enable_x64():
     moved = [sample(CASES[key], G3._replace(y=G3.y + unit)) for unit in np.eye(2)]
@@ -581,17 +581,17 @@ def test_score_ald_diverges_without_an_annealed_likelihood():
   assert 25 < max(np.linalg.eigvalsh(np.eye(3) - step.F).max() for step in maps) < 580
 
 
-def centerd_fft(x):
-  """Return the centerd orthonormal FFT of an image whose two channels are real and imaginary parts, same layout."""
-  return _centerd(jnp.fft.fft2, x)
+def centered_fft(x):
+  """Return the centered orthonormal FFT of an image whose two channels are real and imaginary parts, same layout."""
+  return _centered(jnp.fft.fft2, x)
 
 
-def centerd_ifft(x):
-  """Return the inverse of `centerd_fft`."""
-  return _centerd(jnp.fft.ifft2, x)
+def centered_ifft(x):
+  """Return the inverse of `centered_fft`."""
+  return _centered(jnp.fft.ifft2, x)
 
 
-def _centerd(transform, x):
+def _centered(transform, x):
   moved = jnp.fft.ifftshift(jax.lax.complex(x[..., 0], x[..., 1]))
   out = jnp.fft.fftshift(transform(moved, norm="ortho"))
   return jnp.stack([out.real, out.imag], axis=-1)
@@ -604,10 +604,10 @@ class MaskedFourier(LinearOperator):
   mask: jax.Array = None  # [h, w, 1], 0 or 1
 
   def __call__(self, x):
-    return self.mask * centerd_fft(x)
+    return self.mask * centered_fft(x)
 
   def adjoint(self, y):
-    return centerd_ifft(self.mask * y)
+    return centered_ifft(self.mask * y)
 
   def pinv(self, y):
     return self.adjoint(y)
@@ -624,7 +624,7 @@ class FourierGaussian:
 
   def denoise(self, x_t, level):
     gain = level.alpha * self.spectrum / (level.alpha**2 * self.spectrum + level.sigma**2)
-    x0 = centerd_ifft(gain * centerd_fft(x_t))
+    x0 = centered_ifft(gain * centered_fft(x_t))
     return priors.Denoised(x0, priors.eps_from_x0(x_t, x0, level), 0.0)
 
 
@@ -670,7 +670,7 @@ def mri_law(mask, sigma, c):
 def mri_chains(keys, prior, problem, grid):
   method = ScoreALD(c=0.2, rate=1.0, steps_per_level=3, denoise=False)
   images = jax.vmap(lambda key: sampler.sample(key, method, prior, problem, grid)[0])(keys)
-  return jax.vmap(centerd_fft)(images)
+  return jax.vmap(centered_fft)(images)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_operators_more import check_spectral
 
-from diffinv import methods, noise, operators, priors, sampler, schedules
+from diffinv import errors, methods, noise, operators, priors, sampler, schedules
 from diffinv.methods import DPS, ScoreALD, SDEdit, affine, base, daps, proximal, red_diff
 from diffinv.methods.affine import G3, PAIRS
 from diffinv.methods.daps import DAPS
@@ -28,6 +28,7 @@ from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, conjugate_gradients
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import Level, Schedule
+from diffinv.studies import search
 from diffinv.verification.sampling import chains
 
 LINEAR_100 = Schedule("linear", 100)
@@ -379,6 +380,29 @@ def test_hyper_parameters_out_of_range_are_told(method, message):
   ):
     with pytest.raises(ValueError, match=re.escape(message)):
       check()
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_class_declares_what_tables_and_searches_need(name):
+  method = methods.METHODS[name]
+  assert method.name == name and all((method.title, method.citation, method.entering))
+  fields = methods.fields_of(method)
+  assert search.values(name) == method.search and set(method.search) <= set(fields)
+  for field, values in method.search.items():
+    assert set(values) <= set(methods.choices(method, field) or values)
+  for settings in method.examples.values():
+    methods.make_method(name, dict(settings))
+
+
+def test_a_method_that_declares_no_search_is_told_with_its_fields(monkeypatch):
+  class Unsearched(DPS):
+    """Without values to try."""
+
+    name, search = "unsearched", {}
+
+  monkeypatch.setitem(methods.METHODS, "unsearched", Unsearched)
+  with pytest.raises(errors.UsageError, match=r"`search`: .* unsearched, which .* among scale, rule, misfit$"):
+    search.values("unsearched")
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffinv import noise, operators, priors, sampler, schedules
-from diffinv.methods import DAPS, DPS, DiffPIR, REDDiff, base, proximal
+from diffinv.methods import DAPS, DPS, METHODS, DiffPIR, REDDiff, base, choices, proximal
 from diffinv.problems import MISFITS, Problem, simulate
 from diffinv.schedules import Level, Schedule
 
@@ -222,17 +222,20 @@ def test_fisher_scoring_of_diffpir_starts_along_the_log_likelihood():
     np.testing.assert_allclose(jnp.sum(moved * direction), want, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-  "method",
-  [
-    DPS(scale=4.0),
-    DPS(scale=4.0, misfit="weighted"),
-    DAPS(sigma_max=5.0),
-    REDDiff(),
-    DiffPIR(weight=1.0),
-  ],
-  ids=["dps", "dps_weighted", "daps", "red_diff", "diffpir"],
-)
+FEW_PHOTONS = {
+  "dps": DPS(scale=4.0),
+  "dps_weighted": DPS(scale=4.0, misfit="weighted"),
+  "daps": DAPS(sigma_max=5.0),
+  "red_diff": REDDiff(),
+  "diffpir": DiffPIR(weight=1.0),
+}
+
+
+def test_every_method_with_a_misfit_is_tried_with_few_photons():
+  assert {name for name, method in METHODS.items() if choices(method, "misfit")} <= set(FEW_PHOTONS)
+
+
+@pytest.mark.parametrize("method", FEW_PHOTONS.values(), ids=FEW_PHOTONS)
 def test_methods_restore_from_few_photons(method):
   """A ramp from black to white in up to 51 photons, through a nonlinear operator: nearer to the truth than the data."""
   shape, natural = (16, 16, 3), priors.natural()

@@ -12,7 +12,7 @@ from diffinv import operators
 from diffinv.operators import OPERATORS
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, norm_squared
 from diffinv.operators.blur import REFLECT_PINV_RIDGE, CircularBlur, ReflectBlur, gaussian_taps, motion_kernel
-from diffinv.operators.fourier import centerd_fft2
+from diffinv.operators.fourier import centered_fft2
 from diffinv.operators.resize import bicubic_matrix
 from diffinv.operators.separable import separable
 from diffinv.pytree import pytree
@@ -119,17 +119,68 @@ def close(got, want, tolerance):
   assert norm(np.asarray(got) - np.asarray(want)) <= tolerance * norm(want)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.partial(quickly, static_argnums=1)
 def apply(operator, method, argument, *extra):
   """Call a method of an operator, compiled."""
   return getattr(operator, method)(argument, *extra)
 
 
+@functools.partial(quickly, static_argnums=1)
+def apply_each(operator, method, arguments, *extra):
+  """Call a method of an operator for each of a batch, compiled."""
+  return jax.vmap(lambda argument: getattr(operator, method)(argument, *extra))(arguments)
+
+
 def dense(operator, method, shape):
   """Return the matrix of a linear map of arrays of `shape`, float64 under x64."""
-  basis = jnp.eye(int(np.prod(shape)), dtype=jnp.result_type(float)).reshape(-1, *shape)
-  columns = jax.vmap(lambda e: apply(operator, method, e).ravel())(basis)
-  return np.asarray(columns).T
+  basis = np.eye(int(np.prod(shape)), dtype=jnp.result_type(float)).reshape(-1, *shape)
+  columns = np.asarray(apply_each(operator, method, jnp.asarray(basis)))
+  return columns.reshape(len(basis), -1).T
+
+
+@quickly
+def products(operator, x, z, y):
+  """Return what A and A^T are asked for, of two images and a measurement: one compilation for several claims."""
+  objective = lambda x: 0.5 * jnp.sum((y - operator(x)) ** 2)
+  return {
+    "forward": operator(x),
+    "adjoint": operator.adjoint(y),
+    "combined": operator(2.0 * x - 3.0 * z),
+    "parts": 2.0 * operator(x) - 3.0 * operator(z),
+    "gradient": jax.grad(objective)(x),
+    "back": operator.adjoint(operator(x) - y),
+  }
+
+
+@functools.cache
+def products_of(name, shape, x64):
+  """Return the products of an operator of the table with random numbers, which come first."""
+  operator = build(name, shape, x64)
+  x, z, y = normal(0, shape), normal(1, shape), normal(1, operator.out_shape)
+  return x, y, jax.device_get(products(operator, x, z, y))
+
+
+GAMMAS = (0.01, 0.3, 10.0)
+
+
+@quickly
+def solves(operator, v):
+  """Return (A A^T + gamma I) u of the solution u for each of GAMMAS: v again."""
+
+  def one(gamma):
+    u = operator.solve(v, gamma)
+    return operator.gram(u) + gamma * u
+
+  return jax.lax.map(one, jnp.asarray(GAMMAS, v.dtype))
+
+
+@quickly
+def ridges(operator, y):
+  """Return A^T (A A^T + 0.1 I)^-1 y by `ridge` and by `solve`."""
+  return operator.ridge(y, 0.1), operator.adjoint(operator.solve(y, 0.1))
 
 
 def test_every_operator_is_in_a_table():
@@ -142,9 +193,8 @@ def test_every_operator_is_in_a_table():
 @precisions
 def test_adjoint_matches_inner_product(name, shape, x64, tolerance):
   with jax.enable_x64(x64):
-    operator = build(name, shape, x64)
-    x, y = normal(0, shape), normal(1, operator.out_shape)
-    forward, back = apply(operator, "__call__", x), apply(operator, "adjoint", y)
+    x, y, got = products_of(name, shape, x64)
+    forward, back = got["forward"], got["adjoint"]
     assert back.shape == shape and back.dtype == x.dtype
     assert abs(inner(forward, y) - inner(x, back)) <= tolerance * norm(forward) * norm(y)
 
@@ -153,10 +203,8 @@ def test_adjoint_matches_inner_product(name, shape, x64, tolerance):
 @precisions
 def test_linear(name, x64, tolerance):
   with jax.enable_x64(x64):
-    operator = build(name, OBLONG, x64)
-    x, z = normal(0, OBLONG), normal(1, OBLONG)
-    parts = 2.0 * apply(operator, "__call__", x) - 3.0 * apply(operator, "__call__", z)
-    close(apply(operator, "__call__", 2.0 * x - 3.0 * z), parts, tolerance)
+    *_, got = products_of(name, OBLONG, x64)
+    close(got["combined"], got["parts"], tolerance)
 
 
 @linear
@@ -164,10 +212,8 @@ def test_linear(name, x64, tolerance):
 @pytest.mark.slow
 def test_gradient_of_least_squares_is_the_adjoint_of_the_residual(name, x64, tolerance):
   with jax.enable_x64(x64):
-    operator = build(name, OBLONG, x64)
-    x, y = normal(0, OBLONG), normal(1, operator.out_shape)
-    grad = jax.jit(jax.grad(lambda x: 0.5 * jnp.sum((y - operator(x)) ** 2)))(x)
-    close(grad, apply(operator, "adjoint", apply(operator, "__call__", x) - y), tolerance)
+    *_, got = products_of(name, OBLONG, x64)
+    close(got["gradient"], got["back"], tolerance)
 
 
 @closed
@@ -226,9 +272,8 @@ def test_solve_inverts_the_regularized_gram(name, shape, x64, tolerance):
   with jax.enable_x64(x64):
     operator = build(name, shape, x64)
     v = normal(1, operator.out_shape)
-    for gamma in (0.01, 0.3, 10.0):
-      u = apply(operator, "solve", v, gamma)
-      close(apply(operator, "gram", u) + gamma * u, v, tolerance)
+    for back in solves(operator, v):
+      close(back, v, tolerance)
 
 
 @linear
@@ -237,7 +282,7 @@ def test_ridge_is_the_adjoint_of_the_solve(name):
   with jax.enable_x64(True):
     operator = build(name, OBLONG, True)
     y = normal(1, operator.out_shape)
-    close(apply(operator, "ridge", y, 0.1), apply(operator, "adjoint", apply(operator, "solve", y, 0.1)), 1e-9)
+    close(*ridges(operator, y), 1e-9)
 
 
 def test_ridge_of_frequencies_becomes_the_inverse_where_little_is_regularized():
@@ -274,8 +319,8 @@ def test_vmap_equals_loop(name, method):
   operator = build(name, OBLONG)
   arguments = normal(0, (3, *(OBLONG if method == "__call__" else operator.out_shape)))
   extra = (0.1,) if method == "solve" else ()
-  looped = jnp.stack([apply(operator, method, argument, *extra) for argument in arguments])
-  batched = jax.vmap(lambda argument: apply(operator, method, argument, *extra))(arguments)
+  looped = np.stack([apply(operator, method, argument, *extra) for argument in arguments])
+  batched = apply_each(operator, method, arguments, *extra)
   close(batched, looped, 1e-4 if name in BY_CG else 1e-5)
 
 
@@ -419,7 +464,7 @@ def curvature(key, intensity):
 @pytest.mark.parametrize("size", [9, 31, 61])
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
 @pytest.mark.slow
-def test_motion_kernel_is_a_centerd_distribution(size, intensity):
+def test_motion_kernel_is_a_centered_distribution(size, intensity):
   for key in jax.random.split(KEY, 5):
     k = np.asarray(motion_kernel(key, size=size, intensity=intensity), np.float64)
     offsets = np.arange(size) - size // 2
@@ -519,10 +564,10 @@ def test_grayscale_is_the_luma():
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (7, 5)], ids=str)
-def test_centerd_fft_is_unitary_with_the_mean_in_the_middle(shape):
+def test_centered_fft_is_unitary_with_the_mean_in_the_middle(shape):
   with jax.enable_x64(True):
     x = normal(0, (*shape, 2))
-    transform = centerd_fft2(x)
+    transform = centered_fft2(x)
     np.testing.assert_allclose(norm(transform), norm(x), rtol=1e-12)
     middle = transform[shape[0] // 2, shape[1] // 2]
     np.testing.assert_allclose(middle, jnp.sum(x, axis=(0, 1)) / np.sqrt(np.prod(shape)), rtol=1e-12)
@@ -530,7 +575,7 @@ def test_centerd_fft_is_unitary_with_the_mean_in_the_middle(shape):
     wave = np.exp(2j * np.pi * (rows[:, None] / shape[0] - 2 * cols[None, :] / shape[1]))
     want = np.zeros(shape)
     want[shape[0] // 2 + 1, shape[1] // 2 - 2] = np.sqrt(np.prod(shape))
-    np.testing.assert_allclose(centerd_fft2(jnp.asarray(wave)), want, atol=1e-12)
+    np.testing.assert_allclose(centered_fft2(jnp.asarray(wave)), want, atol=1e-12)
 
 
 def test_phase_retrieval_keeps_energy_and_loses_sign_and_rotation():

@@ -50,11 +50,11 @@ def check_spectral(operator, x, y):
 def test_fourier_transform_is_ifftshift_fft_fftshift_and_keeps_the_norm(size):
   with jax.enable_x64(True):
     z = normal(0, (*size, 2))
-    got = fourier.centerd_fft2(fourier.join(z))
+    got = fourier.centered_fft2(fourier.join(z))
     want = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(as_complex(z), (0, 1)), axes=(0, 1), norm="ortho"), (0, 1))
     np.testing.assert_allclose(got, want, atol=1e-13)
     np.testing.assert_allclose(np.linalg.norm(got), norm(z), rtol=1e-14)
-    np.testing.assert_allclose(fourier.split(fourier.centerd_ifft2(got)), z, atol=1e-13)
+    np.testing.assert_allclose(fourier.split(fourier.centered_ifft2(got)), z, atol=1e-13)
     # The shifts in the other order are the same for even sizes only.
     other = np.fft.ifftshift(np.fft.fft2(np.fft.fftshift(as_complex(z), (0, 1)), axes=(0, 1), norm="ortho"), (0, 1))
     assert np.allclose(other, want) == (size == (16, 12))
@@ -133,7 +133,7 @@ def test_complex_kspace_is_a_masked_unitary_map(size):
     mask, shape = ragged(size), (*size, 2)
     operator = operators.masked_fourier(mask, channels=2, kind="complex")
     x, y = normal(0, shape), normal(1, shape)
-    want = mask[..., None] * np.asarray(fourier.centerd_fft2(as_complex(x)))
+    want = mask[..., None] * np.asarray(fourier.centered_fft2(as_complex(x)))
     np.testing.assert_allclose(as_complex(operator(x)), want, atol=1e-13)
     # <A x, y> = <x, A^H y>, real and imaginary part.
     left = np.vdot(as_complex(y), as_complex(operator(x)))
@@ -170,7 +170,7 @@ def test_coils_see_the_picture_through_their_sensitivities(kind, channels):
     scaled = coils / np.sqrt(np.sum(abs(coils) ** 2, axis=-1, keepdims=True))
     light = as_complex(x) if kind == "complex" else np.asarray(x, complex)
     each = [scaled[..., c] * light[..., i] for i in range(light.shape[-1]) for c in range(3)]
-    want = mask[..., None] * np.asarray(fourier.centerd_fft2(np.stack(each, axis=-1)))
+    want = mask[..., None] * np.asarray(fourier.centered_fft2(np.stack(each, axis=-1)))
     np.testing.assert_allclose(as_complex(operator(x)), want, atol=1e-13)
     np.testing.assert_allclose(inner(operator(x), y), inner(x, operator.adjoint(y)), rtol=1e-12)
     full = operators.masked_fourier(np.ones((8, 7)), channels=channels, kind=kind, coils=coils)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv.pytree import pytree, static
+from diffinv.pytree import choices_of, pytree, static
 
 
 @pytree
@@ -59,3 +59,16 @@ def test_paths_name_the_fields():
 def test_vmap_maps_over_the_leaves():
   sizes = jnp.arange(3.0)
   np.testing.assert_array_equal(jax.vmap(lambda shape: shape.size + 1)(Circle(sizes)), sizes + 1)
+
+
+def test_a_field_knows_the_names_that_it_may_hold():
+  @pytree
+  class Shape:
+    """A field with choices and two without."""
+
+    size: float = 1.0
+    kind: str = static("round", choices={"round": 1, "square": 2})
+    name: str = static("a")
+
+  assert [choices_of(Shape, name) for name in ("kind", "name", "size", "none")] == [("round", "square"), (), (), ()]
+  assert Shape().kind == "round"

@@ -169,7 +169,7 @@ def counting_network(params, x, t):
   return counted(params["gain"] * x)
 
 
-def sample_network(seed, method, gain=0.5, problem_seed=1):
+def sample_network(seed, method, gain=1.0, problem_seed=1):
   prior = Prior({"gain": jnp.float32(gain)}, counting_network, LINEAR)
   problem = make_problem(problem_seed, 1e-3)[1]  # little noise: no solve ends before its iterations
   x, _ = run(seed, method, problem, prior, COUNTED)

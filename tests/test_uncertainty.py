@@ -13,12 +13,12 @@ import pytest
 from scipy import stats
 
 from diffinv import sampler, schedules
-from diffinv.methods import DDRM, DPS, MMPS, PiGDM, ScoreALD
+from diffinv.methods import DDRM, DPS, MMPS, PiGDM, ScoreALD, affine, ddrm, dps, pigdm, score_ald
+from diffinv.methods.affine import ABAR, G3, PAIRS
 from diffinv.metrics import uncertainty
 from diffinv.problems import Problem
 from diffinv.schedules import Schedule
-from diffinv.verification import laws
-from diffinv.verification.laws import G3
+from diffinv.verification import statistics
 
 SMALLEST_P = 1e-4  # with fixed keys a p-value is a number, not a draw
 
@@ -166,36 +166,40 @@ def test_functions_are_the_same_under_jit_and_vmap():
 
 # The published coverage of samplers on G3, nominal 90 %: the laws predict it, and the library's samples have it.
 
-ABAR = laws.linear_alpha_bar(100)
-PAIRS = laws.pairs(ABAR)
 NOISES = np.geomspace(3.0, 0.05, 60)
 LINEAR_100 = Schedule("linear", 100)
 LEVEL, DRAWS, PROBLEMS = 0.9, 19, 1500  # 19: from the least draw to the largest is 90 %
 
 
 def chain(step, start=None):
-  return lambda p: laws.propagate(
-    laws.standard(3) if start is None else start(p, ABAR[-1]), [step(p, *pair) for pair in PAIRS]
+  return lambda p: affine.propagate(
+    affine.standard(3) if start is None else start(p, ABAR[-1]), [step(p, *pair) for pair in PAIRS]
   )
 
 
 def ald_law(p):
-  return laws.propagate(laws.Law(np.zeros(3), 9.0 * np.eye(3)), laws.langevin_maps(p, NOISES, 0.1, 1.0, 5, False))
+  return affine.propagate(
+    affine.Law(np.zeros(3), 9.0 * np.eye(3)), score_ald.exact_langevin_maps(p, NOISES, 0.1, 1.0, 5, False)
+  )
 
 
 COVERAGE = {  # the library's method, its law, coverage of the coordinates
-  "tmpd": (MMPS(iterations=3), chain(laws.conditional_step), (0.866, 0.876, 0.876)),
-  "pigdm": (PiGDM(weight="score"), chain(laws.pigdm_step), (0.864, 0.876, 0.878)),
-  "pigdm_algorithm_1": (PiGDM(weight="algorithm_1"), chain(laws.pigdm_algorithm_1_step), (0.769, 0.865, 0.855)),
-  "dps_.30": (DPS(scale=0.3, rule="squared"), chain(functools.partial(laws.dps_step, zeta=0.3)), (0.727, 0.859, 0.850)),
+  "tmpd": (MMPS(iterations=3), chain(affine.conditional_step), (0.866, 0.876, 0.876)),
+  "pigdm": (PiGDM(weight="score"), chain(pigdm.exact_step), (0.864, 0.876, 0.878)),
+  "pigdm_algorithm_1": (PiGDM(weight="algorithm_1"), chain(pigdm.exact_algorithm_1_step), (0.769, 0.865, 0.855)),
+  "dps_.30": (
+    DPS(scale=0.3, rule="squared"),
+    chain(functools.partial(dps.exact_step, zeta=0.3)),
+    (0.727, 0.859, 0.850),
+  ),
   "dps_.05": (
     DPS(scale=0.05, rule="squared"),
-    chain(functools.partial(laws.dps_step, zeta=0.05)),
+    chain(functools.partial(dps.exact_step, zeta=0.05)),
     (0.886, 0.874, 0.862),
   ),
   "ddrm": (
     DDRM(),
-    chain(functools.partial(laws.ddrm_step, eta=0.85, eta_b=1.0), laws.ddrm_start),
+    chain(functools.partial(ddrm.exact_step, eta=0.85, eta_b=1.0), ddrm.exact_start),
     (0.779, 0.827, 0.833),
   ),
   "score_ald": (
@@ -210,12 +214,12 @@ COVERAGE = {  # the library's method, its law, coverage of the coordinates
 def test_laws_predict_the_published_coverage(name):
   _, law, want = COVERAGE[name]
   # Three digits are printed; DDRM's second is .8265.
-  np.testing.assert_allclose(laws.expected_coverage(G3, law, LEVEL), want, rtol=0, atol=6e-4)
+  np.testing.assert_allclose(statistics.expected_coverage(G3, law, LEVEL), want, rtol=0, atol=6e-4)
 
 
 @pytest.mark.parametrize("count", [None, 19, 39])
 def test_laws_predict_the_nominal_coverage_of_exact_sampling(count):
-  got = laws.expected_coverage(G3, lambda p: p.posterior(), LEVEL, count)
+  got = statistics.expected_coverage(G3, lambda p: p.posterior(), LEVEL, count)
   np.testing.assert_allclose(got, 0.9, rtol=0, atol=1e-10)
 
 
@@ -254,7 +258,7 @@ def test_samples_have_the_coverage_that_is_predicted_for_their_sampler(name):
   ys = jnp.asarray(np.repeat(ys, DRAWS, axis=0), jnp.float32)
   samples = chains(keys, ys, method, G3.prior(), G3.problem(), schedules.as_arrays(grid))
   got = judged(jnp.reshape(samples, (PROBLEMS, DRAWS, 3)), truths).mean(axis=0)
-  want = laws.expected_coverage(G3, law, LEVEL, DRAWS)
+  want = statistics.expected_coverage(G3, law, LEVEL, DRAWS)
   assert np.all(np.abs(got - want) < 4 * np.sqrt(want * (1 - want) / PROBLEMS)), (got, want)
   if name in ("dps_.30", "pigdm_algorithm_1", "ddrm"):  # it is not the nominal one, and the run tells
     assert got[0] < 0.9 - 5 * np.sqrt(0.9 * 0.1 / PROBLEMS)

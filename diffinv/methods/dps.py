@@ -55,7 +55,6 @@ class DPS(base.Chain):
     return base.Cost(num_levels - 1, num_levels - 1)
 
   def update(self, z, x_t, now, nxt, prior, problem):
-
     def squared_norm(x_t):
       denoised = prior.denoise(x_t, now)  # Alg. 1, line 4
       predicted = problem.operator(denoised.x0)

@@ -1,4 +1,4 @@
-"""Operators made of operators: one after another, and several at once. Linear where all their parts are.
+"""Operators made of operators: one after another, and several at once; linear if all of their parts are.
 
 Closed forms of the parts are not those of the whole: its solves are by conjugate gradients.
 """
@@ -63,7 +63,7 @@ def compose(outer: Operator, inner: Operator) -> Operator:
 
 
 class _Stack:
-  """y = (A_1(x), A_2(x), ...), each flattened, one after another: `[m]`, as noise and residuals have it."""
+  """y = (A_1(x), A_2(x), ...), each flattened, one after another: `[m]`, as for noise and residuals."""
 
   is_picture = False
 

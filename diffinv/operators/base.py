@@ -28,7 +28,7 @@ class Operator:
 
   in_shape: tuple[int, ...] = static()
 
-  is_picture = True  # whether a measurement is one itself, so that an image file can hold it
+  is_picture = True  # whether a measurement is itself a picture, so that an image file can hold it
 
   def __call__(self, x: jax.Array) -> jax.Array:
     raise NotImplementedError
@@ -45,7 +45,7 @@ class Operator:
   def picture(self, y: jax.Array) -> jax.Array:
     """Return a measurement as a picture to look at, `[h, w, 1 or 3]`, [-1, 1] where the measurement is: here, itself.
 
-    Operators whose measurements are no pictures say in their own `picture` what is shown.
+    Operators whose measurements are not pictures define in their own `picture` what is shown.
 
     Raises:
       ValueError: `y` is no picture.
@@ -89,14 +89,13 @@ class LinearOperator(Operator):
   def pinv(self, y: jax.Array) -> jax.Array:
     """Return A^+ y, the least-squares image of least norm, `in_shape`.
 
-    Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are left out, or damped where there is no
-    decomposition.
+    Singular values below about `PINV_CUTOFF` (of ||A|| = O(1)) are left out, or damped if there is no decomposition.
     """
     b = self.spectral()
     return self.ridge(y, PINV_RIDGE) if b is None else b.synthesize(over(b.values, b.measure(y)))
 
   def spectral(self) -> Spectral | None:
-    """Return the singular value decomposition, or None where it has no closed form (reflecting blurs)."""
+    """Return the singular value decomposition, or None if it has no closed form (reflecting blurs)."""
     return None
 
 
@@ -117,12 +116,12 @@ def as_picture(x: jax.Array) -> jax.Array:
 
 
 def conjugate_gradients(matvec: Callable, b: jax.Array, iterations: int) -> jax.Array:
-  """Solve matvec(w) = b from zero in at most `iterations` steps, one product each; fewer at float precision.
+  """Solve matvec(w) = b from zero in at most `iterations` steps, one product each; it stops at float precision.
 
-  It ends, too, before a direction along which the matrix is not positive, which of a covariance no direction is, but
-  of what a network makes of one some may be: a step there would lead away.
+  It also stops before a direction along which the matrix is not positive, since a step there would lead away from the
+  solution. A covariance has no such direction, but a network's estimate of one may.
 
-  JAX's own solver starts with a product at zero, which for a covariance that is a network's costs a backward pass.
+  JAX's own solver starts with a product at zero, which costs a backward pass if the covariance is a network's.
   """
   least = (CG_EPS * float(jnp.finfo(b.dtype).eps)) ** 2 * jnp.sum(b**2)
 

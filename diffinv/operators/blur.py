@@ -1,6 +1,6 @@
 """Blurs: true convolutions, y_i = sum_j k_j x_{i-j}, so that a point of light becomes the kernel.
 
-Kernels have odd sizes and are centerd on their middle element. At the edges the image is reflected without repeating
+Kernels have odd sizes and are centered on their middle element. At the edges the image is reflected without repeating
 the edge pixel (d c b | a b c d | c b a), or wrapped around. The Gaussian is separable and has exact inverses from two
 small SVDs; any other kernel goes through FFTs, which at 61x61 taps is far cheaper than summing them.
 """
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.operators.base import PINV_CUTOFF, LinearOperator, Spectral, image_shape
-from diffinv.operators.fourier import centerd_fft2, hartley2, hartley_of
+from diffinv.operators.fourier import centered_fft2, hartley2, hartley_of
 from diffinv.operators.separable import Separable, separable
 from diffinv.pytree import pytree
 
 TRUNCATE = 4.0  # standard deviations at which the Gaussian ends, as in scipy.ndimage and DPS
 REFLECT_PINV_RIDGE = 1e-4  # relative to ||A||^2 = O(1): CG in float32 does not converge within its steps below this
-MOTION_POINTS_PER_PIXEL = 8  # of the kernel's size: the path is no longer than that, so points overlap
+MOTION_POINTS_PER_PIXEL = 8  # of the kernel's size, which bounds the length of the path, so points overlap
 MOTION_LINE_STD = 0.7  # pixels; half the width of the rendered path: antialiased, still thin
 MOTION_MIN_LENGTH = 0.5  # of the kernel's size; the longest path is 1
 
@@ -75,7 +75,7 @@ class CircularBlur(LinearOperator):
     return self._filter(1.0 / (_abs_squared(self._transfer()) + gamma), v)
 
   def spectral(self):
-    """Return the SVD: V is the Hartley transform, s = |K|, U^T takes the phase of K off.
+    """Return the SVD: V is the Hartley transform, s = |K|, U^T removes the phase of K.
 
     Singular values below `PINV_CUTOFF` times the largest count as zero.
     """
@@ -86,7 +86,7 @@ class CircularBlur(LinearOperator):
     phase = jnp.where(kept, transfer, 1.0) / jnp.where(kept, size, 1.0).astype(transfer.dtype)
 
     def measure(y):
-      return hartley_of(jnp.conj(phase) * centerd_fft2(y))
+      return hartley_of(jnp.conj(phase) * centered_fft2(y))
 
     return Spectral(jnp.where(kept, size, 0.0), hartley2, hartley2, measure)
 
@@ -113,7 +113,7 @@ class ReflectBlur(LinearOperator):
     size = (_fast_length(padded.shape[0]), _fast_length(padded.shape[1]))
     transfer = jnp.fft.rfft2(self.kernel, s=size)[:, :, None]
     y = jnp.fft.irfft2(transfer * jnp.fft.rfft2(padded, s=size, axes=(0, 1)), s=size, axes=(0, 1))
-    # The first k - 1 rows are where the convolution wraps around; the reflected borders make up for their loss.
+    # The convolution wraps around in the first k - 1 rows, which are cut off; the reflected borders replace them.
     return y[2 * above : 2 * above + height, 2 * left : 2 * left + width]
 
   def pinv(self, y):
@@ -129,7 +129,7 @@ def blur(shape: tuple[int, int, int], kernel, *, boundary: str = "reflect") -> L
 
   Args:
     shape: of the image, (h, w, c).
-    kernel: `[k, l]` of odd sizes, centerd on its middle element; used as it is, so normalize it to sum 1 to keep the
+    kernel: `[k, l]` of odd sizes, centered on its middle element; used as it is, so normalize it to sum 1 to keep the
       image's brightness.
     boundary: "reflect", or "circular" (exact inverses by FFT).
 

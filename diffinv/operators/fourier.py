@@ -1,7 +1,7 @@
 """Measurements in the Fourier domain: magnitudes (phase retrieval) and samples of k-space (MRI).
 
-The transform is centerd and orthonormal, F = fftshift fft2 ifftshift, for even and odd sizes: ||F x|| = ||x||, the zero
-frequency in the middle (fastMRI's convention). k-space is real here: the real parts of all its channels, then the
+The transform is centered and orthonormal, F = fftshift fft2 ifftshift, for even and odd sizes: ||F x|| = ||x||, the
+zero frequency in the middle (fastMRI's convention). k-space is real here: the real parts of all its channels, then the
 imaginary parts, so that noise of standard deviation sigma_y is put on each of the two.
 
 A measured picture is one of two kinds:
@@ -24,24 +24,24 @@ from diffinv.operators.base import LinearOperator, Operator, Spectral, as_pictur
 from diffinv.pytree import pytree, static
 
 CENTER_FRACTIONS = {4: 0.08, 8: 0.04}  # of the lines, by acceleration (Zbontar et al., fastMRI, arXiv 1811.08839)
-MIN_COIL = 1e-6  # of the strongest root of sum |S|^2: below, a place is seen by no coil
+MIN_COIL = 1e-6  # of the largest root of sum |S|^2: a place below it is seen by no coil
 
 
-def centerd_fft2(x: jax.Array) -> jax.Array:
+def centered_fft2(x: jax.Array) -> jax.Array:
   """Return the orthonormal 2-D Fourier transform of `x` `[h, w, ...]`, zero frequency in the middle, complex."""
   shifted = jnp.fft.fft2(jnp.fft.ifftshift(x, axes=(0, 1)), axes=(0, 1), norm="ortho")
   return jnp.fft.fftshift(shifted, axes=(0, 1))
 
 
-def centerd_ifft2(x: jax.Array) -> jax.Array:
-  """Return the inverse of `centerd_fft2`, which is its adjoint, complex."""
+def centered_ifft2(x: jax.Array) -> jax.Array:
+  """Return the inverse of `centered_fft2`, which is its adjoint, complex."""
   shifted = jnp.fft.ifft2(jnp.fft.ifftshift(x, axes=(0, 1)), axes=(0, 1), norm="ortho")
   return jnp.fft.fftshift(shifted, axes=(0, 1))
 
 
 def hartley2(x: jax.Array) -> jax.Array:
   """Return Re F x - Im F x of a real `x` `[h, w, ...]`: orthonormal, symmetric, its own inverse."""
-  return hartley_of(centerd_fft2(x))
+  return hartley_of(centered_fft2(x))
 
 
 def hartley_of(spectrum: jax.Array) -> jax.Array:
@@ -64,11 +64,11 @@ def join(y: jax.Array) -> jax.Array:
 
 @pytree
 class FourierMagnitude(Operator):
-  """y = |F P x| with P zero padding and F the centerd orthonormal Fourier transform, `[h + 2p, w + 2q, c]`; nonlinear.
+  """y = |F P x| with P zero padding and F the centered orthonormal Fourier transform, `[h + 2p, w + 2q, c]`; nonlinear.
 
   Two conventions, which are two problems. signed: x is used on its [-1, 1] scale, as in DPS; x, -x and x rotated by 180
-  degrees have the same y. Not signed: (x + 1) / 2 on [0, 1] is padded and transformed, as in DAPS; an image is not
-  taken for its negative, the zero frequency says how bright it is, and only the rotation is left.
+  degrees have the same y. Not signed: (x + 1) / 2 on [0, 1] is padded and transformed, as in DAPS; an image is no
+  longer confused with its negative, the zero frequency gives its brightness, and only the rotation remains ambiguous.
   """
 
   padding: tuple[int, int] = static()  # p, q: pixels on each side
@@ -79,7 +79,7 @@ class FourierMagnitude(Operator):
   def __call__(self, x):
     p, q = self.padding
     light = x if self.signed else (x + 1.0) / 2.0
-    return jnp.abs(centerd_fft2(jnp.pad(light, ((p, p), (q, q), (0, 0)))))
+    return jnp.abs(centered_fft2(jnp.pad(light, ((p, p), (q, q), (0, 0)))))
 
   def picture(self, y):
     """Return log(1 + |y|), its largest value white: `[h + 2p, w + 2q, 1 or 3]`."""
@@ -117,10 +117,10 @@ class ComplexFourier(LinearOperator):
   is_picture = False
 
   def __call__(self, x):
-    return self.mask * split(centerd_fft2(join(x)))
+    return self.mask * split(centered_fft2(join(x)))
 
   def adjoint(self, y):
-    return split(centerd_ifft2(join(self.mask * y)))
+    return split(centered_ifft2(join(self.mask * y)))
 
   def pinv(self, y):
     return self.adjoint(y)
@@ -131,8 +131,8 @@ class ComplexFourier(LinearOperator):
   def spectral(self):
     return Spectral(
       self.mask,
-      lambda x: split(centerd_fft2(join(x))),
-      lambda coords: split(centerd_ifft2(join(coords))),
+      lambda x: split(centered_fft2(join(x))),
+      lambda coords: split(centered_ifft2(join(coords))),
       lambda y: y,
     )
 
@@ -153,13 +153,13 @@ class RealFourier(LinearOperator):
   is_picture = False
 
   def __call__(self, x):
-    return self.mask * split(centerd_fft2(x))
+    return self.mask * split(centered_fft2(x))
 
   def adjoint(self, y):
-    return centerd_ifft2(join(self.mask * y)).real
+    return centered_ifft2(join(self.mask * y)).real
 
   def ridge(self, y, gamma):
-    """Return A^T (A A^T + gamma I)^-1 y: `solve` would lose it in 1 / gamma, which A^T takes away again."""
+    """Return A^T (A A^T + gamma I)^-1 y: in `solve` the terms in 1 / gamma, which A^T cancels, would swamp it."""
     s = self._values()
     return hartley2(s / (s**2 + gamma) * self._measure(y))
 
@@ -177,7 +177,7 @@ class RealFourier(LinearOperator):
     return jnp.broadcast_to(self.mask, y.shape)
 
   def picture(self, y):
-    """Return the zero-filled picture A^T y, clipped to [-1, 1], `[h, w, 1 or 3]`: what is not sampled is mid-gray."""
+    """Return the zero-filled picture A^T y, clipped to [-1, 1], `[h, w, 1 or 3]`."""
     return jnp.clip(as_picture(self.adjoint(y)), -1.0, 1.0)
 
   def _values(self):
@@ -209,10 +209,10 @@ class MultiCoil(LinearOperator):
   def __call__(self, x):
     light = join(x) if self.kind == "complex" else jax.lax.complex(x, jnp.zeros_like(x))
     spread = light[:, :, :, None] * self.coils[:, :, None, :]
-    return self.mask * split(centerd_fft2(spread.reshape(*x.shape[:2], -1)))
+    return self.mask * split(centered_fft2(spread.reshape(*x.shape[:2], -1)))
 
   def adjoint(self, y):
-    spread = centerd_ifft2(join(self.mask * y))
+    spread = centered_ifft2(join(self.mask * y))
     light = spread.reshape(*y.shape[:2], -1, self.coils.shape[-1]) * jnp.conj(self.coils)[:, :, None, :]
     total = jnp.sum(light, axis=-1)
     return split(total) if self.kind == "complex" else total.real
@@ -300,7 +300,7 @@ def random_lines(key: jax.Array, width: int, *, acceleration: int, center_fracti
 
 
 def equispaced_lines(key: jax.Array, width: int, *, acceleration: int, center_fraction: float) -> jax.Array:
-  """Draw columns of k-space: the middle, and equidistant ones from a random first one on.
+  """Draw columns of k-space: the middle, and equidistant ones after a random first one.
 
   Returns:
     `[width]`, 0 or 1; about W / R columns.

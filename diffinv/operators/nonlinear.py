@@ -16,8 +16,8 @@ TONE_STRENGTH = 0.5  # part of the tone curve that is not the straight line
 def linear_light(x: jax.Array) -> jax.Array:
   """Return the light behind a displayed value: -1 to 0, 1 to 1, like a gamma of 2.2 in between.
 
-  L(x) = (softplus(b x) - softplus(-b)) / b, whose derivative lies within (0, 1) everywhere; a power has none at black
-  and no value below it.
+  L(x) = (softplus(b x) - softplus(-b)) / b, whose derivative lies within (0, 1) everywhere; a power has no derivative
+  at black and no value below it.
   """
   b = SENSITIVITY
   return (jax.nn.softplus(b * x) - jax.nn.softplus(jnp.asarray(-b, x.dtype))) / b

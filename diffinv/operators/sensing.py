@@ -100,7 +100,7 @@ class GaussianMatrix(LinearOperator):
     return solved + (v - _times(self.u, coords)) / gamma  # more measurements than values: what A never says
 
   def ridge(self, y, gamma):
-    """Return A^T (A A^T + gamma I)^-1 y: `solve` would lose it in 1 / gamma, which A^T takes away again."""
+    """Return A^T (A A^T + gamma I)^-1 y: in `solve` the terms in 1 / gamma, which A^T cancels, would swamp it."""
     return _times(self.v, self.s / (self.s**2 + gamma) * _times(self.u.T, y)).reshape(self.in_shape)
 
   def spectral(self):

@@ -1,4 +1,4 @@
-"""Operators that act on rows and columns apart, with exact inverses from two small SVDs."""
+"""Operators that act on rows and columns separately, with exact inverses from two small SVDs."""
 
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class Separable(LinearOperator):
     return self.rows.s[:, None, None] * self.cols.s[None, :, None]
 
   def _kept_values(self):
-    """Return the singular values, those that `spectral` leaves out as 0."""
+    """Return the singular values, with 0 for those that `spectral` leaves out."""
     s = self._singular_values()
     return jnp.where(s > PINV_CUTOFF * self.rows.s[0] * self.cols.s[0], s, 0.0)
 

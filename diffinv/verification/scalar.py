@@ -56,8 +56,8 @@ def scalar_row(name: str, case: ScalarCase, count: int, key: jax.Array) -> Row:
 
 def scalar_errors(x: np.ndarray, law: ScalarCase, threshold: float) -> dict[str, float]:
   """Return the errors of samples `[n]`, in standard errors."""
-  n, centerd = len(x), x - x.mean()
-  fourth = np.mean(centerd**4)
+  n, centered = len(x), x - x.mean()
+  fourth = np.mean(centered**4)
   return {
     "mean": (x.mean() - law.mean) / np.sqrt(law.variance / n),
     "variance": (x.var() - law.variance) / np.sqrt((fourth - x.var() ** 2) / n),
