@@ -229,7 +229,7 @@ class TrainConfig:
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return the settings of a run as they are called now; those of older runs have other names, and no network."""
   named = {"optimizer" if name == "optimiser" else name: value for name, value in settings.items()}
-  return {"network": "small", **named}
+  return named if "network" in named else {**named, "network": "small"}
 
 
 def shared(cls: type, config: TrainConfig) -> dict[str, Any]:
@@ -270,9 +270,10 @@ def _check_length(c: TrainConfig) -> None:
 
 
 def _check_multipliers(c: TrainConfig) -> None:
-  numbers = c.multipliers if isinstance(c.multipliers, tuple) else (c.multipliers,)
+  given: Any = c.multipliers
+  numbers = given if isinstance(given, tuple) else ()
   if not 1 <= len(numbers) <= MAX_LEVELS or not all(type(n) is int and n >= 1 for n in numbers):
-    came = ",".join(map(str, numbers)) or "none"
+    came = (",".join(map(str, given)) or "none") if isinstance(given, tuple) else given
     raise errors.UsageError(f"`multipliers`: expected 1 to {MAX_LEVELS} whole numbers from 1 on, got {came}")
 
 
