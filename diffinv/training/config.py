@@ -292,7 +292,7 @@ def _check_size(c: TrainConfig) -> None:
 
 
 def _check_heads(c: TrainConfig) -> None:
-  coarsest = c.channels * (c.multipliers or ())[-1]
+  coarsest = c.channels * (c.multipliers or (1,))[-1]
   attends = c.attention or c.network == "guided_diffusion"  # whose middle always does
   if attends and coarsest % c.head_channels:
     whose = "" if c.network == "guided_diffusion" else ", for `attention`"

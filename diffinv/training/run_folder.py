@@ -212,7 +212,8 @@ class RunFolder:
     """Return the last saved state, or `state` if there is none; forget log entries that came after it."""
     step = self._last.latest_step()
     if step is not None:
-      state = self._last.restore(step, args=ocp.args.StandardRestore(state))
+      restored: Any = self._last.restore(step, args=ocp.args.StandardRestore(state))
+      state = restored
     log = self.path / LOG
     if log.exists():
       kept = [line for line in log.read_text().splitlines() if _step_of(line) <= int(state.step)]
