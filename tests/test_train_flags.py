@@ -1,23 +1,41 @@
-"""What `diffinv train` refuses before it begins: one line that names the flag, and nothing written or lost."""
+"""What `diffinv train` refuses before it begins: one line that names the flag, and nothing written or lost.
 
+And what a `TrainConfig` is made of: defaults, and the plan that binds a run to it.
+"""
+
+import dataclasses
+import inspect
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import errors
+from diffinv import errors, options, output
 from diffinv.apps import main
 from diffinv.apps import train as train_app
 from diffinv.priors import folder as checkpoint
+from diffinv.training import devices, network, run_folder
+from diffinv.training.config import TrainConfig
 
 TINY = "--data=faces --size=16 --channels=8 --multipliers=1,2 --embedding=16 --batch_size=8 --steps=4".split()
 
 
-def settings(output, *flags):
-  """Parse a command line as `diffinv train` does."""
-  main.parse("train", train_app.FLAGS, [*TINY, f"--output={output}", *flags])
-  return train_app.settings_from_flags()
+def configured(*flags):
+  """Parse a command line as `diffinv train` does, and fill in the defaults."""
+  main.parse("train", train_app.FLAGS, [*TINY, *flags])
+  return train_app.config_from_flags().resolved()
+
+
+def planned(config, prior, report=print):
+  """The plan of a run that writes `prior`."""
+  return run_folder.make_plan(config, prior, devices.choose(config), report=report)
+
+
+def write(plan, folder):
+  """Begin a run with a plan in its folder, which is there."""
+  run_folder.RunFolder(folder, plan).close()
 
 
 def fails(capsys, output, *flags):
@@ -81,7 +99,7 @@ def begun(tmp_path):
   folder = tmp_path / "p.training"
   (folder / "samples").mkdir(parents=True)
   (folder / "samples" / "00000001.png").write_bytes(b"a grid")
-  (folder / "run.json").write_text(json.dumps(train_app.make_plan(settings(tmp_path / "p"))))
+  output.write_json(folder / "run.json", dataclasses.asdict(planned(configured(), tmp_path / "p")))
   return folder
 
 
@@ -143,37 +161,36 @@ def test_images_do_not_lie_in_what_is_replaced(tmp_path, capsys, data):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
   """A prior of the network that TINY describes."""
-  import jax
-
-  from diffinv.nets import small
-
-  folder = tmp_path_factory.mktemp("priors") / "first"
-  s = settings(folder)
-  config = train_app.network_config(s)
-  return checkpoint.save_prior(folder, train_app.make_prior(small.initialize(jax.random.key(0), config), s), config)
+  folder, config = tmp_path_factory.mktemp("priors") / "first", configured()
+  shape = network.shape(config)
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), checkpoint.param_shapes(shape))
+  return checkpoint.save_prior(folder, network.make_prior(params, config), shape)
 
 
 @pytest.mark.parametrize(
   "flag, message",
   [
-    ("--prediction=v", "prediction, 'v', .* has 'edm'"),
-    ("--prediction=eps", "prediction, 'eps', .* has 'edm'"),
-    ("--learned_variance --levels=uniform", "learned_variance, True, .* has False"),
-    ("--channels=16", "channels, 16, .* has 8"),
-    ("--multipliers=1,2,2", r"multipliers, \(1, 2, 2\), .* has \(1, 2\)"),
-    ("--middle_blocks=3", "middle_blocks, 3, .* has 2"),
-    ("--attention --head_channels=8", "attention, True, .* has False"),
+    ("--prediction=v", "prediction is 'v', .* has 'edm'"),
+    ("--prediction=eps", "prediction is 'eps', .* has 'edm'"),
+    ("--learned_variance --levels=uniform", "learned_variance is True, .* has False"),
+    ("--channels=16", "channels is 16, .* has 8"),
+    ("--multipliers=1,2,2", r"multipliers is \(1, 2, 2\), .* has \(1, 2\)"),
+    ("--middle_blocks=3", "middle_blocks is 3, .* has 2"),
+    ("--attention --head_channels=8", "attention is True, .* has False"),
+    ("--network=guided_diffusion --channels=32", "network is 'guided_diffusion', .* has 'small'"),
   ],
 )
-def test_weights_of_something_else_are_refused_by_the_field_that_differs(first, tmp_path, flag, message):
-  with pytest.raises(errors.UsageError, match=f"init: expected a prior of the flags' {message}; choose"):
-    train_app.check_init(settings(tmp_path / "p", f"--init={first}", *flag.split()))
+def test_weights_of_something_else_are_refused_by_the_field_that_differs(first, monkeypatch, flag, message):
+  if "guided_diffusion" in flag:
+    monkeypatch.setattr(f"{__name__}.TINY", [text for text in TINY if "embedding" not in text])
+  config = configured(f"--init={first}", *flag.split())
+  with pytest.raises(errors.UsageError, match=f"`init`: expected a prior whose {message}; choose"):
+    network.check_init(config)
 
 
-def test_weights_of_the_flags_network_are_taken(first, tmp_path):
+def test_weights_of_the_flags_network_are_taken(first):
   # What is not of the weights, or has no part in the network, may differ.
-  s = settings(tmp_path / "p", f"--init={first}", "--dtype=bfloat16", "--head_channels=8", "--schedule=cosine")
-  train_app.check_init(s)
+  network.check_init(configured(f"--init={first}", "--dtype=bfloat16", "--head_channels=8", "--schedule=cosine"))
 
 
 def test_an_analytic_prior_has_no_weights(tmp_path, capsys):
@@ -184,21 +201,91 @@ def test_an_analytic_prior_has_no_weights(tmp_path, capsys):
 @pytest.mark.parametrize(
   "size, flags, multipliers, patch, p_mean",
   [
-    (16, (), [1, 2, 3], 2, -0.6),
-    (64, (), [1, 2, 3], 2, -0.6),
-    (128, (), [1, 2, 3, 3], 2, 0.093),
-    (200, (), [1, 2, 3], 2, -0.6),  # no multiple of 16
-    (256, (), [1, 2, 3, 3], 4, 0.786),
-    (256, ("--patch=2", "--p_mean=0"), [1, 2, 3, 3], 2, 0.0),
-    (64, ("--config=faces",), [1, 2, 3], 2, 0.3),
-    (128, ("--config=faces",), [1, 2, 3, 3], 2, 0.993),
-    (768, (), [1, 1, 2, 3, 3], 4, 1.885),
+    (16, (), (1, 2, 3), 2, -0.6),
+    (64, (), (1, 2, 3), 2, -0.6),
+    (128, (), (1, 2, 3, 3), 2, 0.093),
+    (200, (), (1, 2, 3), 2, -0.6),  # no multiple of 16
+    (256, (), (1, 2, 3, 3), 4, 0.786),
+    (256, ("--patch=2", "--p_mean=0"), (1, 2, 3, 3), 2, 0.0),
+    (64, ("--config=faces",), (1, 2, 3), 2, 0.3),
+    (128, ("--config=faces",), (1, 2, 3, 3), 2, 0.993),
+    (768, (), (1, 1, 2, 3, 3), 4, 1.885),
+    (64, ("--network=guided_diffusion",), (1, 2, 3, 4), None, -0.6),
+    (256, ("--network=guided_diffusion",), (1, 1, 2, 2, 4, 4), None, 0.786),
+    (64, ("--network=guided_diffusion", "--config=faces"), (1, 2, 3, 4), None, 0.3),
   ],
 )
-def test_defaults_follow_the_size_of_the_images(tmp_path, size, flags, multipliers, patch, p_mean):
-  main.parse("train", train_app.FLAGS, ["--data=x", f"--output={tmp_path}", "--steps=1", f"--size={size}", *flags])
-  s = train_app.settings_from_flags()
-  assert (s["multipliers"], s["patch"], s["p_mean"]) == (multipliers, patch, p_mean)
+def test_defaults_follow_the_size_of_the_images(size, flags, multipliers, patch, p_mean):
+  main.parse("train", train_app.FLAGS, ["--data=x", "--steps=1", f"--size={size}", *flags])
+  config = train_app.config_from_flags().resolved()
+  assert (config.multipliers, config.patch, config.p_mean) == (multipliers, patch, p_mean)
+
+
+def test_what_is_given_goes_before_the_set_of_defaults_and_that_before_the_usual_ones():
+  faces = TrainConfig(config="faces", steps=1).resolved()
+  assert (faces.data, faces.middle_blocks, faces.attention, faces.flip, faces.p_mean) == ("faces", 3, True, False, 0.3)
+  mixed = TrainConfig(config="faces", steps=1, data="photos", attention=False, flip=True).resolved()
+  assert (mixed.data, mixed.middle_blocks, mixed.attention, mixed.flip, mixed.p_mean) == ("photos", 3, False, True, 0.3)
+  photo = TrainConfig(config="photo", steps=1).resolved()
+  assert (photo.data, photo.middle_blocks, photo.attention, photo.flip, photo.p_mean) == (
+    "photos",
+    2,
+    False,
+    True,
+    -0.3,
+  )
+  assert (
+    faces.resolved() == faces and dataclasses.replace(TrainConfig(data="x", steps=1), size=256).resolved().patch == 4
+  )
+
+
+@pytest.mark.parametrize("flag", ("patch=1", "middle_blocks=2", "embedding=64"))
+def test_an_option_that_a_network_does_not_have_is_refused(flag, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(f"{__name__}.TINY", [text for text in TINY if "embedding" not in text])
+  said = fails(capsys, tmp_path / "p", "--network=guided_diffusion", "--channels=32", f"--{flag}")
+  name, _, value = flag.partition("=")
+  assert f"--{name}: expected none for --network=guided_diffusion, which has no such option, got {value}" in said
+
+
+def test_a_network_that_cannot_be_built_is_one_line_that_names_the_flag(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(f"{__name__}.TINY", [text for text in TINY if "embedding" not in text])
+  said = fails(capsys, tmp_path / "p", "--network=guided_diffusion", "--channels=24", "--head_channels=8")
+  assert "--channels: expected multiples of 32 at each level of --network=guided_diffusion, got 24" in said
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    ({"data": None}, "`data`: expected a value, got none"),
+    ({"steps": None}, "`steps`: expected one of `steps` and `minutes`"),
+    ({"minutes": 3.0}, "`steps`: expected one of `steps` and `minutes`"),
+    ({"decay": "no"}, "`decay`: expected one of cosine, linear, constant, got 'no'"),
+    ({"size": 20}, "`size`: expected a multiple of 8 for this network, got 20"),
+    ({"multipliers": (1, 0)}, "`multipliers`: expected 1 to 16 whole numbers from 1 on, got 1,0"),
+    ({"multipliers": 3}, "`multipliers`: expected 1 to 16 whole numbers from 1 on, got 3"),
+    ({"batch_size": 1.5}, "`batch_size`: expected a whole number, got 1.5"),
+  ],
+)
+def test_from_python_the_same_is_refused(given, message):
+  with pytest.raises(errors.UsageError, match=message):
+    TrainConfig(**{"data": "faces", "steps": 1, **given})
+
+
+def test_every_option_is_a_flag_with_a_description():
+  for name, (_, about) in options.options(TrainConfig).items():
+    assert about.help.endswith(".") and "`" not in train_app.FLAGS[name].help
+  assert {f.name for f in dataclasses.fields(TrainConfig)} == options.options(TrainConfig).keys()
+
+
+@pytest.mark.parametrize("name", ("photo", "faces"))
+def test_the_run_of_a_shipped_prior_can_be_read(name):
+  """As older versions wrote it."""
+  config = TrainConfig.of_prior(checkpoint.load_provenance(name))
+  shape = network.shape(config.resolved())
+  assert dataclasses.replace(checkpoint.load_description(name)[1], dtype=shape.dtype) == shape
+  with pytest.raises(ValueError, match="expected that of a prior that"):
+    TrainConfig.of_prior({})
 
 
 # Plans
@@ -209,8 +296,8 @@ def plan(tmp_path):
   """Return the plan of a run into `p` whose length flags say."""
 
   def make(*flags):
-    main.parse("train", train_app.FLAGS, [*TINY[:-1], f"--output={tmp_path / 'p'}", *flags])
-    return train_app.make_plan(train_app.settings_from_flags())
+    main.parse("train", train_app.FLAGS, [*TINY[:-1], *flags])
+    return planned(train_app.config_from_flags().resolved(), tmp_path / "p")
 
   return make
 
@@ -218,37 +305,58 @@ def plan(tmp_path):
 def test_a_run_of_minutes_is_bound_to_its_settings_from_the_start(tmp_path, plan):
   (tmp_path / "p.training").mkdir()
   new = plan("--minutes=1")
-  assert new["total_steps"] is None and new["validate_every"] is None
-  train_app.Run(settings(tmp_path / "p"), new).close()
-  assert json.loads((tmp_path / "p.training" / "run.json").read_text()) == new
+  assert new.total_steps is None and new.validate_every is None
+  write(new, tmp_path / "p.training")
+  assert json.loads((tmp_path / "p.training" / "run.json").read_text()) == dataclasses.asdict(new)
   assert plan("--minutes=1") == new
-  with pytest.raises(errors.UsageError, match="learning_rate: expected 0.001, with which the run"):
+  with pytest.raises(errors.UsageError, match="`learning_rate`: expected 0.001, with which the run"):
     plan("--minutes=1", "--learning_rate=0.5")
-  assert plan("--steps=2400") == {**new, "total_steps": 2400, "validate_every": 200}
+  assert plan("--steps=2400") == dataclasses.replace(new, total_steps=2400, validate_every=200)
+
+
+def test_a_run_of_the_previous_version_goes_on(begun, plan):
+  """Its plan calls an option otherwise, knows one network only, and of a set of the package names no files."""
+  file, now = begun / "run.json", plan("--steps=4")
+  assert "optimiser" not in now.settings and now.settings["network"] == "small"
+  older = {"optimiser" if k == "optimizer" else k: v for k, v in now.settings.items() if k not in ("network", "files")}
+  file.write_text(json.dumps({**dataclasses.asdict(now), "settings": older}))
+  assert plan("--steps=4") == now
+  with pytest.raises(errors.UsageError, match="`optimizer`: expected 'muon', with which the run"):
+    plan("--steps=4", "--optimizer=adamw")
 
 
 def test_a_run_that_goes_on_takes_what_may_change_and_says_so(begun, plan, capsys):
-  assert plan("--steps=4")["validate_every"] == 100 and capsys.readouterr().out == ""
-  assert plan("--steps=4", "--validate_every=2")["validate_every"] == 2
-  assert plan("--steps=9")["total_steps"] == 9
+  assert plan("--steps=4").validate_every == 100 and capsys.readouterr().out == ""
+  assert plan("--steps=4", "--validate_every=2").validate_every == 2
+  assert plan("--steps=9").total_steps == 9
   assert "planned for 4 steps, now 9" in capsys.readouterr().out
-  assert plan("--minutes=3")["total_steps"] == 4
-  assert "goes on to the 4 steps that were planned; --minutes is of new runs" in capsys.readouterr().out
+  assert plan("--minutes=3").total_steps == 4
+  assert "goes on to the 4 steps that were planned; `minutes` is of new runs" in capsys.readouterr().out
 
 
 def test_a_run_keeps_what_it_began_with(begun, plan, monkeypatch):
   """The code, and how often a longer one validates."""
   first = plan("--steps=4")
-  assert plan("--steps=24000")["validate_every"] == 2000
-  monkeypatch.setattr(train_app, "_commit", lambda: "another")
-  assert plan("--steps=4")["commit"] == f"{first['commit']}, another"
+  assert plan("--steps=24000").validate_every == 2000
+  monkeypatch.setattr(run_folder, "code_commit", lambda: "another")
+  assert plan("--steps=4").commit == f"{first.commit}, another"
 
 
 def test_a_plan_of_a_name_that_is_no_text_is_found_again(tmp_path):
   folder = tmp_path / "a\udcff"
   picture(folder / "b\udcfe.png")
-  s = settings(tmp_path / "p", f"--data={folder}")
+  config = configured(f"--data={folder}")
   (tmp_path / "p.training").mkdir()
-  plan = train_app.make_plan(s)
-  train_app.Run(s, plan).close()
-  assert train_app.make_plan(s) == plan
+  plan = planned(config, tmp_path / "p")
+  write(plan, tmp_path / "p.training")
+  assert planned(config, tmp_path / "p") == plan
+
+
+# From Python
+
+
+def test_the_public_function_needs_a_configuration_and_a_folder_only():
+  from diffinv.training.run import train
+
+  parameters = inspect.signature(train).parameters
+  assert [name for name, p in parameters.items() if p.default is p.empty] == ["config", "folder"]

@@ -14,7 +14,7 @@ from absl import flags
 from diffinv import errors, options
 from diffinv.apps import flags as option_flags
 from diffinv.apps import main as main_module
-from diffinv.training.config import TrainConfig
+from diffinv.training.config import COMMON, DEFAULTS, TrainConfig
 from diffinv.training.run import train
 
 FLAGS = flags.FlagValues()
@@ -26,6 +26,7 @@ flags.DEFINE_boolean("restart", False, "Throw away what OUTPUT.training holds an
 option_flags.define(
   FLAGS,
   TrainConfig,
+  defaults={**COMMON, **DEFAULTS["small"]},  # for the help only: what is not given is left to `TrainConfig.resolved`
   helps={name: errors.as_flags(about.help) for name, (_, about) in options.options(TrainConfig).items()},
 )
 
@@ -36,12 +37,15 @@ def config_from_flags() -> TrainConfig:
   Raises:
     UsageError: flags are missing or contradict each other.
   """
-  return TrainConfig(**{**option_flags.read(FLAGS, TrainConfig), "multipliers": _numbers(FLAGS.multipliers)})
+  given = option_flags.given(FLAGS, TrainConfig)
+  if "multipliers" in given:
+    given["multipliers"] = _numbers(given["multipliers"])
+  return TrainConfig(**given)
 
 
-def _numbers(texts: list[str] | None) -> tuple[int | str, ...] | None:
+def _numbers(texts: tuple[str, ...]) -> tuple[int | str, ...]:
   """Return texts as numbers; what is none is left as it is, for `TrainConfig` to refuse."""
-  return None if texts is None else tuple(int(text) if text.isdecimal() else text for text in texts)
+  return tuple(int(text) if text.isdecimal() else text for text in texts)
 
 
 def _print(line: str, **where: Any) -> None:

@@ -91,9 +91,7 @@ class TrainConfig:
     "For folders: largest random reduction before a random crop, factor, at least 1; 0: up to the whole picture.",
     low=0.0,
   )
-  flip: bool | None = option(
-    None, "For folders and faces: mirror half of the images. Not set: true, but not for `config=faces`."
-  )
+  flip: bool | None = option(None, "For folders and faces: mirror half of the images; `config=faces` does not.")
   augment: float = option(
     1.0,
     "For photos: strength of changes of exposure and color, 0 for none.",
@@ -129,8 +127,8 @@ class TrainConfig:
   levels: str = option("lognormal", "Noise levels: log-normal, or uniform over the schedule.", choices=step.LEVELS)
   p_mean: float | None = option(
     None,
-    "Mean of ln(sigma/alpha), for log-normal levels. Not set: -0.6, -0.3 for `config=photo` and 0.3 for "
-    "`config=faces`; for images of 128 pixels or more, ln(size / 64) is added.",
+    "Mean of ln(sigma/alpha), for log-normal levels. Not set: -0.3 for `config=photo`, 0.3 for `config=faces`, and "
+    "more by ln(size / 64) for images of 128 pixels or more.",
   )
   p_std: float = option(1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.", low=0.0)
   wide: float = option(0.1, "Part of log-normal levels drawn log-uniformly over the whole schedule.", low=0.0, high=1.0)
@@ -145,24 +143,24 @@ class TrainConfig:
   channels: int = option(64, "Channels of the network at its finest level.", low=1)
   multipliers: tuple[int, ...] | None = option(
     None,
-    "Channels of each level over `channels`, finest first. Not set: 1,2,3, for guided_diffusion 1,2,3,4; more levels "
-    "for images of 128 pixels or more.",
+    "Channels of each level over `channels`, finest first. Not set: more levels for images of 128 pixels or more, and "
+    "for guided_diffusion.",
   )
-  blocks: int | None = option(None, "Residual blocks a level, each way. Not set: 1.", low=1)
+  blocks: int | None = option(None, "Residual blocks a level, each way.", low=1)
   middle_blocks: int | None = option(
-    None, "Residual blocks at the coarsest level of small. Not set: 2, and 3 for `config=faces`.", low=1
+    None, "Residual blocks at the coarsest level of small; 3 for `config=faces`.", low=1
   )
   patch: int | None = option(
     None,
-    "Edge of the square of pixels that is one position of small. Not set: 2; 4 for images of 256 pixels or more.",
+    "Edge of the square of pixels that is one position of small. Not set: 4 for images of 256 pixels or more.",
     low=1,
   )
   attention: bool | None = option(
     None,
-    "Attention at the coarsest level: for images of one size only. Not set: false, but true for `config=faces`.",
+    "Attention at the coarsest level: for images of one size only; `config=faces` has it.",
   )
   head_channels: int = option(64, "Channels of a head of attention.", low=1)
-  embedding: int | None = option(None, "Width of the embedding of small's noise level. Not set: 192.", low=4)
+  embedding: int | None = option(None, "Width of the embedding of small's noise level.", low=4)
   dtype: str = option("float32", "Precision of the convolutions.", choices=("float32", "bfloat16"))
 
   log_every: int = option(20, "Steps between lines of the log.", low=1)
@@ -203,10 +201,10 @@ class TrainConfig:
     Raises:
       ValueError: the provenance is not that of a training run.
     """
-    if not isinstance(provenance.get("settings"), Mapping) or "steps" not in provenance:
+    if not isinstance(provenance.get("settings"), Mapping):
       raise ValueError("provenance: expected that of a prior that `diffinv train` made, got another")
     known = {name: v for name, v in renamed(provenance["settings"]).items() if name in options.options(cls)}
-    return cls(**{**known, "steps": provenance["steps"], "devices": None})
+    return cls(**{**known, "steps": provenance.get("steps", 1), "devices": None})
 
   @property
   def source(self) -> str:
@@ -229,7 +227,7 @@ class TrainConfig:
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return the settings of a run as they are called now; those of older runs have other names, and no network."""
   named = {"optimizer" if name == "optimiser" else name: value for name, value in settings.items()}
-  return {"network": "small", **named}
+  return named if "network" in named else {**named, "network": "small"}
 
 
 def shared(cls: type, config: TrainConfig) -> dict[str, Any]:
@@ -270,9 +268,10 @@ def _check_length(c: TrainConfig) -> None:
 
 
 def _check_multipliers(c: TrainConfig) -> None:
-  numbers = c.multipliers if isinstance(c.multipliers, tuple) else (c.multipliers,)
+  given: Any = c.multipliers
+  numbers = given if isinstance(given, tuple) else ()
   if not 1 <= len(numbers) <= MAX_LEVELS or not all(type(n) is int and n >= 1 for n in numbers):
-    came = ",".join(map(str, numbers)) or "none"
+    came = (",".join(map(str, given)) or "none") if isinstance(given, tuple) else given
     raise errors.UsageError(f"`multipliers`: expected 1 to {MAX_LEVELS} whole numbers from 1 on, got {came}")
 
 
@@ -291,7 +290,7 @@ def _check_size(c: TrainConfig) -> None:
 
 
 def _check_heads(c: TrainConfig) -> None:
-  coarsest = c.channels * (c.multipliers or ())[-1]
+  coarsest = c.channels * (c.multipliers or (1,))[-1]
   attends = c.attention or c.network == "guided_diffusion"  # whose middle always does
   if attends and coarsest % c.head_channels:
     whose = "" if c.network == "guided_diffusion" else ", for `attention`"

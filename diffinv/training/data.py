@@ -25,7 +25,7 @@ Report = Callable[..., None]  # called as `print` is: a line, and `file` and `fl
 class Data(NamedTuple):
   """Where batches come from."""
 
-  stream: Callable[[int, int], Iterator[Any]]  # (first step, last step + 1) -> batches, uint8 or [-1, 1]
+  stream: Callable[[int, int], Any]  # a generator: (first step, last step + 1) -> batches, uint8 or [-1, 1]
   held_out: np.ndarray  # [n, size, size, 3], [-1, 1]
   held_out_files: list[str]  # never trained on; of a folder, `held_out` begins with one crop of each
   skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
@@ -90,7 +90,7 @@ def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
   of = f"{len(kept)} of them held out" if kept else "none held out"
   whose = "" if kept else " of the training images"
   note(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
-  source = make(training, seed=config.seed, flip=config.flip, corrupt=everything.corrupt)
+  source = make(training, seed=config.seed, flip=bool(config.flip), corrupt=everything.corrupt)
   ahead = folder_data.ahead(_workers(config))
   return Data(_streamed(source, config), held_out, kept, lambda: source.corrupt, ahead)
 

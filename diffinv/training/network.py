@@ -65,7 +65,8 @@ def over_batch(config: TrainConfig) -> Network:
   """Return the network as a function of batches."""
   architecture = shape(config)
   if isinstance(architecture, small.SmallConfig):
-    return small.SmallNet(architecture).apply  # takes a batch by itself
+    network: Any = small.SmallNet(architecture).apply  # takes a batch by itself
+    return network
   return jax.vmap(_apply(config, architecture), in_axes=(None, 0, 0))
 
 

@@ -123,11 +123,11 @@ def _read(file: pathlib.Path, new: Plan) -> Plan:
   names = {field.name for field in dataclasses.fields(Plan)}
   found = {name: value for name, value in json.loads(file.read_text()).items() if name in names}
   plan = dataclasses.replace(new, **found)
-  # The settings of older runs had another name for one option, and no network or files.
-  return dataclasses.replace(plan, settings={"files": new.settings.get("files"), **renamed(plan.settings)})
+  return dataclasses.replace(plan, settings=renamed(plan.settings))
 
 
 def _check_settings(begun: dict[str, Any], now: dict[str, Any], folder: pathlib.Path, report: Report) -> None:
+  begun = {"files": now.get("files"), **begun}  # where older runs do not say
   for name in sorted({*begun, *now}):
     if name == "devices" or begun.get(name) == now.get(name):
       continue
@@ -212,7 +212,8 @@ class RunFolder:
     """Return the last saved state, or `state` if there is none; forget log entries that came after it."""
     step = self._last.latest_step()
     if step is not None:
-      state = self._last.restore(step, args=ocp.args.StandardRestore(state))
+      restored: Any = self._last.restore(step, args=ocp.args.StandardRestore(state))
+      state = restored
     log = self.path / LOG
     if log.exists():
       kept = [line for line in log.read_text().splitlines() if _step_of(line) <= int(state.step)]
