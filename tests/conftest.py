@@ -19,6 +19,17 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+  """Use every core where pytest-xdist is installed and -n does not say; a file's tests stay together."""
+  if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:
+    config.option.numprocesses = "auto"
+  if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses:
+    config.option.dist = "loadfile"  # before xdist looks: what a file compiled serves all of it
+    config.option.maxworkerrestart = "0"
+
+
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 TOOLS = pathlib.Path(__file__).resolve().parent.parent / "tools"
 

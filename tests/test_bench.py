@@ -41,6 +41,11 @@ def keys(samples=SAMPLES):
   return list(jax.random.split(jax.random.key(2), IMAGES * samples).reshape(IMAGES, samples))
 
 
+def tried(name, fields, values):
+  """Every combination of values of a method."""
+  return tuning.candidates(lambda some: methods.make_method(name, {**fields, **some}), values)
+
+
 def restore(method, prior, measured, *, samples=SAMPLES, chunk=100, **options):
   grid = prior.schedule.grid("6")
   return bench.restore(
@@ -123,15 +128,15 @@ def test_a_sweep_gives_what_each_method_gives(prior, measured, name, field, valu
 
 
 def test_a_sweep_compiles_once_for_all_values(prior, measured):
-  found = tuning.candidates("dps", {}, {"scale": (0.1, 0.2, 0.4)})
+  found = tried("dps", {}, {"scale": (0.1, 0.2, 0.4)})
   assert tuning.sweeps(found) == [[0, 1, 2]]
-  mixed = tuning.candidates("sdedit", {}, {"t0": (0.3, 0.5), "ridge": (0.1, 1.0)})
+  mixed = tried("sdedit", {}, {"t0": (0.3, 0.5), "ridge": (0.1, 1.0)})
   assert tuning.sweeps(mixed) == [[0, 1], [2, 3]]
   assert [candidate.fields for candidate in mixed[:2]] == [{"t0": 0.3, "ridge": 0.1}, {"t0": 0.3, "ridge": 1.0}]
 
 
 def test_a_candidate_that_is_not_stable_is_left_out(measured):
-  found = tuning.candidates("score_ald", {"c": 0.5}, {"rate": (0.1, 2.0)})
+  found = tried("score_ald", {"c": 0.5}, {"rate": (0.1, 2.0)})
   assert [candidate.fields["rate"] for candidate in tuning.able(found, measured[0].operator)] == [2.0]
   with pytest.raises(ValueError, match="score_ald: the chain is stable while"):
     tuning.able(found[:1], measured[0].operator)
@@ -152,10 +157,10 @@ def test_the_edge_of_the_search_is_told_but_not_the_end_of_a_range(fields, edges
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_searched_fields_exist_and_are_worth_a_search(name):
-  found = tuning.candidates(name, {}, tuning.values(name))
+  found = tried(name, {}, tuning.values(name))
   assert len(found) > 3
   with pytest.raises(ValueError, match=f"{name}: expected a field among .*, got 'magic'"):
-    tuning.candidates(name, {}, {"magic": (1.0,)})
+    tried(name, {}, {"magic": (1.0,)})
 
 
 # Held-out pictures

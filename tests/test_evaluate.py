@@ -64,8 +64,8 @@ def test_fitted_moments_are_those_of_the_images(boundary, mean):
   np.testing.assert_allclose(fitted.mean, expected, atol=1e-5)
   # Blind to which frequencies mix, C has the mean covariance of the pixels' colors.
   d = x[0].size
-  centerd = (x - expected).astype(np.float64)
-  colors = np.einsum("nhwi,nhwj->ij", centerd, centerd) / len(x)
+  centered = (x - expected).astype(np.float64)
+  colors = np.einsum("nhwi,nhwj->ij", centered, centered) / len(x)
   blocks = dense(fitted).reshape(d // 3, 3, d // 3, 3)
   np.testing.assert_allclose(np.einsum("aiaj->ij", blocks), colors, rtol=1e-4, atol=1e-3)
 

@@ -109,7 +109,7 @@ def test_a_damaged_line_is_named(tmp_path):
     (changed(settings={**PLAN["settings"], "tasks": ["colorization"]}), "`tasks`"),
     (changed(lpips={"sha256": "1"}), "lpips"),
     (changed(images=[{"name": "a", "sha256": "1"}]), "images"),
-    (changed(versions={"jax": "1"}), "versions"),
+    (changed(versions={"jax": "1"}), r"versions \(jax 0, now 1\)"),
     (changed(settings={**PLAN["settings"], "antithetic": True}), "`antithetic`"),
   ],
 )

@@ -13,9 +13,6 @@ from diffinv.apps import flags as config_flags
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
 from diffinv.priors import state_dicts
-from diffinv.priors.state_dicts import read_state_dict, sha256
-
-__all__ = ["FLAGS", "main", "read_state_dict", "sha256"]
 
 FLAGS = flags.FlagValues()
 config_flags.define(FLAGS, state_dicts.ConvertConfig)

@@ -339,15 +339,6 @@ def write_pillow(path: str | pathlib.Path, image: Image.Image) -> None:
     image.save(partial, format="PNG")
 
 
-def __getattr__(name: str) -> Any:
-  """Find `read_mask` and `read_kernel`, which are in `diffinv.data.masks` now, under their old names."""
-  if name in ("read_mask", "read_kernel"):
-    from diffinv.data import masks
-
-    return getattr(masks, name)
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def png(x: np.ndarray) -> bytes:
   """Return an image `[h, w, 1 or 3]`, [-1, 1], as the contents of a PNG file."""
   data = io.BytesIO()

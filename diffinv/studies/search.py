@@ -5,7 +5,7 @@ a static field (a count, a choice of algorithm) compiles once more.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +24,13 @@ class Candidate(NamedTuple):
   method: Method
 
 
-def values(name: str, method: type[Method]) -> dict[str, tuple]:
-  """Return what a search of a method tries unless told otherwise, by field: what its class declares.
+def values(name: str, method: type[Method] | None = None) -> dict[str, tuple]:
+  """Return what a search of a method, of that `name` in METHODS or another class, tries unless told otherwise, by field: what its class declares.
 
   Raises:
     UsageError: the class declares nothing.
   """
+  method = methods.METHODS[name] if method is None else method
   if not getattr(method, "search", None):
     raise errors.UsageError(
       f"`search`: expected values to try for {name}, which declares none; give some, as in `search={name}.FIELD=1,2`, "
@@ -38,19 +39,15 @@ def values(name: str, method: type[Method]) -> dict[str, tuple]:
   return dict(method.search)
 
 
-def candidates(name: str, fields: dict[str, Any], search: dict[str, Sequence[Any]]) -> list[Candidate]:
-  """Return the method with every combination of the searched values.
+def candidates(build: Callable[[dict[str, Any]], Method], search: Mapping[str, Sequence[Any]]) -> list[Candidate]:
+  """Return a candidate for every combination of values.
 
   Args:
-    name: of the method.
-    fields: its other hyper-parameters.
+    build: makes the method from the searched fields.
     search: values to try, by field.
-
-  Raises:
-    ValueError: there is no such method or field.
   """
-  chosen = [dict(zip(search, values)) for values in itertools.product(*search.values())]
-  return [Candidate(some, methods.make_method(name, {**fields, **some})) for some in chosen]
+  chosen = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
+  return [Candidate(some, build(some)) for some in chosen]
 
 
 def able(found: Sequence[Candidate], operator: Operator) -> list[Candidate]:

@@ -1,7 +1,6 @@
 """A search of hyper-parameters on validation pictures, for a settings file."""
 
 import dataclasses
-import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -264,12 +263,9 @@ def _job(config, task, name, searched, fixed, steps, prior, table, operator) -> 
   grid, method = entrants.make_grid(prior, steps), named_methods(config.methods)[name]
   with errors.usage():
     given = entrants.typed_fields(class_of(method), fixed)
-  combined = [dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values())]
-  found = [
-    search.Candidate(some, entrants.build(name, method, task, steps, table, {**given, **some})) for some in combined
-  ]
+  build = lambda some: entrants.build(name, method, task, steps, table, {**given, **some})
   try:
-    found = search.able(found, operator)
+    found = search.able(search.candidates(build, searched), operator)
   except ValueError as error:
     raise CannotSolveError(str(error)) from None
   return Job(task, name, searched, given, found, steps, grid)
