@@ -30,12 +30,11 @@ class Projection(base.Chain):
   strength: jax.Array | float = 1.0
   name, title, citation, linear_only = "projection", "Projection", "Song et al., ICLR 2021", True
 
-  def step(self, key, state, now, nxt, prior, problem):
+  def update(self, z, x_t, now, nxt, prior, problem):
     """Take one ancestral step, then move toward the measurement."""
-    z = jax.random.normal(key, state.x.shape)
-    x = base.reverse_step(z, state.x, prior.denoise(state.x, now), now, nxt)
+    x = base.reverse_step(z, x_t, prior.denoise(x_t, now), now, nxt)
     gap = nxt.alpha * problem.y - problem.operator(x)
-    return base.XState(x + self.strength * problem.operator.pinv(gap)), {}
+    return x + self.strength * problem.operator.pinv(gap), {}
 
 
 own = priors.natural()  # any pytree with `schedule` and `denoise(x_t, level)`; see diffinv/priors/base.py

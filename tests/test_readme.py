@@ -14,9 +14,8 @@ from diffinv import METHODS, load_prior, noise, priors, sample, simulate
 from diffinv.apps import flags as flagging
 from diffinv.apps.main import COMMANDS, parse
 from diffinv.data import bundled, images
-from diffinv.methods import base
-from diffinv.operators import LinearOperator, super_resolution
-from diffinv.pytree import pytree, static
+from diffinv.methods import needs
+from diffinv.operators import super_resolution
 from diffinv.schedules import Schedule
 from diffinv.studies import entrants
 from diffinv.studies.study import overrides
@@ -25,15 +24,13 @@ from diffinv.tasks import TASKS
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
-NAMES = {"pytree": pytree, "static": static, "base": base, "LinearOperator": LinearOperator, "jax": jax, "jnp": jnp}
 
 
 def defined(snippet):
-  """Run a snippet that defines a class, and return it."""
-  scope = dict(NAMES)
+  """Run a snippet as it is pasted, and return the class that it defines."""
+  scope = {"__name__": "snippet"}
   exec(snippet, scope)
-  (name,) = set(scope) - set(NAMES) - {"__builtins__"}
-  return scope[name]
+  return next(value for value in scope.values() if getattr(value, "__module__", None) == "snippet")
 
 
 def photo():
@@ -44,15 +41,26 @@ def test_library_snippet_restores_a_photograph(tmp_path, monkeypatch):
   images.write(tmp_path / "photo.png", photo())
   monkeypatch.chdir(tmp_path)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-    exec(SNIPPETS[0], {})
+    exec(SNIPPETS[1], {})
   restored = images.read(tmp_path / "restored.png")
   assert restored.shape == (32, 32, 3)
   assert 0.0 < np.mean((restored - photo()) ** 2) < 0.1
-  assert len(SNIPPETS[0].splitlines()) <= 15
+  assert len(SNIPPETS[1].splitlines()) <= 15
+
+
+@pytest.mark.slow
+def test_study_snippet_compares_and_writes_a_page(tmp_path, monkeypatch):
+  images.write(tmp_path / "photo.png", photo())
+  monkeypatch.chdir(tmp_path)
+  scope = {}
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    exec(SNIPPETS[0], scope)
+  assert [row["method"] for row in scope["results"].rows] == ["diffpir", "dps"]
+  assert (tmp_path / "page.html").stat().st_size > 10_000 and (tmp_path / "out" / "mine" / "sheet.png").is_file()
 
 
 def test_method_of_the_readme_meets_the_measurement():
-  method = defined(SNIPPETS[1])()
+  method = defined(SNIPPETS[2])()
   x0 = jnp.asarray(photo())
   problem = simulate(jax.random.key(0), super_resolution(x0.shape, 4), noise.Gaussian(0.05), x0)
   prior = priors.natural()
@@ -62,7 +70,7 @@ def test_method_of_the_readme_meets_the_measurement():
 
 
 def test_operator_of_the_readme_has_its_adjoint():
-  operator = defined(SNIPPETS[2])(in_shape=(4, 6, 3))
+  operator = defined(SNIPPETS[3])(in_shape=(4, 6, 3))
   x, y = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
   np.testing.assert_allclose(jnp.vdot(operator(x), y), jnp.vdot(x, operator.adjoint(y)), rtol=1e-5)
   np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
@@ -100,6 +108,13 @@ def test_costs_of_the_table_are_those_of_the_methods():
     )
     wanted = int(evaluations), sum(map(int, gradients.split("+")))
     assert (round(spent.evaluations / steps), round(spent.gradients / steps)) == wanted, name
+
+
+def test_rows_of_the_methods_are_what_their_classes_say():
+  for name, method in METHODS.items():
+    paper = re.sub(r"arXiv (\S+)", r"[\1](https://arxiv.org/abs/\1)", method.citation)
+    row = f"| `{name}` | {paper} | {method.entering} | {needs(method).replace('SVD in closed form', 'SVD known')} |"
+    assert row in README, name
 
 
 def test_tables_list_every_method_and_task():

@@ -48,7 +48,7 @@ class Nudge(base.Chain):
   def update(self, z, x_t, now, nxt, prior, problem):
     denoised = prior.denoise(x_t, now)
     x0 = denoised.x0 + self.strength * problem.operator.pinv(problem.residual(denoised.x0))
-    return nxt.alpha * x0 + nxt.sigma * z, base.residual_norm(problem, x0)
+    return nxt.alpha * x0 + nxt.sigma * z, {"residual_norm": base.residual_norm(problem, x0)}
 
 
 @pytest.fixture(scope="module")
