@@ -23,6 +23,8 @@ from absl import flags  # noqa: E402
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
   """Use every core where pytest-xdist is installed and -n does not say; a file's tests stay together."""
+  if hasattr(config, "workerinput"):  # a worker has no workers of its own
+    return
   if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:
     config.option.numprocesses = "auto"
   if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses:
