@@ -34,7 +34,7 @@ NETWORK, NATURAL = "network", "natural"
 WHO = (NETWORK, NATURAL)  # the comparisons
 FOLDER, SHEET = "restoration", "restoration.png"
 TV = "total variation"
-TV_WEIGHTS = tuple(round(0.0125 * 2 ** (k / 2), 4) for k in range(9))  # up to 0.2
+TV_WEIGHTS = tuple(round(0.1 * 2 ** (-k / 2), 4) for k in range(10, -1, -1))  # from 0.0031
 QUALITY = ("psnr", "ssim")
 SHEET_PICTURES = 2  # of each task
 
