@@ -27,6 +27,7 @@ COMMANDS = {
   "methods": ("diffinv.apps.methods", "list the methods, what they need and cost, with sources"),
   "convert": ("diffinv.apps.convert", "turn a PyTorch checkpoint into a prior"),
   "train": ("diffinv.apps.train", "train a prior"),
+  "evaluate": ("diffinv.apps.evaluate", "measure what a trained prior is worth"),
   "verify": ("diffinv.apps.verify", "hold every method against laws that are known exactly"),
 }
 POSITIONAL = "run"  # the flag that an argument without a name stands for, in the commands that have it

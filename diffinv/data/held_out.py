@@ -1,4 +1,4 @@
-"""Pictures that the shipped priors never saw: one set to test on, a disjoint one to choose settings by."""
+"""Pictures that the shipped priors never saw: sets to test on, to choose settings by, and to measure priors by."""
 
 import math
 
@@ -10,24 +10,37 @@ from diffinv.data import faces, images, photos
 
 SETS = ("photos", "faces")
 TEST, VALIDATION = "test", "validation"
-PURPOSES = (TEST, VALIDATION)
-FACES_SEEDS = {TEST: 2_000_003, VALIDATION: 2_000_004}  # training uses its own seed, which nobody sets to these
+PURPOSES = (TEST, VALIDATION)  # of pictures to restore
+# To denoise; to compare samples with; and to compare with those, which is the least distance to expect of samples.
+DENOISING, REFERENCE, FLOOR = "denoising", "reference", "floor"
+# Training uses its own seed; `diffinv evaluate` refuses priors that were trained with one of these.
+FACES_SEEDS = {TEST: 2_000_003, VALIDATION: 2_000_004, DENOISING: 1000, REFERENCE: 1001, FLOOR: 1002}
 RENDERED = 8  # faces drawn at once
+RENDERED_OF_SETS = 16  # the same, of the purposes that are not in PURPOSES
 
 
-def held_out(name: str, purpose: str, count: int, size: int = 64) -> tuple[list[str], np.ndarray]:
+def held_out(name: str, purpose: str, count: int, size: int = 64, *, flip: bool = True) -> tuple[list[str], np.ndarray]:
   """Return the names of `count` pictures and the pictures, `[count, size, size, 3]`, [-1, 1].
 
   Args:
     name: of SETS. photos: crops of the bundled photographs that `photos.HELD_OUT` lists; faces: new renders.
-    purpose: of PURPOSES.
-    count: how many; a larger count begins with the same pictures.
+    purpose: of FACES_SEEDS. Photographs have no REFERENCE and no FLOOR, and for DENOISING the crops that training
+      validates on, which overlap those of PURPOSES.
+    count: how many, of crops for DENOISING at most; a larger count begins with the same pictures.
     size: pixels along an edge.
+    flip: mirror faces with even chance.
 
   Raises:
-    ValueError: there are not enough crops for both purposes, or the photographs are not installed.
+    ValueError: there are not enough crops for the purpose, or the photographs are not installed.
   """
-  return _photos(purpose, count, size) if name == "photos" else _faces(purpose, count, size)
+  if name == "faces":
+    return _faces(purpose, count, size, flip)
+  if purpose in PURPOSES:
+    return _photos(purpose, count, size)
+  if purpose != DENOISING:
+    raise ValueError(f"photos: expected one of {', '.join((*PURPOSES, DENOISING))}, got {purpose}; faces have no end")
+  crops = images.from_uint8(photos.held_out_crops(size)[:count])
+  return [f"astronaut-{i:02d}" for i in range(len(crops))], crops
 
 
 def _photos(purpose, count, size):
@@ -62,8 +75,18 @@ def _largest_of_two(height, width):
   return max(min(height, width // 2), min(height // 2, width))
 
 
-def _faces(purpose, count, size):
+def _faces(purpose, count, size, flip):
   root = jax.random.key(FACES_SEEDS[purpose])
-  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(-(-count // RENDERED) * RENDERED, dtype=jnp.uint32))
-  drawn = [np.asarray(faces.render_unsided(some, size)) for some in keys.reshape(-1, RENDERED)]
+  # A picture depends on how keys are drawn and, in its last digits, on how many are drawn at once: neither may change.
+  if purpose in PURPOSES:
+    numbers = jnp.arange(_rounded(count, RENDERED), dtype=jnp.uint32)
+    keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers).reshape(-1, RENDERED)
+  else:
+    keys = jax.random.split(root, _rounded(count, RENDERED_OF_SETS)).reshape(-1, RENDERED_OF_SETS)
+  drawn = [np.asarray(faces.render_unsided(some, size, flip)) for some in keys]
   return [f"face-{i:02d}" for i in range(count)], np.concatenate(drawn)[:count]
+
+
+def _rounded(count: int, multiple: int) -> int:
+  """Return the least multiple that is at least `count`."""
+  return math.ceil(count / multiple) * multiple

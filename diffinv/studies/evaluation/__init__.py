@@ -1,0 +1,1 @@
+"""What `diffinv.evaluate` measures of a prior, a file a measure."""
