@@ -11,6 +11,7 @@ from typing import Any
 _PUBLIC = {
   "METHODS": "diffinv.methods",
   "OPERATORS": "diffinv.operators",
+  "Evaluation": "diffinv.studies.evaluate",
   "Problem": "diffinv.problems",
   "Restoration": "diffinv.studies.restore",
   "Results": "diffinv.studies.results",
@@ -20,6 +21,7 @@ _PUBLIC = {
   "Task": "diffinv.tasks",
   "TrainConfig": "diffinv.training.config",
   "compare": "diffinv.studies.compare",
+  "evaluate": "diffinv.studies.evaluate",
   "load_prior": "diffinv.priors.folder",
   "read_results": "diffinv.studies.results",
   "restore": "diffinv.studies.restore",
