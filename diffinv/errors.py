@@ -7,7 +7,7 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 import contextlib
 import errno
 import re
-from typing import Iterator
+from collections.abc import Iterator
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

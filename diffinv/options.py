@@ -97,7 +97,7 @@ def _check_number(name: str, value: Any, wanted: type, about: Option) -> None:
     raise errors.UsageError(f"`{name}`: expected a {'whole ' if wanted is int else ''}number, got {value!r}")
   if not math.isfinite(value):
     raise errors.UsageError(f"`{name}`: expected a finite number, got {value}")
-  if about.low is not None and value < about.low or about.high is not None and value > about.high:
+  if (about.low is not None and value < about.low) or (about.high is not None and value > about.high):
     raise errors.UsageError(f"`{name}`: expected {_bounds(about)}, got {value:g}")
 
 

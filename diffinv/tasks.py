@@ -7,7 +7,7 @@ it is in the spectrum of images on [0, 1].
 """
 
 import dataclasses
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 

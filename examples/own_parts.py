@@ -20,6 +20,7 @@ class Stripes(LinearOperator):
   in_shape: tuple[int, ...] = static((32, 32, 3))
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Return every other row of `[h, w, c]`."""
     return x[::2]
 
 

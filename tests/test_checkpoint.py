@@ -170,7 +170,7 @@ def test_commands_take_the_class_and_the_precision_of_the_network(saved_classes,
 
 @pytest.mark.parametrize("option", [{"label": 3}, {"dtype": "bfloat16"}, {"remat": True}], ids=str)
 def test_options_of_a_network_are_errors_for_a_prior_without(option):
-  with pytest.raises(ValueError, match=f"{[*option][0]}: expected none with natural, which has no network"):
+  with pytest.raises(ValueError, match=f"{next(iter(option))}: expected none with natural, which has no network"):
     checkpoint.load_prior("natural", **option)
 
 

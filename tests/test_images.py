@@ -136,7 +136,7 @@ PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 220, 0], [40, 50, 255]])[GRAY
 
 
 def see_through(pixels, index):
-  return np.where((GRAY % 4 == index)[..., None], 255, pixels)
+  return np.where((index == GRAY % 4)[..., None], 255, pixels)
 
 
 def write_deep_rgb(path, pixels):
@@ -417,7 +417,7 @@ def test_white_pixels_of_a_mask_are_kept(tmp_path, write):
 def test_a_threshold_takes_gray_masks(tmp_path):
   path = save(tmp_path / "a.png", GRAY)
   for threshold in (1, 77, 255):
-    np.testing.assert_array_equal(masks.read_mask(path, threshold=threshold)[..., 0], GRAY >= threshold)
+    np.testing.assert_array_equal(masks.read_mask(path, threshold=threshold)[..., 0], threshold <= GRAY)
 
 
 @pytest.mark.parametrize(

@@ -850,7 +850,7 @@ def test_labels_keep_clear_of_points_and_of_each_other():
   for _ in range(6):
     boxes.append(figures.place_label((100, 100), (60, 12), taken + boxes, frame))
   assert all(figures._overlap(a, b) == 0 for i, a in enumerate(boxes) for b in taken + boxes[:i])
-  assert all(0 <= x0 and x1 <= 300 and 0 <= y0 and y1 <= 200 for x0, y0, x1, y1 in boxes)
+  assert all(x0 >= 0 and x1 <= 300 and y0 >= 0 and y1 <= 200 for x0, y0, x1, y1 in boxes)
 
 
 def test_methods_of_one_cost_are_drawn_apart():

@@ -19,7 +19,8 @@ from diffinv.priors import folder as checkpoint
 from diffinv.training import devices, network, run_folder
 from diffinv.training.config import TrainConfig
 
-TINY = "--data=faces --size=16 --channels=8 --multipliers=1,2 --embedding=16 --batch_size=8 --steps=4".split()
+TINY = ["--data=faces", "--size=16", "--channels=8", "--multipliers=1,2", "--embedding=16", "--batch_size=8"]
+TINY += ["--steps=4"]
 
 
 def configured(*flags):

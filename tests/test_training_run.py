@@ -198,7 +198,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, pictures, whole, kep
     np.testing.assert_array_equal(killed[name], value, err_msg=name)
   told = [json.loads((path / "prior.json").read_text()) for path in (whole, output)]
   assert told[0] == told[1]
-  logged = [json.loads(line)["step"] for line in pathlib.Path(f"{output}.training", "log.jsonl").open()]
+  logged = [
+    json.loads(line)["step"] for line in pathlib.Path(f"{output}.training", "log.jsonl").read_text().splitlines()
+  ]
   assert sorted(set(logged)) == list(range(1, 13))
   assert logged == sorted(logged)
   chex.assert_trees_all_equal(prior.params, load_prior(whole).params)

@@ -182,7 +182,7 @@ def test_instances_have_the_singular_values_and_the_noise_of_their_recipe(d_y):
     one = mixture.instance(seed, 8, d_y)
     s = np.linalg.svd(one.A, compute_uv=False)
     assert one.A.shape == (d_y, 8) and one.y.shape == (d_y,)
-    assert 0 < s[-1] and s[0] < 1 and 0 < one.sigma < s[0]
+    assert s[-1] > 0 and s[0] < 1 and 0 < one.sigma < s[0]
     np.testing.assert_allclose(np.exp(one.law.log_weights).sum(), 1.0, rtol=1e-12)
     np.testing.assert_allclose(one.y, mixture.instance(seed, 8, d_y).y, rtol=0)
     assert not np.allclose(one.y, mixture.instance(seed + 1, 8, d_y).y)

@@ -172,6 +172,7 @@ def measure() -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
+  """Measure, and print beside the targets."""
   del argv
   if COMPILE_ONLY.value:
     lowered, *_ = build()

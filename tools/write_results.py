@@ -323,7 +323,7 @@ def replaced(text: str, found: dict[str, str]) -> str:
     pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(text):
       raise ValueError(f"{PAGE}: expected a block <!-- {name} --> ... <!-- end -->, got none; add it")
-    text = pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)  # noqa: B023
+    text = pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
   return text
 
 

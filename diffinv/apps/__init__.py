@@ -1,0 +1,1 @@
+"""What was asked for? One short file a command: flags become a configuration, then one call, then what is printed."""

@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 

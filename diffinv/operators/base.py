@@ -8,7 +8,8 @@ Arrays are cast to the default float type when an operator is built: build it un
 """
 
 import numbers
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

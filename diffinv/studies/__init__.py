@@ -1,0 +1,1 @@
+"""Which runs, which results? Studies as data, their pictures, measurements, chains, marks, folders and searches."""

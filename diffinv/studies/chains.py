@@ -5,7 +5,8 @@ Every method gets the same measurement of an image and the same keys. What resto
 
 import contextlib
 import time
-from typing import Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -16,7 +16,8 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from diffinv import output
 from diffinv.metrics import table
@@ -252,6 +253,7 @@ def _is_curve(curve: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
+  """Tell whether a value of JSON is a number."""
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

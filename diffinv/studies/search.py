@@ -25,7 +25,11 @@ class Candidate(NamedTuple):
 
 
 def values(name: str, method: type[Method] | None = None) -> dict[str, tuple]:
-  """Return what a search of a method, of that `name` in METHODS or another class, tries unless told otherwise, by field: what its class declares.
+  """Return what a search tries unless told otherwise, by field: what the class of the method declares.
+
+  Args:
+    name: of the method.
+    method: its class; None for that of METHODS.
 
   Raises:
     UsageError: the class declares nothing.

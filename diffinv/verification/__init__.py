@@ -1,0 +1,1 @@
+"""Is it right? Every method held against laws that are known exactly."""
