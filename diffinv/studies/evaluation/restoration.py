@@ -272,7 +272,8 @@ def _table(subject: Subject, means: Means, count: int) -> Table:
 def _lead(means: Mapping[str, list[float | None]], name: str, ours: Sequence[str]) -> list[float | None]:
   """Return by how much PSNR and SSIM are ahead of the best of what is not `ours`."""
   others = [values for other, values in means.items() if other not in ours]
-  best = [max((v[i] for v in others if v[i] is not None), default=None) for i in range(len(QUALITY))]
+  finite = [[value for value in column if value is not None] for column in zip(*others, strict=True)]
+  best = [max(column, default=None) for column in finite]
   return [None if mine is None or top is None else mine - top for mine, top in zip(means[name], best, strict=True)]
 
 

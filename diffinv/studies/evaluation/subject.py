@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -42,7 +43,7 @@ class Evaluation(Running):
     None, f"Noise levels of a restoration: {STEPS}. Not set: as the settings of the prior say."
   )
   seed: int = option(1000, "Seed of noise, samples and measurements.", low=0, high=2**32 - 1)
-  size: None = dataclasses.field(default=None, init=False)  # no option: that of the training
+  size: str | int | None = dataclasses.field(default=None, init=False)  # no option: that of the training
   batch_size: int = option(16, "Images or chains that run at once; bounds memory.", low=1)
   measures: tuple[str, ...] = option(
     ("denoising", "speed"), f"What to measure, of {', '.join(MEASURES)}.", choices=MEASURES
@@ -64,7 +65,7 @@ class Evaluation(Running):
     4, "Posterior samples of each picture; the mean of 4, 16, ... of them, and of all, stand beside one.", low=1
   )
   antithetic: bool = option(False, "Draw posterior samples in pairs of opposite noise.")
-  settings: str | pathlib.Path | dict | None = option(
+  settings: str | os.PathLike | dict | None = option(
     None, "JSON file of hyper-parameters that `diffinv tune` found for the prior. Not set: those that ship for it."
   )
   rounds: int = option(5, "Chains to time, after one that is not.", low=1)
@@ -151,16 +152,17 @@ def load(config: Evaluation) -> Subject:
     UsageError: `diffinv train` did not make it, or its training images are not there or were the held-out ones.
     FileNotFoundError, ValueError: see `diffinv.load_prior`.
   """
-  if not identity.is_named(config.prior) or str(config.prior) in ANALYTIC:
-    what = config.prior if identity.is_named(config.prior) else type(config.prior).__name__
+  prior = config.prior
+  if not isinstance(prior, (str, os.PathLike)) or str(prior) in ANALYTIC:
+    what = prior if isinstance(prior, str) else type(prior).__name__
     raise errors.UsageError(f"`prior`: expected the name or folder of one that `diffinv train` made, got {what}")
-  provenance = load_provenance(config.prior)
+  provenance = load_provenance(prior)
   try:
     training = TrainConfig.of_prior(provenance).resolved()
   except ValueError as error:
-    raise errors.UsageError(f"`prior`: expected one that `diffinv train` made, got {config.prior}: {error}") from None
+    raise errors.UsageError(f"`prior`: expected one that `diffinv train` made, got {prior}: {error}") from None
   _check_images(training, provenance["settings"].get("files"))
-  name = pathlib.Path(config.prior).expanduser().absolute().name
+  name = pathlib.Path(prior).expanduser().absolute().name
   return Subject(config, name, identity.load(config), training)
 
 
