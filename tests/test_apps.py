@@ -16,7 +16,7 @@ import reference_networks
 from PIL import Image
 
 import diffinv
-from diffinv.apps import compare, convert, main, reconstruct, report, sample, train, tune, verify
+from diffinv.apps import compare, convert, evaluate, main, reconstruct, report, sample, train, tune, verify
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
@@ -32,6 +32,7 @@ from diffinv.studies import runs, settings, study
 from diffinv.tasks import TASKS
 
 MODULES = {
+  "evaluate": evaluate,
   "sample": sample,
   "reconstruct": reconstruct,
   "compare": compare,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from diffinv import options
+from diffinv import errors, options
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def define(
       default = None if field.default is dataclasses.MISSING else field.default
       default = default if defaults is None or name not in defaults else defaults[name]
       text = about.help if helps is None or name not in helps else helps[name]
-      _define(values, name, default, text, options.kind(field), about)
+      _define(values, name, default, errors.as_flags(text), options.kind(field), about)
 
 
 def _define(values, name, default, text, kind, about: options.Option) -> None:

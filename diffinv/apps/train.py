@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from diffinv import errors, options
+from diffinv import errors
 from diffinv.apps import flags as option_flags
 from diffinv.apps import main as main_module
 from diffinv.training.config import COMMON, DEFAULTS, TrainConfig
@@ -27,7 +27,6 @@ option_flags.define(
   FLAGS,
   TrainConfig,
   defaults={**COMMON, **DEFAULTS["small"]},  # for the help only: what is not given is left to `TrainConfig.resolved`
-  helps={name: errors.as_flags(about.help) for name, (_, about) in options.options(TrainConfig).items()},
 )
 
 

@@ -39,7 +39,7 @@ class Restoration(Measuring):
     (), "Photograph to measure and restore: a file, several (repeat, or commas), or a folder.", repeated=True
   )
   measurement: tuple[str | os.PathLike, ...] = option(
-    (), "Measurement to restore, in place of --input: a file, several, or a folder.", repeated=True
+    (), "Measurement to restore, in place of `input`: a file, several, or a folder.", repeated=True
   )
   task: str | Task = option(
     "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
