@@ -113,6 +113,16 @@ def test_every_package_and_its_data_are_in_the_distribution():
   assert files == matched
 
 
+def test_the_version_stands_in_one_place():
+  import diffinv
+
+  config = configparser.ConfigParser()
+  config.read(ROOT / "setup.cfg", encoding="utf-8")
+  assert config["metadata"]["version"] == "attr: diffinv.__version__"
+  changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+  assert re.search(r"^## (\S+)", changes, re.M)[1] == diffinv.__version__
+
+
 BRITISH = re.compile(
   r"\b\w*(colour|favour|behaviour|neighbour|centre(?!\w)|centred|grey(?!\w)|artefact|catalogue|licence|"
   r"(?:normal|optim|initial|summar|regular|minim|maxim|quant|random|linear|symmetr|organ|recogn|special|general)is(?:e|ed|es|ing|ation)\b)",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+import diffinv
 from diffinv import errors
 
 # Loaded when called: a command's flags and imports are its own, and the help is there at once.
@@ -63,9 +64,7 @@ def execute(argv: Sequence[str]) -> int:
     print(f"{__doc__.strip()}\n\ncommands:\n{_command_list()}")
     return 0
   if name in VERSION:
-    from importlib import metadata
-
-    print(f"diffinv {metadata.version('diffinv')}")
+    print(f"diffinv {diffinv.__version__}")
     return 0
   return guarded(name, lambda: _dispatch(name, rest))
 
