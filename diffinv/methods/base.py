@@ -20,6 +20,7 @@ METHODS.
 """
 
 import abc
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -79,9 +80,11 @@ class Method(Protocol):
   linear_only: ClassVar[bool]
   spectral_only: ClassVar[bool]
   linear_in_noise: ClassVar[bool]
-  ranges: ClassVar[Mapping[str, Range]]
-  search: ClassVar[Mapping[str, tuple]]
-  examples: ClassVar[Mapping[str, Mapping[str, Any]]]
+  # Of `Iteration`'s types. A protocol's attributes are invariant: only Any lets a class assign its own tables.
+  ranges: ClassVar[Any]
+  search: ClassVar[Any]
+  examples: ClassVar[Any]
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # a method is a dataclass
 
   def levels(self, grid: Level) -> Level: ...
 

@@ -86,10 +86,10 @@ class ScoreALD(base.Chain):
   c: jax.Array | float = 0.09  # step size over sbar^2 (langevin)
   rate: jax.Array | float = 0.713  # gamma_t over sbar (paper)
   balance: jax.Array | float = 5.0  # norm of the data gradient over that of the score (norm_matched)
-  steps_per_level: int = static(3)  # (langevin)
-  denoise: bool = static(True)  # end with Tweedie's formula (langevin)
-  weighting: str = static("paper", choices=WEIGHTINGS)
-  sampler: str = static("langevin", choices=SAMPLERS)
+  steps_per_level: int = static(default=3)  # (langevin)
+  denoise: bool = static(default=True)  # end with Tweedie's formula (langevin)
+  weighting: str = static(default="paper", choices=WEIGHTINGS)
+  sampler: str = static(default="langevin", choices=SAMPLERS)
 
   name, title = "score_ald", "ScoreALD"
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
