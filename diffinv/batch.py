@@ -96,7 +96,8 @@ def sample_batch(
       prior = jax.device_put(prior, whole)
     report = None if progress is None else lambda done, total: progress(number * total + done, len(starts) * total)
     look = None if watch is None else functools.partial(View, chosen)
-    results.append(jax.device_get(_run(*batch, prior, grid, swept, report, watch, look)))
+    own, part, how = batch
+    results.append(jax.device_get(_run(own, part, how, prior, grid, swept, report, watch, look)))
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:chains], *results)
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
 

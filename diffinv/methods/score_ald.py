@@ -147,7 +147,7 @@ class ScoreALD(base.Chain):
     return MixtureCase("c .2, rate 1", lambda law: cls(c=0.2, rate=1.0), "no time to mix between modes")
 
 
-def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array:
+def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array | float:
   """Return c (1 + ||A||^2 / rate^2) of the linearized chain, [], from ||A||^2: it must stay below 2."""
   return method.c * (1.0 + norm_squared / method.rate**2)
 

@@ -119,7 +119,8 @@ class Prior:
   prediction: str = static(default="eps")  # of PREDICTIONS
   variance: str = static(default="fixed_small")  # of VARIANCES
   clip: bool = static(default=True)  # x0 to [-1, 1]
-  image_shape: tuple[Any, ...] = static(default=(None, None, 3))  # what the network takes: None for any multiple of `size_multiple`
+  # What the network takes: None for any multiple of `size_multiple`.
+  image_shape: tuple[Any, ...] = static(default=(None, None, 3))
   size_multiple: int = static(default=1)  # pixels
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:

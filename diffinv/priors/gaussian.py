@@ -4,6 +4,7 @@ Their posterior means are exact, so that samplers can be tested against known la
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ class StationaryGaussian:
   power: jax.Array | float  # exponent of the power spectrum
   cutoff: jax.Array | float  # cycles per pixel, below which the spectrum is flat
   schedule: Schedule = static()
-  image_shape: tuple = static(default=(None, None, 3))
+  image_shape: tuple[Any, ...] = static(default=(None, None, 3))
   size_multiple: int = static(default=1)
 
   def spectrum(self, shape: tuple[int, ...]) -> jax.Array:

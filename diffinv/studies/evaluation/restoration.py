@@ -20,9 +20,10 @@ import numpy as np
 from diffinv import baselines, errors, priors, progress
 from diffinv.data import held_out, images, sheet
 from diffinv.methods import METHODS
+from diffinv.metrics import table as metrics
 from diffinv.problems import Problem
 from diffinv.studies import cases as casing
-from diffinv.studies import compare, entrants, marks, measurement, runs, search
+from diffinv.studies import compare, entrants, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.evaluation.layout import Measured, Table
 from diffinv.studies.evaluation.subject import GAUSSIAN, Subject
@@ -172,7 +173,7 @@ def choose_weights(subject: Subject) -> dict[str, Any]:
         pictures = [baselines.total_variation(problem, weight=weight) for problem in problems]
         marked[task].append(float(np.mean([psnr for psnr, _ in _marks(measured, task, {TV: pictures})[TV]])))
         bar.part(1.0, f"{task} {TV}")(1, 1)
-  chosen = {task: search.best(values) for task, values in marked.items()}
+  chosen = {task: metrics.mark("psnr").best(values) for task, values in marked.items()}
   if None in chosen.values():
     raise ValueError("restoration: expected a weight of total variation that stays finite, got none")
   return {
@@ -272,7 +273,7 @@ def _table(subject: Subject, means: Means, count: int) -> Table:
 def _lead(means: Mapping[str, list[float | None]], name: str, ours: Sequence[str]) -> list[float | None]:
   """Return by how much PSNR and SSIM are ahead of the best of what is not `ours`."""
   others = [values for other, values in means.items() if other not in ours]
-  best = [max((v[i] for v in others if v[i] is not None), default=None) for i in range(len(QUALITY))]
+  best = [max((mark for v in others if (mark := v[i]) is not None), default=None) for i in range(len(QUALITY))]
   return [None if mine is None or top is None else mine - top for mine, top in zip(means[name], best, strict=True)]
 
 
