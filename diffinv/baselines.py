@@ -7,6 +7,7 @@ algorithm for linear inverse problems", SIAM J. Imaging Sciences 2(1), 2009, Sec
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ def wiener(prior: StationaryGaussian, problem: Problem, *, ridge: float = 1e-6) 
     problem: one image's measurement.
     ridge: added to the noise variance, so that noise-free measurements can be solved too.
   """
-  operator = problem.operator
+  operator: Any = problem.operator  # linear
   mean = jax.numpy.broadcast_to(prior.mean, operator.in_shape)
   variance = problem.noise.std(problem.y) ** 2 + ridge
 
@@ -56,7 +57,8 @@ def fista(problem: Problem, proximal: Proximal, start: np.ndarray, *, num_steps:
     start: first iterate, `[h, w, c]`.
     num_steps: iterations; the excess of the objective falls as 1 / num_steps^2.
   """
-  operator, y = problem.operator, problem.y
+  operator: Any = problem.operator  # linear
+  y = problem.y
   step = 1.0 / (NORM_MARGIN * float(norm_squared(operator)))
   x = momentum = np.asarray(start)
   t = 1.0

@@ -96,12 +96,13 @@ def sample_batch(
       prior = jax.device_put(prior, whole)
     report = None if progress is None else lambda done, total: progress(number * total + done, len(starts) * total)
     look = None if watch is None else functools.partial(View, chosen)
-    results.append(jax.device_get(_run(*batch, prior, grid, swept, report, watch, look)))
+    results.append(jax.device_get(_run(batch, prior, grid, swept, report, watch, look)))
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:chains], *results)
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
 
 
-def _run(keys, problems, method, prior, grid, swept, progress, watch, view):
+def _run(batch, prior, grid, swept, progress, watch, view):
+  keys, problems, method = batch
   if progress is None and watch is None:
     return _whole(keys, problems, method, prior, grid, swept)
   one = jax.tree.map(lambda leaf: leaf[0], method) if swept else method

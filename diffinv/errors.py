@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins the message
 MEMORY_ADVICE = "not enough memory; lower --batch_size, or ask for a smaller --size"
-ADVICE = {
+ADVICE: dict[int | None, str] = {
   errno.ENOSPC: "; free some space, or write to another disk with --output",
   errno.EDQUOT: "; free some space, or write to another disk with --output",
   errno.EACCES: "; choose a place that you may use",

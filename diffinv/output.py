@@ -23,7 +23,7 @@ HALF_WRITTEN = re.compile(rf"\..+{re.escape(PARTIAL)}\d+")  # the temporary name
 
 
 @contextlib.contextmanager
-def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
   """Yield a temporary folder beside `path` to write into; rename it to `path` at the end, remove it on any error.
 
   Args:
@@ -38,7 +38,7 @@ def folder(path: str | pathlib.Path, *, overwrite: bool = False) -> Iterator[pat
 
 
 @contextlib.contextmanager
-def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator[pathlib.Path]:
+def built(path: str | os.PathLike[str], check_place: Callable[[], None]) -> Iterator[pathlib.Path]:
   """Do what `folder` does, with `check_place` to raise, at the start and at the end, if `path` may not be replaced."""
   path = pathlib.Path(os.path.abspath(path))
   check_place()
@@ -64,7 +64,7 @@ def built(path: str | pathlib.Path, check_place: Callable[[], None]) -> Iterator
     raise
 
 
-def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+def check(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
   """Check that a folder may be made at `path`; see `folder`.
 
   Raises:
@@ -115,7 +115,7 @@ def _umask() -> int:
   return mask
 
 
-def check_file(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+def check_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
   """Check that a file may be written; call it before the work begins.
 
   Raises:
@@ -132,7 +132,7 @@ def check_file(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def file(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+def file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Yield a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
@@ -199,7 +199,7 @@ def clear(folder: pathlib.Path) -> None:
       path.unlink()
 
 
-def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
+def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
   """Write a `.npy` file, in full or not at all."""
   data = io.BytesIO()
   np.save(data, array)  # to memory first: writing to a file, NumPy hides why the disk refused
@@ -207,7 +207,7 @@ def write_array(path: str | pathlib.Path, array: np.ndarray) -> None:
     partial.write_bytes(data.getvalue())
 
 
-def write_json(path: str | pathlib.Path, value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
   """Write JSON; see `json_text`."""
   with file(path) as partial:
     partial.write_text(json_text(value), encoding="utf-8")

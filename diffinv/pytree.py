@@ -33,8 +33,8 @@ def choices_of(cls: type, name: str) -> tuple[str, ...]:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static))
 def pytree(cls: type[T]) -> type[T]:
   """Make `cls` a frozen, keyword-friendly dataclass that is a JAX pytree."""
-  cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-  fields = dataclasses.fields(cls)
+  made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+  fields = dataclasses.fields(made)
   static_names = tuple(f.name for f in fields if f.metadata.get("static", False))
   data_names = tuple(f.name for f in fields if f.name not in static_names)
   keys = tuple(map(jax.tree_util.GetAttrKey, data_names))
@@ -47,9 +47,9 @@ def pytree(cls: type[T]) -> type[T]:
     return list(zip(keys, leaves)), structure
 
   def unflatten(structure, leaves):
-    return cls(**dict(zip(static_names, structure)), **dict(zip(data_names, leaves)))
+    return made(**dict(zip(static_names, structure)), **dict(zip(data_names, leaves)))
 
   # Not register_dataclass: in JAX 0.10, two classes registered by it have equal structures if their static fields are
   # equal, and jit may run code compiled for Gaussian noise on a problem with Poisson noise.
-  jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-  return cls
+  jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+  return made

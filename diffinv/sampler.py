@@ -16,14 +16,16 @@ from diffinv.problems import Problem
 from diffinv.schedules import Level, as_arrays
 
 
-def sample(key: jax.Array, method: Method, prior: AnyPrior, problem: Problem, grid: Level) -> tuple[jax.Array, Info]:
+def sample(
+  key: jax.Array, method: Method, prior: AnyPrior, problem: Problem | None, grid: Level
+) -> tuple[jax.Array, Info]:
   """Restore one image.
 
   Args:
     key: of this image and this sample.
     method: hyper-parameters of the method, e.g. `DPS(scale=0.5)`.
     prior: the diffusion model.
-    problem: the measurement, its operator and its noise.
+    problem: the measurement, its operator and its noise; None for methods that take none.
     grid: the noise levels, descending, the clean image last: `prior.schedule.grid("100")`.
 
   Returns:
@@ -40,7 +42,7 @@ def _sample(key, method, prior, problem, grid):
   return method.finish(state, prior, problem), info
 
 
-def start(key: jax.Array, method: Method, prior: AnyPrior, problem: Problem, grid: Level) -> Any:
+def start(key: jax.Array, method: Method, prior: AnyPrior, problem: Problem | None, grid: Level) -> Any:
   """Return the state before the first step."""
   levels = method.levels(grid)
   first = jax.tree.map(lambda v: v[0], levels)
@@ -48,7 +50,7 @@ def start(key: jax.Array, method: Method, prior: AnyPrior, problem: Problem, gri
 
 
 def advance(
-  key: jax.Array, state: Any, steps: jax.Array, method: Method, prior: AnyPrior, problem: Problem, grid: Level
+  key: jax.Array, state: Any, steps: jax.Array, method: Method, prior: AnyPrior, problem: Problem | None, grid: Level
 ) -> tuple[Any, Info]:
   """Take the steps numbered `steps`, `[n]` whole numbers, in that order; return the state and the stacked trace.
 

@@ -10,7 +10,7 @@ Sec. 4; learned-range variance, Eq. 15).
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,15 @@ COSINE_OFFSET = 0.008  # s of Nichol and Dhariwal's Eq. 17
 KARRAS_RHO = 7.0  # of Karras et al.'s spacing
 MAX_BETA = 0.999  # the cosine schedule's singularity at t = T is cut here (ibid., Sec. 3.2)
 
+Array = Any  # jax.Array; of a grid that `as_arrays` has not cast yet, float64 NumPy
+
 
 class Level(NamedTuple):
   """A noise level of x_t = alpha x0 + sigma eps; fields are scalars, or `[n]` for a sequence of levels."""
 
-  t: jax.Array  # the network's input: the ORIGINAL index, in 0 .. T-1
-  alpha: jax.Array  # signal factor, sqrt(alpha_bar) for variance-preserving schedules
-  sigma: jax.Array  # standard deviation of the noise, in units of the image ([-1, 1])
+  t: Array  # the network's input: the ORIGINAL index, in 0 .. T-1
+  alpha: Array  # signal factor, sqrt(alpha_bar) for variance-preserving schedules
+  sigma: Array  # standard deviation of the noise, in units of the image ([-1, 1])
 
 
 class Tables(NamedTuple):
@@ -224,7 +226,7 @@ def level_at(schedule: Schedule, sbar: jax.Array) -> Level:
 
 def tables(grid: Level) -> Tables:
   """Return the float64 coefficient tables of a variance-preserving grid, ascending in time (Ho et al., Eq. 7)."""
-  alpha_bar = grid.alpha[:-1][::-1] ** 2
+  alpha_bar = np.asarray(grid.alpha)[:-1][::-1] ** 2
   previous = np.append(1.0, alpha_bar[:-1])
   betas = 1.0 - alpha_bar / previous
   variance = betas * (1.0 - previous) / (1.0 - alpha_bar)

@@ -17,7 +17,7 @@ from diffinv.pytree import pytree, static
 class Stripes(LinearOperator):
   """Keep every other row; the others are not measured."""
 
-  in_shape: tuple[int, ...] = static((32, 32, 3))
+  in_shape: tuple[int, ...] = static(default=(32, 32, 3))
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Return every other row of `[h, w, c]`."""

@@ -37,12 +37,13 @@ def define(
 
 
 def _define(values, name, default, text, kind, about: options.Option) -> None:
+  bounds: dict[str, Any] = {"lower_bound": about.low, "upper_bound": about.high}
   if kind is bool:
     flags.DEFINE_boolean(name, default, text, flag_values=values)
   elif kind is int:
-    flags.DEFINE_integer(name, default, text, lower_bound=about.low, upper_bound=about.high, flag_values=values)
+    flags.DEFINE_integer(name, default, text, flag_values=values, **bounds)
   elif kind is float:
-    flags.DEFINE_float(name, default, text, lower_bound=about.low, upper_bound=about.high, flag_values=values)
+    flags.DEFINE_float(name, default, text, flag_values=values, **bounds)
   elif kind is tuple and about.repeated:
     flags.DEFINE_multi_string(name, list(default or ()), text, flag_values=values)
   elif kind is tuple:

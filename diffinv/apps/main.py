@@ -7,6 +7,7 @@ usage: diffinv COMMAND [--flag=value ...]
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -48,13 +49,14 @@ def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = fla
   """Be `python -m diffinv.apps.NAME`, where `main` and the flags `values` are those of the module."""
   _prepare_process()
   module = sys.modules[main.__module__]
-  name = module.__spec__.name.rpartition(".")[2]
+  name = (main.__module__ if module.__spec__ is None else module.__spec__.name).rpartition(".")[2]
   sys.exit(guarded(name, lambda: command(name, main, values, module.__doc__, sys.argv[1:])))
 
 
 def _prepare_process() -> None:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: temporary files are removed
-  sys.stdout.reconfigure(errors="backslashreplace")  # a report names files, whose names need not be text
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")  # a report names files, whose names need not be text
 
 
 def execute(argv: Sequence[str]) -> int:
@@ -100,10 +102,10 @@ def _dispatch(name: str, argv: Sequence[str]) -> None:
   command(name, module.main, getattr(module, "FLAGS", flags.FLAGS), module.__doc__, argv)
 
 
-def command(name: str, main: Callable, values: flags.FlagValues, doc: str, argv: Sequence[str]) -> None:
+def command(name: str, main: Callable, values: flags.FlagValues, doc: str | None, argv: Sequence[str]) -> None:
   """Parse the flags of a command and run it, or print its help."""
   if any(arg in HELP for arg in argv):
-    print(f"{doc.strip()}\n\nflags:\n{_flag_list(values)}")
+    print(f"{(doc or '').strip()}\n\nflags:\n{_flag_list(values)}")
     return
   main(parse(name, values, argv))
 
@@ -147,7 +149,7 @@ def _describe(flag: flags.Flag) -> str:
   name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
   choices = getattr(flag.parser, "enum_values", None)
   choices = f"one of {', '.join(choices)}: " if choices else ""
-  default = "not set" if flag.default in (None, []) else flag.default_as_str.strip("'")
+  default = "not set" if flag.default in (None, []) else (flag.default_as_str or "").strip("'")
   text = f"{choices}{' '.join(flag.help.split())} (default: {default or 'empty'})"
   return f"  {name}\n{flags.text_wrap(text, HELP_WIDTH, indent='      ', firstline_indent='      ')}"
 

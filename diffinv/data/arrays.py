@@ -1,5 +1,6 @@
 """Arrays from `.npy` files: real numbers, read without running anything; damage is an error that names the file."""
 
+import os
 import pathlib
 import struct
 import zlib
@@ -15,7 +16,7 @@ DECODING_ERRORS = (
 )
 
 
-def read_array(path: str | pathlib.Path, *, channels: int | None = None) -> np.ndarray:
+def read_array(path: str | os.PathLike[str], *, channels: int | None = None) -> np.ndarray:
   """Read a `.npy` file of finite floats, [h, w, c], of any range (a measurement need not be an image), as float32.
 
   Raises:
@@ -36,7 +37,7 @@ def read_array(path: str | pathlib.Path, *, channels: int | None = None) -> np.n
   return array
 
 
-def load(path: str | pathlib.Path) -> np.ndarray:
+def load(path: str | os.PathLike[str]) -> np.ndarray:
   """Read the array of a `.npy` file, of any type but objects.
 
   Raises:
@@ -60,7 +61,7 @@ def load(path: str | pathlib.Path) -> np.ndarray:
   return array
 
 
-def load_real(path: str | pathlib.Path) -> np.ndarray:
+def load_real(path: str | os.PathLike[str]) -> np.ndarray:
   """Read an array of real numbers or truth values; see `load`.
 
   Raises:
@@ -73,7 +74,7 @@ def load_real(path: str | pathlib.Path) -> np.ndarray:
   return array
 
 
-def require_file(path: str | pathlib.Path) -> pathlib.Path:
+def require_file(path: str | os.PathLike[str]) -> pathlib.Path:
   """Return the path of a file that is there.
 
   Raises:

@@ -35,7 +35,7 @@ def item_rng(seed: int, index: int) -> np.random.Generator:
   return np.random.default_rng((seed, index))
 
 
-def list_images(folder: str | pathlib.Path) -> list[str]:
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
   """Return the image files below `folder`, relative to it, sorted by name.
 
   Raises:
@@ -55,7 +55,7 @@ def list_images(folder: str | pathlib.Path) -> list[str]:
   return sorted(found)
 
 
-def fingerprint(folder: str | pathlib.Path) -> str:
+def fingerprint(folder: str | os.PathLike[str]) -> str:
   """Return a hash of the names and sizes of the images below `folder`, which identifies a training set."""
   files = (f"{name}\n{os.path.getsize(os.path.join(folder, name))}" for name in list_images(folder))
   return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
@@ -147,7 +147,7 @@ class Folder:
 
   def __init__(
     self,
-    folder: str | pathlib.Path,
+    folder: str | os.PathLike[str],
     names: Sequence[str],
     *,
     size: int,
@@ -260,7 +260,7 @@ def stream(source, batch_size: int, start: int, stop: int, *, workers: int = 2) 
   `workers` threads prepare them, at most `ahead(workers)` batches before they are read.
   """
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    pending = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[np.ndarray]] = collections.deque()
     try:
       for index in range(start, stop):
         pending.append(pool.submit(source.items, index * batch_size, batch_size))

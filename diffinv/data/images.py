@@ -92,7 +92,7 @@ def mode_of(channels: int) -> str:
   raise ValueError(f"channels: expected {' or '.join(map(str, CHANNELS.values()))} of an image file, got {channels}")
 
 
-def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) -> np.ndarray:
+def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = False) -> np.ndarray:
   """Read an image.
 
   Args:
@@ -121,7 +121,7 @@ def read(path: str | pathlib.Path, *, mode: str = "RGB", convert: bool = False) 
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
 
 
-def read_rgb(path: str | pathlib.Path) -> Image.Image:
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
   """Read a picture of any kind that `read` can convert, as a Pillow image of 8-bit RGB.
 
   Raises:
@@ -139,7 +139,7 @@ def _check_range(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
   return array
 
 
-def read_written(path: str | pathlib.Path) -> Image.Image:
+def read_written(path: str | os.PathLike[str]) -> Image.Image:
   """Read a PNG that this program wrote, perhaps many pictures side by side, as a Pillow image in RGB.
 
   Raises:
@@ -319,7 +319,7 @@ def to_pillow(x: np.ndarray) -> Image.Image:
   return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def write(path: str | pathlib.Path, x: np.ndarray) -> None:
+def write(path: str | os.PathLike[str], x: np.ndarray) -> None:
   """Write a PNG, in full or not at all; `x`: [h, w, 3] or [h, w, 1], clipped to [-1, 1].
 
   Raises:
@@ -333,7 +333,7 @@ def write(path: str | pathlib.Path, x: np.ndarray) -> None:
   write_pillow(path, to_pillow(x))
 
 
-def write_pillow(path: str | pathlib.Path, image: Image.Image) -> None:
+def write_pillow(path: str | os.PathLike[str], image: Image.Image) -> None:
   """Write a Pillow image as PNG, in full or not at all."""
   with output.file(path) as partial:
     image.save(partial, format="PNG")

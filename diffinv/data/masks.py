@@ -1,5 +1,6 @@
 """Masks and blur kernels from pictures or `.npy` files."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -8,7 +9,7 @@ from diffinv.data import arrays, images
 from diffinv.data.images import NAMES
 
 
-def read_mask(path: str | pathlib.Path, *, threshold: int | None = None) -> np.ndarray:
+def read_mask(path: str | os.PathLike[str], *, threshold: int | None = None) -> np.ndarray:
   """Read a mask: white pixels are kept, black ones are missing.
 
   Args:
@@ -55,7 +56,7 @@ def _kept(values: np.ndarray, path: str, threshold: int | None) -> np.ndarray:
   return (values / 255.0)[..., None]
 
 
-def read_kernel(path: str | pathlib.Path) -> np.ndarray:
+def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
   """Read a blur kernel and divide it by its sum.
 
   Args:

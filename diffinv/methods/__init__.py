@@ -118,7 +118,6 @@ def check(method: Method, operator: Operator) -> None:
 
 def accepts(method: type[Method], operator: Operator) -> bool:
   """Return whether the operator is of the kind that the method needs: any, linear, or linear of known SVD."""
-  linear = isinstance(operator, LinearOperator)
-  if method.spectral_only:
-    return linear and operator.spectral() is not None
-  return linear or not method.linear_only
+  if not isinstance(operator, LinearOperator):
+    return not (method.linear_only or method.spectral_only)
+  return not method.spectral_only or operator.spectral() is not None

@@ -53,10 +53,10 @@ _product = functools.partial(jnp.matmul, precision="highest")  # on any device
 class Dense(LinearOperator):
   """y = A x for an image of shape `[d]` by a matrix, with everything in closed form; build it with `dense`."""
 
-  matrix: jax.Array = None  # [m, d]
-  u: jax.Array = None  # [m, r], left singular vectors, r = min(m, d)
-  values: jax.Array = None  # [r], singular values, 0 where they vanish
-  v: jax.Array = None  # [d, r], right singular vectors
+  matrix: jax.Array  # [m, d]
+  u: jax.Array  # [m, r], left singular vectors, r = min(m, d)
+  values: jax.Array  # [r], singular values, 0 where they vanish
+  v: jax.Array  # [d, r], right singular vectors
 
   def __call__(self, x):
     return _product(self.matrix, x)

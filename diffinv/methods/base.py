@@ -20,6 +20,7 @@ METHODS.
 """
 
 import abc
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -70,7 +71,7 @@ ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # that a search of DDIM's eta tries
 
 
 class Method(Protocol):
-  """See the module docstring."""
+  """See the module docstring. `problem` is a `Problem`; None for methods that take no measurement."""
 
   name: ClassVar[str]  # as on the command line
   title: ClassVar[str]  # as in the paper
@@ -79,21 +80,23 @@ class Method(Protocol):
   linear_only: ClassVar[bool]
   spectral_only: ClassVar[bool]
   linear_in_noise: ClassVar[bool]
-  ranges: ClassVar[Mapping[str, Range]]
-  search: ClassVar[Mapping[str, tuple]]
-  examples: ClassVar[Mapping[str, Mapping[str, Any]]]
+  # Of `Iteration`'s types. A protocol's attributes are invariant: only Any lets a class assign its own tables.
+  ranges: ClassVar[Any]
+  search: ClassVar[Any]
+  examples: ClassVar[Any]
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # a method is a dataclass
 
   def levels(self, grid: Level) -> Level: ...
 
-  def init(self, key: jax.Array, prior: AnyPrior, problem: Problem, start: Level) -> Any: ...
+  def init(self, key: jax.Array, prior: AnyPrior, problem: Any, start: Level) -> Any: ...
 
   def step(
-    self, key: jax.Array, state: Any, now: Level, nxt: Level, prior: AnyPrior, problem: Problem
+    self, key: jax.Array, state: Any, now: Level, nxt: Level, prior: AnyPrior, problem: Any
   ) -> tuple[Any, Info]: ...
 
-  def finish(self, state: Any, prior: AnyPrior, problem: Problem) -> jax.Array: ...
+  def finish(self, state: Any, prior: AnyPrior, problem: Any) -> jax.Array: ...
 
-  def estimate(self, state: Any, level: Level, prior: AnyPrior, problem: Problem) -> jax.Array: ...
+  def estimate(self, state: Any, level: Level, prior: AnyPrior, problem: Any) -> jax.Array: ...
 
   def cost(self, num_levels: int) -> Cost: ...
 

@@ -56,9 +56,9 @@ class DAPS(base.Iteration):
   sigma_max: jax.Array | float = 100.0  # sbar of the first level
   sigma_min: jax.Array | float = 0.1  # sbar where the levels end
   ode_end: jax.Array | float = 0.01  # sbar where the ODE ends
-  ode_steps: int = static(5)
-  langevin_steps: int = static(100)
-  misfit: str = static("likelihood", choices=MISFITS)
+  ode_steps: int = static(default=5)
+  langevin_steps: int = static(default=100)
+  misfit: str = static(default="likelihood", choices=MISFITS)
 
   name, title = "daps", "DAPS"
   citation = "Zhang et al., CVPR 2025, arXiv 2407.01521"

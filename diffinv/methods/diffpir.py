@@ -38,8 +38,8 @@ class DiffPIR(base.Chain):
 
   weight: jax.Array | float = 1.75  # lambda on [-1, 1]; 0.25-6.25: 1-25 of the paper, on [0, 1], are four times ours
   zeta: jax.Array | float = 0.3  # part of the noise that is fresh, in [0, 1]
-  iterations: int = static(50)  # of conjugate gradients, where A has no closed form
-  misfit: str = static("likelihood", choices=MISFITS)  # for nonlinear operators
+  iterations: int = static(default=50)  # of conjugate gradients, where A has no closed form
+  misfit: str = static(default="likelihood", choices=MISFITS)  # for nonlinear operators
 
   name, title = "diffpir", "DiffPIR"
   citation = "Zhu et al., CVPRW 2023, arXiv 2305.08995"

@@ -41,8 +41,8 @@ class DPS(base.Chain):
   """Diffusion posterior sampling (Alg. 1); any differentiable operator."""
 
   scale: jax.Array | float = 0.5  # step size; zeta' of Alg. 1 under rule="paper"
-  rule: str = static("code", choices=RULES)
-  misfit: str = static("likelihood", choices=MISFITS)
+  rule: str = static(default="code", choices=RULES)
+  misfit: str = static(default="likelihood", choices=MISFITS)
 
   name, title = "dps", "DPS"
   citation = "Chung et al., ICLR 2023, arXiv 2209.14687"

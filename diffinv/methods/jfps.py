@@ -40,7 +40,7 @@ class JFPS(base.Chain):
 
   covariance: Any = None  # a Gaussian prior, e.g. of `priors.spectral.fit`; None: natural images, three channels
   eta: jax.Array | float = 1.0  # of DDIM: 1 is DDPM with its small variance
-  iterations: int = static(20)  # of conjugate gradients; they call no network
+  iterations: int = static(default=20)  # of conjugate gradients; they call no network
 
   name, title = "jfps", "JFPS"
   citation = "after Yismaw et al., arXiv 2409.08906"

@@ -30,7 +30,7 @@ class MMPS(base.Chain):
   """Moment matching by conjugate gradients; linear operators."""
 
   eta: jax.Array | float = 1.0  # of DDIM: 1 is DDPM with its small variance
-  iterations: int = static(3)  # of conjugate gradients; 1-3 in the paper
+  iterations: int = static(default=3)  # of conjugate gradients; 1-3 in the paper
 
   name, title = "mmps", "MMPS"
   citation = "Rozet et al., NeurIPS 2024, arXiv 2405.13712"

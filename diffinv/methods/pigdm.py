@@ -58,7 +58,7 @@ class PiGDM(base.Chain):
   """Pseudoinverse guidance (Alg. 1); linear operators."""
 
   eta: jax.Array | float = 1.0  # of DDIM: 1 is DDPM with its small variance
-  weight: str = static("code", choices=WEIGHTS)
+  weight: str = static(default="code", choices=WEIGHTS)
 
   name, title = "pigdm", "ΠGDM"
   citation = "Song et al., ICLR 2023"

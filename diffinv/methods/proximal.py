@@ -4,6 +4,8 @@ All solve (A A^T + R) w = y - A x0 with R = diag(sigma_y^2): in closed form wher
 one, by conjugate gradients otherwise.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +45,8 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
 
   In closed form, or by at most `iterations` of conjugate gradients, from x.
   """
-  return x + ridge(problem.operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
+  operator: Any = problem.operator  # linear
+  return x + ridge(operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
 
 
 # sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient the step follows.

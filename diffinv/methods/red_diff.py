@@ -48,7 +48,7 @@ class REDDiff(base.Iteration):
 
   learning_rate: jax.Array | float = 0.1  # of Adam, in units of the image
   weight: jax.Array | float = 0.25  # lambda
-  misfit: str = static("likelihood", choices=MISFITS)
+  misfit: str = static(default="likelihood", choices=MISFITS)
 
   name, title = "red_diff", "RED-diff"
   citation = "Mardani et al., ICLR 2024, arXiv 2305.04391"

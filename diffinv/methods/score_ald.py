@@ -86,10 +86,10 @@ class ScoreALD(base.Chain):
   c: jax.Array | float = 0.09  # step size over sbar^2 (langevin)
   rate: jax.Array | float = 0.713  # gamma_t over sbar (paper)
   balance: jax.Array | float = 5.0  # norm of the data gradient over that of the score (norm_matched)
-  steps_per_level: int = static(3)  # (langevin)
-  denoise: bool = static(True)  # end with Tweedie's formula (langevin)
-  weighting: str = static("paper", choices=WEIGHTINGS)
-  sampler: str = static("langevin", choices=SAMPLERS)
+  steps_per_level: int = static(default=3)  # (langevin)
+  denoise: bool = static(default=True)  # end with Tweedie's formula (langevin)
+  weighting: str = static(default="paper", choices=WEIGHTINGS)
+  sampler: str = static(default="langevin", choices=SAMPLERS)
 
   name, title = "score_ald", "ScoreALD"
   citation = "Jalal et al., NeurIPS 2021, arXiv 2108.01368"
@@ -147,7 +147,7 @@ class ScoreALD(base.Chain):
     return MixtureCase("c .2, rate 1", lambda law: cls(c=0.2, rate=1.0), "no time to mix between modes")
 
 
-def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array:
+def stability(method: ScoreALD, norm_squared: jax.Array | float) -> jax.Array | float:
   """Return c (1 + ||A||^2 / rate^2) of the linearized chain, [], from ||A||^2: it must stay below 2."""
   return method.c * (1.0 + norm_squared / method.rate**2)
 

@@ -40,10 +40,10 @@ class SDEdit(base.Chain):
 
   ridge: jax.Array | float = 0.01  # (ridge) noise-to-signal variance
 
-  t0: float = static(0.5)  # where the chain starts, as a fraction of the grid; 0.3-0.6 in the paper
-  repeats: int = static(1)  # K: each result is the next guide
-  guide: str = static("pinv", choices=GUIDES)
-  keep_known: bool = static(False)  # with a mask: re-impose observed pixels at each level
+  t0: float = static(default=0.5)  # where the chain starts, as a fraction of the grid; 0.3-0.6 in the paper
+  repeats: int = static(default=1)  # K: each result is the next guide
+  guide: str = static(default="pinv", choices=GUIDES)
+  keep_known: bool = static(default=False)  # with a mask: re-impose observed pixels at each level
 
   name, title = "sdedit", "SDEdit"
   citation = "Meng et al., ICLR 2022, arXiv 2108.01073"

@@ -117,7 +117,8 @@ def from_state_dict(tensors: Mapping[str, Any]) -> LPIPS:
   net = FIRST_KERNELS.get(np.shape(_tensor(tensors, "net.slice1.0.weight"))[-1])
   if net is None:
     raise ValueError("net.slice1.0.weight: expected the first kernel of AlexNet or VGG-16, got another; use net='alex'")
-  kernels, biases, heads, channels = {}, {}, [], 3
+  kernels, biases, channels = {}, {}, 3
+  heads: list[jax.Array] = []
   for layer in LAYERS[net]:
     if layer.kind == "conv":
       name = f"net.slice{len(heads) + 1}.{layer.number}"

@@ -15,6 +15,9 @@ from diffinv.pytree import pytree
 class _Composition:
   """y = outer(inner(x)); what is observed and shown is the outer operator's measurement."""
 
+  outer: Operator
+  inner: Operator
+
   def __call__(self, x):
     return self.outer(self.inner(x))
 
@@ -58,12 +61,15 @@ def compose(outer: Operator, inner: Operator) -> Operator:
     raise ValueError(
       f"outer: expected an operator on {inner.out_shape}, what the inner one gives, got one on {outer.in_shape}"
     )
-  linear = isinstance(outer, LinearOperator) and isinstance(inner, LinearOperator)
-  return (LinearComposition if linear else Composition)(inner.in_shape, outer, inner)
+  if isinstance(outer, LinearOperator) and isinstance(inner, LinearOperator):
+    return LinearComposition(inner.in_shape, outer, inner)
+  return Composition(inner.in_shape, outer, inner)
 
 
 class _Stack:
   """y = (A_1(x), A_2(x), ...), each flattened, one after another: `[m]`, as for noise and residuals."""
+
+  parts: tuple[Operator, ...]
 
   is_picture = False
 
@@ -121,5 +127,5 @@ def stack(*parts: Operator) -> Operator:
   shapes = {tuple(part.in_shape) for part in parts}
   if len(shapes) != 1:
     raise ValueError(f"parts: expected operators on images of one shape, got {sorted(shapes) or 'none'}")
-  linear = all(isinstance(part, LinearOperator) for part in parts)
-  return (LinearStack if linear else Stack)(parts[0].in_shape, tuple(parts))
+  linear = tuple(part for part in parts if isinstance(part, LinearOperator))
+  return LinearStack(parts[0].in_shape, linear) if len(linear) == len(parts) else Stack(parts[0].in_shape, parts)

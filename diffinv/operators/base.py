@@ -29,10 +29,13 @@ class Operator:
 
   in_shape: tuple[int, ...] = static()
 
-  is_picture = True  # whether a measurement is itself a picture, so that an image file can hold it
-
   def __call__(self, x: jax.Array) -> jax.Array:
     raise NotImplementedError
+
+  @property
+  def is_picture(self) -> bool:
+    """Whether a measurement is itself a picture, so that an image file can hold it; a class may set it."""
+    return True
 
   @property
   def out_shape(self) -> tuple[int, ...]:
@@ -167,4 +170,5 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
   shape = tuple(shape)
   if len(shape) != 3 or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape):
     raise ValueError(f"shape: expected (height, width, channels) of one image, got {shape}; leave out the batch")
-  return tuple(map(int, shape))
+  height, width, channels = map(int, shape)
+  return height, width, channels

@@ -72,7 +72,7 @@ class FourierMagnitude(Operator):
   """
 
   padding: tuple[int, int] = static()  # p, q: pixels on each side
-  signed: bool = static(True)
+  signed: bool = static(default=True)
 
   is_picture = False
 

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from diffinv.operators.base import Operator, image_shape
-from diffinv.operators.blur import ReflectBlur, motion_blur
+from diffinv.operators.base import LinearOperator, Operator, image_shape
+from diffinv.operators.blur import motion_blur
 from diffinv.pytree import pytree
 
 SENSITIVITY = 3.0  # of `linear_light`: mid-gray sends 0.215 of white's light, as 0.5^2.2 = 0.218
@@ -31,7 +31,7 @@ class NonlinearBlur(Operator):
   with a derivative in [1, 4.1]; T(0) = -1, T(1) = 1.
   """
 
-  blur: ReflectBlur
+  blur: LinearOperator  # with edges that reflect
   centers: jax.Array  # of the sigmoids, [j], in [0, 1]
   weights: jax.Array  # w, [j], summing to 1
 

@@ -1,6 +1,7 @@
 """Operators that act on each pixel alone: masks, the identity, the luminance. All closed forms."""
 
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,5 +189,5 @@ def grayscale(shape: tuple[int, int, int], *, weights=LUMA) -> Grayscale:
   return Grayscale(shape, jnp.asarray(weights, float))
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, ...]:
   return (value, value) if np.ndim(value) == 0 else tuple(value)

@@ -109,7 +109,7 @@ def _check_stored(checkpointer: Any, folder: Path, shapes: Any) -> None:
 
 
 @contextlib.contextmanager
-def full_disk(place: str | os.PathLike) -> Iterator[None]:
+def full_disk(place: str | os.PathLike[str]) -> Iterator[None]:
   """Raise an OSError at `place` if the disk is full, instead of the pages that Orbax prints."""
   try:
     yield

@@ -28,10 +28,27 @@ class Denoised(NamedTuple):
 class AnyPrior(Protocol):
   """What samplers need of a prior."""
 
-  schedule: Schedule
+  @property
+  def schedule(self) -> Schedule:
+    """The noise that the prior takes away."""
+    ...
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
+    ...
+
+
+class PicturePrior(AnyPrior, Protocol):
+  """What studies need of a prior besides: which pictures it takes."""
+
+  @property
+  def image_shape(self) -> tuple[Any, ...]:
+    """Height, width and channels; None for any multiple of `size_multiple`."""
+    ...
+
+  @property
+  def size_multiple(self) -> int:
+    """Of what height and width are multiples, pixels."""
     ...
 
 
@@ -99,11 +116,12 @@ class Prior:
   params: Any
   apply: Callable = static()  # (params, x_t [h, w, c], t []) -> [h, w, c], or [h, w, 2c] with a learned variance
   schedule: Schedule = static()
-  prediction: str = static("eps")  # of PREDICTIONS
-  variance: str = static("fixed_small")  # of VARIANCES
-  clip: bool = static(True)  # x0 to [-1, 1]
-  image_shape: tuple = static((None, None, 3))  # what the network takes: None for any multiple of `size_multiple`
-  size_multiple: int = static(1)  # pixels
+  prediction: str = static(default="eps")  # of PREDICTIONS
+  variance: str = static(default="fixed_small")  # of VARIANCES
+  clip: bool = static(default=True)  # x0 to [-1, 1]
+  # What the network takes: None for any multiple of `size_multiple`.
+  image_shape: tuple[Any, ...] = static(default=(None, None, 3))
+  size_multiple: int = static(default=1)  # pixels
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""

@@ -62,7 +62,7 @@ ANALYTIC: dict[str, Callable[[], Any]] = {"natural": natural}
 
 
 def save_prior(
-  folder: str | os.PathLike,
+  folder: str | os.PathLike[str],
   prior: Prior,
   config: Any,
   provenance: dict[str, Any] | None = None,
@@ -95,7 +95,7 @@ def save_prior(
   return folder
 
 
-def check_free(folder: str | os.PathLike, *, overwrite: bool) -> None:
+def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
   """Check that a prior may be written to `folder`; call it before the work of making one.
 
   Raises:
@@ -116,7 +116,7 @@ def check_free(folder: str | os.PathLike, *, overwrite: bool) -> None:
 
 
 def load_prior(
-  name_or_folder: str | os.PathLike, *, dtype: str = "float32", remat: bool = False, label: int | None = None
+  name_or_folder: str | os.PathLike[str], *, dtype: str = "float32", remat: bool = False, label: int | None = None
 ) -> Any:
   """Load a prior.
 
@@ -165,7 +165,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Any, Schedule]:
   return fields, config, schedule
 
 
-def load_description(name_or_folder: str | os.PathLike) -> tuple[dict[str, Any], Any]:
+def load_description(name_or_folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
   """Return the fields of a prior's prior.json and the config of its network, without reading its arrays.
 
   Raises:
@@ -179,7 +179,7 @@ def load_description(name_or_folder: str | os.PathLike) -> tuple[dict[str, Any],
   return fields, config
 
 
-def load_provenance(name_or_folder: str | os.PathLike) -> dict[str, Any]:
+def load_provenance(name_or_folder: str | os.PathLike[str]) -> dict[str, Any]:
   """Return what prior.json says about the origin of the weights; empty if it says nothing."""
   return description.read(_find(os.fspath(name_or_folder))).get("provenance") or {}
 
@@ -209,7 +209,7 @@ def conditional_apply(apply: Callable) -> Callable:
   return lambda params, x_t, t: apply(params["network"], x_t, t, params["label"])
 
 
-def is_shipped(name_or_folder: str | os.PathLike) -> bool:
+def is_shipped(name_or_folder: str | os.PathLike[str]) -> bool:
   """Tell whether a prior is analytic or in `checkpoints/`, and not a folder of the user's with the same name."""
   name = os.fspath(name_or_folder)
   return name in ANALYTIC or _find(name).resolve().parent in [root.resolve() for root in _roots()]

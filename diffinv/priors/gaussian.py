@@ -4,6 +4,7 @@ Their posterior means are exact, so that samplers can be tested against known la
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class GaussianMixture:
   eigvals: jax.Array  # [k, d], of the covariances
   eigvecs: jax.Array  # [k, d, d], columns
   schedule: Schedule = static()
-  variance: str = static("fixed_small")
+  variance: str = static(default="fixed_small")
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return the exact posterior mean E[x0 | x_t]; `x_t` of any shape with d elements."""
@@ -103,8 +104,8 @@ class StationaryGaussian:
   power: jax.Array | float  # exponent of the power spectrum
   cutoff: jax.Array | float  # cycles per pixel, below which the spectrum is flat
   schedule: Schedule = static()
-  image_shape: tuple = static((None, None, 3))
-  size_multiple: int = static(1)
+  image_shape: tuple[Any, ...] = static(default=(None, None, 3))
+  size_multiple: int = static(default=1)
 
   def spectrum(self, shape: tuple[int, ...]) -> jax.Array:
     """Return the eigenvalues of the covariance for images `[h, w, c]`, same shape."""

@@ -46,8 +46,8 @@ class SpectralGaussian:
   mean: jax.Array  # m, [h, w, c], or [1, 1, c] if all pixels share it
   eigvals: jax.Array  # of S_f, [h, w, c]
   eigvecs: jax.Array  # of S_f, columns, [h, w, c, c]; complex for "periodic"
-  boundary: str = static("mirror")  # of TRANSFORMS
-  schedule: Schedule = static(LINEAR)
+  boundary: str = static(default="mirror")  # of TRANSFORMS
+  schedule: Schedule = static(default=LINEAR)
 
   def filter(self, gain: jax.Array, x: jax.Array) -> jax.Array:
     """Return the image with its coordinates in the eigenbasis of C multiplied by `gain`, both `[h, w, c]`."""

@@ -66,7 +66,7 @@ class Converted(NamedTuple):
   parameters: int  # numbers in them
 
 
-def convert(config: ConvertConfig, folder: str | os.PathLike, *, overwrite: bool = False) -> Converted:
+def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Converted:
   """Make a prior of a file and write it to a new folder, in full or not at all.
 
   Args:
@@ -121,7 +121,7 @@ def _make_prior(params: dict, network: unet.UNetConfig, config: ConvertConfig) -
   )
 
 
-def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Return the arrays of a file by name, as stored; bfloat16 in a .pt file becomes float32.
 
   Raises:
@@ -195,7 +195,7 @@ def _is_pickle(path: pathlib.Path) -> bool:
     return file.read(1) == pickle.PROTO
 
 
-def sha256(path: str | pathlib.Path) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
   """Return the SHA-256 of a file, hexadecimal."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

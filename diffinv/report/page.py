@@ -8,6 +8,7 @@ are there without scripts, too. The wording is in `diffinv/report/templates/`.
 import base64
 import hashlib
 import math
+import os
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ def known_options() -> dict[str, Known]:
   return found
 
 
-def write_report(results: Any, path: str | pathlib.Path) -> pathlib.Path:
+def write_report(results: Any, path: str | os.PathLike[str]) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
@@ -70,7 +71,7 @@ def write_report(results: Any, path: str | pathlib.Path) -> pathlib.Path:
   return write(getattr(results, "folder", results), path)
 
 
-def write(folder: str | pathlib.Path, path: str | pathlib.Path | None = None) -> pathlib.Path:
+def write(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
@@ -367,8 +368,8 @@ def cost_figures(task: dict, entries: Sequence[dict], key: str, plan: dict) -> l
     for entry in entries:
       cost = _weight(entry) if key == WEIGHT else _value(entry, metrics.mark(key))
       if entry["method"] == method["name"] and entry.get(HEADLINE) and cost:
-        place = (entry[HEADLINE][end] for end in ("mean", "low", "high"))
-        points.append(figures.Point(method["title"], i, cost, *place, competes=entry in ranked))
+        mean, low, high = (entry[HEADLINE][end] for end in ("mean", "low", "high"))
+        points.append(figures.Point(method["title"], i, cost, mean, low, high, competes=entry in ranked))
   if not points:
     return []
   label = "network evaluations, a gradient as two more" if key == WEIGHT else "seconds for a picture"

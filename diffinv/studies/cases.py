@@ -16,9 +16,9 @@ import numpy as np
 
 from diffinv import antithetic, errors, output, progress
 from diffinv.data import held_out, images
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.priors.folder import DESCRIPTION
-from diffinv.studies.study import Comparing, Measuring
+from diffinv.studies.study import Comparing, Measuring, Running
 from diffinv.tasks import TASKS
 
 HELD_OUT_SIZE = 64  # pixels: an edge of held-out pictures, where nothing says more
@@ -73,7 +73,8 @@ class Names:
   def __init__(self, tasks: Sequence[str] = ()):
     """Begin without a name; `tasks`: those besides TASKS whose names are part of files' names."""
     self._ending = derived_ending(tasks)
-    self._whole, self._begun = set(), set()  # the names, and what they may be derived from
+    self._whole: set[str] = set()  # the names
+    self._begun: set[str] = set()  # what they may be derived from
 
   def add(self, name: str) -> None:
     """Take a name."""
@@ -107,7 +108,7 @@ def sample_keys(key: jax.Array, count: int, *, in_pairs: bool) -> jax.Array:
   return antithetic.pairs(keys) if in_pairs else keys
 
 
-def read_picture(config: Measuring, prior: AnyPrior, multiple: int, path: pathlib.Path) -> np.ndarray:
+def read_picture(config: Measuring, prior: PicturePrior, multiple: int, path: pathlib.Path) -> np.ndarray:
   """Read a picture with the prior's channels, and bring it to a size that prior and task (of `multiple`) take.
 
   Raises:
@@ -118,7 +119,7 @@ def read_picture(config: Measuring, prior: AnyPrior, multiple: int, path: pathli
   return fitted(config, prior, multiple, x, str(path))
 
 
-def fitted(config: Measuring, prior: AnyPrior, multiple: int, x: np.ndarray, name: str) -> np.ndarray:
+def fitted(config: Measuring, prior: PicturePrior, multiple: int, x: np.ndarray, name: str) -> np.ndarray:
   """Bring a picture, [h, w, c], to a size that prior and task take; see `read_picture`."""
   multiple = math.lcm(multiple, prior.size_multiple)
   with errors.usage():
@@ -132,7 +133,7 @@ def fitted(config: Measuring, prior: AnyPrior, multiple: int, x: np.ndarray, nam
 
 
 def read_pictures(
-  config: Comparing, prior: AnyPrior, multiple: int, tasks: Sequence[str], *, purpose: str, count: int
+  config: Comparing, prior: PicturePrior, multiple: int, tasks: Sequence[str], *, purpose: str, count: int
 ) -> tuple[list[Case], list[np.ndarray]]:
   """Read the pictures of `data`, all of one size, [h, w, c], and name them.
 
@@ -188,7 +189,7 @@ def _read_own(config: Comparing, prior, multiple) -> tuple[list[pathlib.Path], l
   return names, read + given
 
 
-def _as_picture(array: np.ndarray, prior: AnyPrior) -> np.ndarray:
+def _as_picture(array: np.ndarray, prior: PicturePrior) -> np.ndarray:
   channels = prior.image_shape[2]
   if array.ndim != 3 or array.shape[2] != channels or array.dtype.kind != "f":
     raise errors.UsageError(
@@ -200,7 +201,7 @@ def _as_picture(array: np.ndarray, prior: AnyPrior) -> np.ndarray:
 
 
 def _read_held_out(config: Comparing, prior, purpose, count) -> tuple[list[Case], list[np.ndarray]]:
-  name = config.data[0]
+  name = str(config.data[0])
   if len(config.data) > 1:
     raise errors.UsageError(f"`data`: expected one held-out set alone, got {' and '.join(map(str, config.data))}")
   for option, given in (("fit", config.fit != "none"), ("convert", config.convert)):
@@ -224,7 +225,7 @@ def note_set(name: str) -> None:
     progress.note(f"{name} is the set of that name; the folder is ./{name}")
 
 
-def held_out_size(config: Measuring, prior: AnyPrior) -> int:
+def held_out_size(config: Measuring, prior: PicturePrior) -> int:
   """Return the edge of held-out pictures, pixels: that of `size`, of the prior, or 64.
 
   Raises:
@@ -246,7 +247,7 @@ def describe_cases(cases: Sequence[Case], truths: Sequence[np.ndarray]) -> list[
       "name": case.name,
       "source": case.path,
       "shape": case.shape,
-      "sha256": hashlib.sha256(np.ascontiguousarray(truth)).hexdigest(),
+      "sha256": hashlib.sha256(truth.tobytes()).hexdigest(),
     }
     for case, truth in zip(cases, truths, strict=True)
   ]
@@ -256,7 +257,7 @@ def describe_cases(cases: Sequence[Case], truths: Sequence[np.ndarray]) -> list[
 FILES = ("mask", "kernel", "settings", "lpips")
 
 
-def check_apart(config: Measuring, folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+def check_apart(config: Running, folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
   """Check that overwriting a folder will not remove what is read.
 
   Raises:

@@ -85,7 +85,8 @@ class _Camera:
   def __init__(self, images: int, samples: int, frames: int):
     self._films: list[list[np.ndarray]] = [[] for _ in range(images)]
     self._samples, self._frames = samples, frames
-    self.seconds, self.step_bytes = 0.0, None
+    self.seconds = 0.0
+    self.step_bytes: int | None = None
 
   def look(self, view: batch.View) -> None:
     with compile_clock() as clock:
@@ -118,8 +119,8 @@ def compile_clock() -> Iterator[list[float]]:
   """Sum up the seconds that JAX traces and compiles, in the one element of the list."""
   clock = [0.0]
 
-  def listen(event: str, seconds: float, **_) -> None:
-    clock[0] += seconds if event.startswith(COMPILE_EVENTS) else 0.0
+  def listen(event: str, duration_secs: float, **_) -> None:
+    clock[0] += duration_secs if event.startswith(COMPILE_EVENTS) else 0.0
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:

@@ -18,7 +18,7 @@ import numpy as np
 from diffinv import devices, errors, output, progress
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
-from diffinv.priors import AnyPrior, state_dicts
+from diffinv.priors import PicturePrior, state_dicts
 from diffinv.problems import Problem
 from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs
@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
 
   study: Study
   folder: pathlib.Path | None  # as the caller named it
-  prior: AnyPrior
+  prior: PicturePrior
   tasks: dict[str, Task]
   cases: list[Case]
   truths: list[np.ndarray]
@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  study: Study, folder: str | os.PathLike | None = None, *, overwrite: bool = False, restart: bool = False
+  study: Study, folder: str | os.PathLike[str] | None = None, *, overwrite: bool = False, restart: bool = False
 ) -> Results:
   """Restore the same measurements with several methods, or go on where that was stopped.
 
@@ -285,6 +285,6 @@ def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell
   row = run.rows[entrant.task, entrant.name, case.name]
   if row.get("failed"):
     return sheet.Cell(None, ("failed",))
-  first = {name: row[name][0] for name in ("psnr", "ssim") if name in row}
+  first: dict[str, float] = {name: row[name][0] for name in ("psnr", "ssim") if name in row}
   picture = images.read(run.pictures / runs.sample(case.name, entrant.task, entrant.name), convert=True)
   return sheet.Cell(picture, marks.caption(first))

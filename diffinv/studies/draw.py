@@ -13,7 +13,7 @@ from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.studies import cases, chains, entrants, identity, marks
 from diffinv.studies.study import STEPS, Running
 
@@ -37,7 +37,7 @@ class Drawing(Running):
       raise errors.UsageError(f"`eta` is of `sampler=ddim`, got `sampler={self.sampler}`; leave it out")
 
 
-def build_sampler(config: Drawing, prior: AnyPrior) -> Method:
+def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
   """Return the sampler for pictures of the size asked for.
 
   Raises:
@@ -51,7 +51,7 @@ def build_sampler(config: Drawing, prior: AnyPrior) -> Method:
   return DDIM(shape, config.eta or 0.0) if config.sampler == "ddim" else SAMPLERS[config.sampler](shape)
 
 
-def draw_all(config: Drawing, folder: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
+def draw_all(config: Drawing, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
   """Draw pictures and write them, all of them as grid.png, and results.json.
 
   Returns:
@@ -84,7 +84,7 @@ def draw_all(config: Drawing, folder: str | os.PathLike, *, overwrite: bool = Fa
   return found
 
 
-def _draw(config: Drawing, prior: AnyPrior, method: Method, grid) -> chains.Restored:
+def _draw(config: Drawing, prior: PicturePrior, method: Method, grid) -> chains.Restored:
   root = jax.random.key(config.seed)
   with progress.Bar(1.0) as bar:
     return chains.restore(

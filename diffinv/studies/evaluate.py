@@ -42,7 +42,7 @@ class Evaluated(NamedTuple):
     return self.text()
 
 
-def evaluate(config: Evaluation, folder: str | os.PathLike, *, overwrite: bool = False) -> Evaluated:
+def evaluate(config: Evaluation, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Evaluated:
   """Measure a prior; write NAME.md and NAME.json for each measure.
 
   Measures of several calls may go into one folder. After a stop the same call goes on with the restorations where they

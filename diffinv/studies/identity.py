@@ -2,41 +2,43 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
 
 import diffinv
 from diffinv import options
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.priors.folder import ANALYTIC, load_description, load_prior
 from diffinv.studies.study import Running
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
 
 
-def load(config: Running) -> AnyPrior:
+def load(config: Running) -> PicturePrior:
   """Load the prior that a configuration names, or return the one that it holds.
 
   Raises:
     UsageError: options of a named prior come with an object.
     FileNotFoundError, ValueError: see `load_prior`.
   """
-  given = {"label": config.label, "dtype": config.dtype, "remat": config.remat or None}
+  prior: Any = config.prior
+  given: dict[str, Any] = {"label": config.label, "dtype": config.dtype, "remat": config.remat or None}
   given = {name: value for name, value in given.items() if value is not None}
-  if is_named(config.prior):
-    return load_prior(config.prior, **given)
+  if is_named(prior):
+    return load_prior(prior, **given)
   if given:
     name = next(iter(given))
     raise diffinv.errors.UsageError(f"`{name}` is for a prior given by its name; load the object with it instead")
-  return config.prior
+  return prior
 
 
-def is_named(prior: Any) -> bool:
+def is_named(prior: Any) -> TypeGuard[str | os.PathLike[str]]:
   """Tell whether a prior is given by its name or folder."""
   return isinstance(prior, (str, pathlib.PurePath))
 
@@ -61,7 +63,7 @@ def provenance(config: Running, command: str, **places: Any) -> dict[str, Any]:
       "platform": device.platform,
       "kind": device.device_kind,
       "used": config.devices or 1,
-      "matmul_precision": jax.config.jax_default_matmul_precision,
+      "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]  # JAX adds it when run
     },
   }
 
@@ -91,11 +93,11 @@ def _is_object(value: Any) -> bool:
   return not (value is None or isinstance(value, (str, bool, int, float, pathlib.PurePath)))
 
 
-def describe_prior(config: Running, prior: AnyPrior) -> dict[str, Any]:
+def describe_prior(config: Running, prior: PicturePrior) -> dict[str, Any]:
   """Return what identifies a prior: its name, its numbers and its network."""
   named = is_named(config.prior)
   network = None
-  if named and config.prior not in ANALYTIC:
+  if is_named(config.prior) and config.prior not in ANALYTIC:
     network = dataclasses.asdict(load_description(config.prior)[1])
   name = str(config.prior) if named else type(prior).__name__
   return {"name": name, "sha256": fingerprint(prior), "network": network}
@@ -110,10 +112,10 @@ def fingerprint(tree: Any) -> str:
     found.update(repr(used).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     found.update(jax.tree_util.keystr(path).encode())
-    found.update(np.ascontiguousarray(leaf))
+    found.update(np.asarray(leaf).tobytes())
   return found.hexdigest()
 
 
 def digest(array: np.ndarray) -> str:
   """Return the SHA-256 of an array's numbers."""
-  return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  return hashlib.sha256(array.tobytes()).hexdigest()

@@ -120,7 +120,8 @@ def marks(
 
 def _of_sets(problem: Problem, sets: jax.Array, truth: np.ndarray) -> dict[str, Any]:
   """Return the marks of sets of independent samples, `[sets, n, h, w, c]`: the mean over the sets."""
-  evidence, entry = table.Evidence(problem, jnp.asarray(truth)), {}
+  evidence = table.Evidence(problem, jnp.asarray(truth))
+  entry: dict[str, Any] = {}
   for mark in table.measurable(evidence, truth.shape, table.SEVERAL):
     values = jax.vmap(lambda samples, mark=mark: mark.measure(samples, evidence))(sets)
     if mark.levels is None:

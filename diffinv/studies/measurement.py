@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,9 +26,9 @@ PROBE = 256  # pixels: the size of picture at which a task is asked how its meas
 class Given(NamedTuple):
   """What is known of a real measurement's operator."""
 
-  mask: np.ndarray | str | pathlib.Path | None = None  # kept pixels or frequencies, [h, w] or [h, w, 1], or a file
+  mask: np.ndarray | str | os.PathLike[str] | None = None  # kept pixels or frequencies, [h, w] or [h, w, 1], or a file
   mask_threshold: int | None = None  # gray level of a mask's file from which a pixel counts as kept
-  kernel: np.ndarray | str | pathlib.Path | None = None  # of a blur, [k, l], or a file
+  kernel: np.ndarray | str | os.PathLike[str] | None = None  # of a blur, [k, l], or a file
 
 
 NOTHING = Given()
@@ -102,7 +102,7 @@ def make_operator(
     operator = task.make(key, shape)
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from None
-  return operator if given.mask is None else _masked(operator, shape, given)
+  return operator if given.mask is None else _masked(operator, shape, given.mask, given.mask_threshold)
 
 
 def _kernel(kernel) -> np.ndarray:
@@ -111,11 +111,11 @@ def _kernel(kernel) -> np.ndarray:
   return masks.read_kernel(kernel)
 
 
-def _masked(operator: Operator, shape, given: Given) -> Operator:
-  if isinstance(given.mask, np.ndarray):
-    kept, name = masks.as_mask(given.mask), "`mask`"
+def _masked(operator: Operator, shape, mask: np.ndarray | str | os.PathLike[str], threshold: int | None) -> Operator:
+  if isinstance(mask, np.ndarray):
+    kept, name = masks.as_mask(mask), "`mask`"
   else:
-    kept, name = masks.read_mask(given.mask, threshold=given.mask_threshold), str(given.mask)
+    kept, name = masks.read_mask(mask, threshold=threshold), str(mask)
   if kept.shape[:2] != tuple(shape[:2]):
     raise ValueError(
       f"{name}: expected a mask of {images.by(shape)} pixels as the picture, got {images.by(kept.shape)}; resize it"

@@ -1,6 +1,7 @@
 """Restore pictures with one method: real measurements of them, or simulated ones beside the truth."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.options import option
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
@@ -35,17 +36,17 @@ SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 class Restoration(Measuring):
   """What to restore, and how: photographs that are measured first (`input`), or real measurements (`measurement`)."""
 
-  input: tuple[str | os.PathLike, ...] = option(
+  input: tuple[str | os.PathLike[str], ...] = option(
     (), "Photograph to measure and restore: a file, several (repeat, or commas), or a folder.", repeated=True
   )
-  measurement: tuple[str | os.PathLike, ...] = option(
+  measurement: tuple[str | os.PathLike[str], ...] = option(
     (), "Measurement to restore, in place of `input`: a file, several, or a folder.", repeated=True
   )
   task: str | Task = option(
     "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
   )
   method: str | Method = option("dps", "How to restore.", choices=tuple(METHODS))
-  mask: str | os.PathLike | np.ndarray | None = option(
+  mask: str | os.PathLike[str] | np.ndarray | None = option(
     None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
   )
   mask_threshold: int | None = option(
@@ -54,7 +55,7 @@ class Restoration(Measuring):
     low=1,
     high=255,
   )
-  kernel: str | os.PathLike | np.ndarray | None = option(
+  kernel: str | os.PathLike[str] | np.ndarray | None = option(
     None, "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum."
   )
 
@@ -88,7 +89,7 @@ class Job(NamedTuple):
   """Everything that a restoration says, loaded and checked."""
 
   config: Restoration
-  prior: AnyPrior
+  prior: PicturePrior
   name: str  # of the task
   task: Task
   method: Method
@@ -108,8 +109,8 @@ def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   """Return the problem of a real measurement `y`."""
   key = casing.case_keys(case)[0]
   operator = measurement.make_operator(job.name, job.task, key, case.shape, job.config.given)
-  y = jnp.asarray(y)
-  return Problem(operator, measurement.noise_model(job.config, job.task), operator.observed(y) * y)
+  values = jnp.asarray(y)
+  return Problem(operator, measurement.noise_model(job.config, job.task), operator.observed(values) * values)
 
 
 class Reader:
@@ -117,7 +118,8 @@ class Reader:
 
   def __init__(self, read: Any):
     """Take what reads a path."""
-    self._read, self._kept, self._bytes = read, {}, 0
+    self._read, self._bytes = read, 0
+    self._kept: dict[pathlib.Path, np.ndarray] = {}
 
   def __call__(self, path: pathlib.Path) -> np.ndarray:
     """Return what the file holds."""
@@ -145,7 +147,7 @@ class Restored:
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(self.picture, dtype=dtype, copy=copy)
 
-  def save(self, path: str | os.PathLike) -> None:
+  def save(self, path: str | os.PathLike[str]) -> None:
     """Write the picture to an image file."""
     images.write(path, self.picture)
 
@@ -263,7 +265,7 @@ def check_method(config: Restoration, name: str, task: Task, method: Method, cas
       methods.check(method, operator)
 
 
-def _reader(config: Restoration, prior: AnyPrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
+def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
   """Return what reads a photograph or a measurement."""
   if config.input:
     multiple = measurement.size_multiple([task])
@@ -273,7 +275,7 @@ def _reader(config: Restoration, prior: AnyPrior, name: str, task: Task, given_y
   return lambda path: read_measurement(config, prior, name, task, path)
 
 
-def read_measurement(config: Restoration, prior: AnyPrior, name: str, task: Task, path: pathlib.Path) -> np.ndarray:
+def read_measurement(config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path) -> np.ndarray:
   """Read a measurement with as many channels as the task has of the prior's pictures, [h, w, c].
 
   Raises:
@@ -295,7 +297,7 @@ def read_measurement(config: Restoration, prior: AnyPrior, name: str, task: Task
 
 
 def picture_shape(
-  config: Restoration, prior: AnyPrior, name: str, task: Task, path: pathlib.Path, shape: Sequence[int]
+  config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path, shape: Sequence[int]
 ) -> tuple[int, int, int]:
   """Return the shape of the picture behind a measurement of `shape`.
 
@@ -348,7 +350,7 @@ def windows(cases: Sequence[Case], samples: int) -> list[list[Case]]:
 # The folder
 
 
-def restore_all(config: Restoration, folder: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
+def restore_all(config: Restoration, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
   """Restore every picture of a restoration and write a folder of pictures.
 
   Returns:
@@ -361,9 +363,10 @@ def restore_all(config: Restoration, folder: str | os.PathLike, *, overwrite: bo
   path = pathlib.Path(folder)
   if config.input or config.measurement:
     casing.check_apart(config, path, picture_paths(config))
-  job, entries, compiling, running = plan(config), {}, 0.0, 0.0
+  job, compiling, running = plan(config), 0.0, 0.0
+  entries: dict[str, dict[str, Any]] = {}
   with output.folder(path, overwrite=overwrite) as partial:
-    with progress.Bar(sum(np.prod(case.shape) for case in job.cases)) as bar:
+    with progress.Bar(sum(math.prod(case.shape) for case in job.cases)) as bar:
       for part in windows(job.cases, config.num_samples):
         got = _restore_window(job, part, partial, bar, entries)
         compiling, running = compiling + got.compile_seconds, running + got.run_seconds
@@ -376,7 +379,7 @@ def restore_all(config: Restoration, folder: str | os.PathLike, *, overwrite: bo
 def _restore_window(job: Job, part: Sequence[Case], folder: pathlib.Path, bar, entries) -> chains.Restored:
   """Restore and write the pictures of a window; put their entries of results.json into `entries`."""
   loaded = [job.load(case) for case in part]
-  report = bar.part(sum(np.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
+  report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
   got = run_chains(job, part, [problem for problem, _ in loaded], report)
   for case, (problem, truth), pictures in zip(part, loaded, got.images, strict=True):
     if failure := marks.failure(pictures):

@@ -62,7 +62,7 @@ class Results:
     return self.table()._repr_html_()
 
 
-def read_results(folder: str | os.PathLike) -> Results:
+def read_results(folder: str | os.PathLike[str]) -> Results:
   """Return the results of a comparison, finished or still running.
 
   Raises:

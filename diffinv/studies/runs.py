@@ -96,7 +96,7 @@ COMPARISON = Kind("comparison", "diffinv-compare-1", "image", (PICTURES,))
 SEARCH = Kind("search", "diffinv-tune-1", "candidate")
 
 
-def read_plan(folder: str | pathlib.Path, kind: Kind = COMPARISON) -> dict[str, Any]:
+def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[str, Any]:
   """Read run.json.
 
   Raises:
@@ -115,7 +115,7 @@ def read_plan(folder: str | pathlib.Path, kind: Kind = COMPARISON) -> dict[str, 
   return plan
 
 
-def read_rows(folder: str | pathlib.Path) -> list[Row]:
+def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
   """Read the rows that are there in full; none where nothing has finished.
 
   Raises:
@@ -148,7 +148,7 @@ class Run(NamedTuple):
     return None if row is None or row.get("failed") else row
 
 
-def read(folder: str | pathlib.Path) -> Run:
+def read(folder: str | os.PathLike[str]) -> Run:
   """Read a comparison, finished or not.
 
   Raises:
@@ -170,7 +170,7 @@ def read(folder: str | pathlib.Path) -> Run:
 
 
 PLAN_TYPES = {"settings": dict, "versions": dict, "device": dict, "prior": dict, "num_samples": int}
-ENTRY_KEYS = {
+ENTRY_KEYS: dict[str, dict[str, type]] = {
   "tasks": {"name": str, "title": str},
   "methods": {"name": str, "title": str},
   "images": {"name": str, "shape": list},
@@ -244,7 +244,7 @@ def _check_mark(value: Any, mark: table.Mark, place: str) -> None:
 
 
 def _is_curve(curve: Any) -> bool:
-  lists = [curve.get(key) for key in ("levels", "empirical")] if isinstance(curve, dict) else []
+  lists: list[Any] = [curve.get(key) for key in ("levels", "empirical")] if isinstance(curve, dict) else []
   return (
     len(lists) == 2
     and all(isinstance(values, list) and all(map(is_number, values)) for values in lists)
@@ -260,7 +260,9 @@ def is_number(value: Any) -> bool:
 class RunFolder:
   """A comparison or a search under way."""
 
-  def __init__(self, path: str | pathlib.Path, plan: dict[str, Any], *, restart: bool = False, kind: Kind = COMPARISON):
+  def __init__(
+    self, path: str | os.PathLike[str], plan: dict[str, Any], *, restart: bool = False, kind: Kind = COMPARISON
+  ):
     """Begin in OUTPUT.running, or go on there.
 
     Args:

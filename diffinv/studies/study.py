@@ -19,7 +19,7 @@ from diffinv.metrics.perceptual import LPIPS
 from diffinv.nets import unet
 from diffinv.operators import Operator
 from diffinv.options import option
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.schedules import SPACINGS
 from diffinv.tasks import TASKS, Task
 
@@ -30,14 +30,14 @@ TEST_IMAGES, VALIDATION_IMAGES = 8, 4  # of a held-out set, where `num_images` d
 
 STEPS = f"{', '.join(SPACINGS[:-1])} or {SPACINGS[-1]} (per section)"  # what `steps` may be
 
-Picture = str | os.PathLike | np.ndarray  # a file, or [h, w, c] in [-1, 1]
+Picture = str | os.PathLike[str] | np.ndarray  # a file, or [h, w, c] in [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Running:
   """How a prior is run."""
 
-  prior: str | os.PathLike | AnyPrior = option(
+  prior: str | os.PathLike[str] | PicturePrior = option(
     "photo", "Prior: a name, or a folder that `diffinv convert` or `diffinv train` wrote."
   )
   label: int | None = option(None, "Class of the pictures, for a class-conditional network.", low=0)
@@ -80,7 +80,7 @@ class Measuring(Running):
     low=0.0,
   )
   rate: float = option(1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", low=1e-6)
-  settings: str | os.PathLike | dict | None = option(
+  settings: str | os.PathLike[str] | dict | None = option(
     None,
     "JSON file of hyper-parameters per method and task. Not set: those that ship for the prior, or the literature's.",
   )
@@ -103,7 +103,7 @@ class Measuring(Running):
 class Comparing(Measuring):
   """Which pictures, tasks and methods."""
 
-  data: tuple[Picture, ...] | Picture | list[Any] = option(
+  data: tuple[Picture, ...] | Any = option(  # one, or a list, becomes a tuple
     (),
     f"Photographs: files, a folder, or held-out pictures of the package, {' or '.join(held_out.SETS)}. Not set: the "
     "bundled portrait.",
@@ -140,7 +140,7 @@ class Study(Comparing):
     "Pictures to keep of each chain, its start and its end among them, for the report's animation; 0 for none.",
     low=0,
   )
-  lpips: str | os.PathLike | LPIPS | None = option(
+  lpips: str | os.PathLike[str] | LPIPS | None = option(
     None,
     'Weights of LPIPS, the state_dict of lpips.LPIPS(net="alex" or "vgg"), .pt or .safetensors. Not set: no LPIPS.',
   )
@@ -192,7 +192,7 @@ def _named(option_name, entries, known, as_named) -> dict[str, Any]:
         raise errors.UsageError(f"`{option_name}`: expected some of {', '.join(known)}, got {entry!r}")
       name, value, own = entry, known[entry], False
     else:
-      name, value, own = *as_named(entry), not isinstance(entry, tuple)
+      (name, value), own = as_named(entry), not isinstance(entry, tuple)
     if own:  # two objects of one class get names of their own; a name that was given stays as it is
       name = next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(found) + 3))) if n not in found)
     if name in found:
@@ -220,7 +220,7 @@ def _as_task(entry: Any) -> tuple[str, Task]:
 
 def _task_of(operator: Operator) -> Task:
   """Return an operator as a task, which measures pictures of one shape."""
-  expected = tuple(operator.in_shape)
+  expected: Any = tuple(operator.in_shape)  # the task's, if it is of pictures
 
   def make(key, shape):
     del key

@@ -15,7 +15,7 @@ from diffinv.batch import sample_batch
 from diffinv.data import held_out
 from diffinv.metrics import table as metrics
 from diffinv.options import option
-from diffinv.priors import AnyPrior
+from diffinv.priors import PicturePrior
 from diffinv.problems import Problem, stack
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
@@ -129,7 +129,7 @@ class Prepared(NamedTuple):
   """What a search asks for, loaded and checked, nothing of it done."""
 
   config: Search
-  prior: AnyPrior
+  prior: PicturePrior
   table: dict[str, Any]
   cases: list[Case]
   truths: list[np.ndarray]
@@ -137,7 +137,7 @@ class Prepared(NamedTuple):
   jobs: list[Job]
 
 
-def tune(config: Search, file: str | os.PathLike, *, overwrite: bool = False, restart: bool = False) -> Tuned:
+def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = False, restart: bool = False) -> Tuned:
   """Restore validation pictures with every combination of values; write the best into a settings file.
 
   Args:
@@ -190,14 +190,14 @@ def prepare(config: Search, file: pathlib.Path) -> Prepared:
 # What is tried
 
 
-def read_search(config: Search) -> dict[str, dict[str, Sequence[Any]]]:
+def read_search(config: Search) -> dict[str, dict[str, tuple[Any, ...]]]:
   """Return what to try, by method and field.
 
   Raises:
     UsageError: `search` names no method that takes part, or a field twice, or a method has nothing to search.
   """
   known = named_methods(config.methods)
-  given: dict[str, dict[str, tuple]] = {name: {} for name in known}
+  given: dict[str, dict[str, tuple[Any, ...]]] = {name: {} for name in known}
   for words in config.search:
     target, equals, values = words.partition("=")
     name, dot, field = target.strip().partition(".")
@@ -233,7 +233,9 @@ def check_disjoint(fixed: dict[str, dict], searched: dict[str, dict]) -> None:
         )
 
 
-def plan_jobs(config: Search, prior: AnyPrior, table: dict[str, Any], problems: dict[str, list[Problem]]) -> list[Job]:
+def plan_jobs(
+  config: Search, prior: PicturePrior, table: dict[str, Any], problems: dict[str, list[Problem]]
+) -> list[Job]:
   """Build every candidate; tasks that a method cannot solve are left out, and said.
 
   Raises:
@@ -354,7 +356,9 @@ def mark(p: Prepared, task: str, pictures: np.ndarray) -> list[dict[str, Any]]:
 def judge(config: Search, job: Job, run: runs.RunFolder) -> Outcome:
   """Return the marks of all candidates: the mean over pictures, NaN where one failed."""
   rows = [run.rows[job.task, job.name, number] for number in range(len(job.found))]
-  of_pictures = [[summary.picture_value(entry, config.criterion) for entry in row["images"]] for row in rows]
+  of_pictures: list[list[Any]] = [
+    [summary.picture_value(entry, config.criterion) for entry in row["images"]] for row in rows
+  ]
   means = [float("nan") if None in values else float(np.mean(values)) for values in of_pictures]
   return Outcome(job, means, metrics.mark(config.criterion).best(means))
 
@@ -378,7 +382,7 @@ def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, A
   return {**table, settings.ABOUT: about}
 
 
-def write(p: Prepared, outcomes: Sequence[Outcome], file: str | os.PathLike) -> dict[str, Any]:
+def write(p: Prepared, outcomes: Sequence[Outcome], file: str | os.PathLike[str]) -> dict[str, Any]:
   """Write the settings file, and return its contents."""
   about = {
     **identity.provenance(p.config, COMMAND, output=file),

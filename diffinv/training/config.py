@@ -66,7 +66,7 @@ class TrainConfig:
     UsageError: an option is out of range, or two contradict each other.
   """
 
-  data: str | os.PathLike | None = option(
+  data: str | os.PathLike[str] | None = option(
     None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'."
   )
   config: str = option("default", "Set of defaults for the flags below.", choices=CONFIGS)
@@ -75,7 +75,7 @@ class TrainConfig:
     None, "Time to train, minutes. The speed of the first steps fixes how many to take, and each quarter corrects it."
   )
   seed: int = option(0, "Seed of the weights, the data order and the noise.", low=0, high=MAX_SEED)
-  init: str | os.PathLike | None = option(
+  init: str | os.PathLike[str] | None = option(
     None, "Prior whose weights to start from: a name or a folder, of the same network and prediction."
   )
 

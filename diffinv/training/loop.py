@@ -67,7 +67,8 @@ def deferred() -> Iterator[list[Callable[[], None]]]:
 
   In the middle of a step the state that it works on may be gone, and that after it not there yet.
   """
-  asked, before = [], {}
+  asked: list[Callable[[], None]] = []
+  before: dict[signal.Signals, Any] = {}  # handlers by signal
 
   def handle(number, frame):
     act = lambda: before[number](number, frame)
@@ -112,7 +113,7 @@ class Work:
     self.lost = 0  # steps in a row that were skipped
     self._pace = None
     if run.total_steps is None and config.minutes is not None:
-      about = {"warmup_steps": config.warmup_steps, "begun": self.meter.begun, "clock": clock}
+      about: dict[str, Any] = {"warmup_steps": config.warmup_steps, "begun": self.meter.begun, "clock": clock}
       self._pace = Pace(config.minutes, step=self.step, ahead=ahead, **about)
 
   def advance(self, batch: Any) -> None:
@@ -201,7 +202,7 @@ class Work:
     result = self._functions.validate(self.state.ema)
     decibels = [round(float(10 * np.log10(4.0 / v)), 3) for v in np.asarray(result.squared_error)]
     psnr = dict(zip(map(str, VALIDATION_SBARS), decibels, strict=True))
-    info = {"step": self.step, "loss": float(result.loss), "psnr": psnr}
+    info: dict[str, Any] = {"step": self.step, "loss": float(result.loss), "psnr": psnr}
     if info["loss"] < self._run.best_loss():
       self._run.save_best(self.step, self.state.ema, info)
     self._run.log({"step": self.step, "validation": info})  # last: what the log has is done

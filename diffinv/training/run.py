@@ -23,7 +23,7 @@ from diffinv.training.step import TrainState
 
 def train(
   config: TrainConfig,
-  folder: str | os.PathLike,
+  folder: str | os.PathLike[str],
   *,
   overwrite: bool = False,
   restart: bool = False,
@@ -74,7 +74,7 @@ def train(
 def _train(
   config: TrainConfig,
   plan: Plan,
-  folder: str | os.PathLike,
+  folder: str | os.PathLike[str],
   devices: Devices,
   *,
   overwrite: bool,
@@ -100,7 +100,7 @@ def _train(
 
 def _write(
   config: TrainConfig,
-  folder: str | os.PathLike,
+  folder: str | os.PathLike[str],
   run: RunFolder,
   data: Data,
   state: TrainState,

@@ -30,12 +30,12 @@ from diffinv.training.step import TrainState
 PLAN, LOG, GRIDS, STATE, BEST = "run.json", "log.jsonl", "samples", "last", "best"
 
 
-def beside(prior: str | os.PathLike) -> pathlib.Path:
+def beside(prior: str | os.PathLike[str]) -> pathlib.Path:
   """Return OUTPUT.training, where the run lies that writes the prior to the folder `prior`."""
   return pathlib.Path(os.fspath(prior).rstrip("/") + ".training").resolve()
 
 
-def check_place(config: TrainConfig, prior: str | os.PathLike, *, restart: bool) -> None:
+def check_place(config: TrainConfig, prior: str | os.PathLike[str], *, restart: bool) -> None:
   """Check that OUTPUT.training holds a run or nothing, and that no training image is in it or will be.
 
   Raises:
@@ -90,7 +90,7 @@ class Plan:
 
 
 def make_plan(
-  config: TrainConfig, prior: str | os.PathLike, devices: Devices, *, restart: bool = False, report: Report = print
+  config: TrainConfig, prior: str | os.PathLike[str], devices: Devices, *, restart: bool = False, report: Report = print
 ) -> Plan:
   """Return the plan of the run that OUTPUT.training holds, or that of a new one.
 
@@ -157,7 +157,7 @@ def _total_steps(planned: int | None, config: TrainConfig, report: Report) -> in
   return config.steps
 
 
-def code_commit(file: str | os.PathLike = __file__) -> str | None:
+def code_commit(file: str | os.PathLike[str] = __file__) -> str | None:
   """Return the commit of the code around `file`, `-dirty` where it has been changed since.
 
   None outside of its repository, such as in an environment within another one.

@@ -122,10 +122,10 @@ def order(w1: np.ndarray, case: MixtureCase, found: Mapping[str, np.ndarray], si
   if case.same_for_one is not None:  # only one measurement is held to a bound
     other = found.get(case.same_for_one)
     agrees = other is None or abs(w1[0] / other[0] - 1) < SAME
-    return {"below the prior": w1[0] < found["prior"][0], f"equals {case.same_for_one}": agrees}
-  holds = {"above the oracle": np.all(w1 > found["oracle"]), "below the prior": np.all(w1 < found["prior"])}
+    return {"below the prior": bool(w1[0] < found["prior"][0]), f"equals {case.same_for_one}": bool(agrees)}
+  holds = {"above the oracle": bool(np.all(w1 > found["oracle"])), "below the prior": bool(np.all(w1 < found["prior"]))}
   if case.reference is not None:
-    holds["level"] = np.all(np.abs(level_z(w1, case.reference, size)) < LEVEL_Z)
+    holds["level"] = bool(np.all(np.abs(level_z(w1, case.reference, size)) < LEVEL_Z))
   return holds
 
 

@@ -25,7 +25,7 @@ MARGINS = {"photos": (2.5, 3.0, 2.0, 1.7), "faces": (None, 4.0, 4.0, None)}  # d
 def measure(subject: Subject) -> Measured:
   """Measure the PSNR of the denoised held-out images at every level."""
   x0 = subject.held_out(held_out.DENOISING, subject.config.num_images)
-  contestants = {"network": subject.prior, **subject.gaussians, "natural": priors.natural()}
+  contestants: dict[str, AnyPrior] = {"network": subject.prior, **subject.gaussians, "natural": priors.natural()}
   errors = {name: np.stack([squared_errors(p, subject, x0, s) for s in SBARS]) for name, p in contestants.items()}
   pooled = {name: 10 * np.log10(4.0 / e.mean(axis=1)) for name, e in errors.items()}
   single = {name: (10 * np.log10(4.0 / e)).mean(axis=1) for name, e in errors.items()}

@@ -20,9 +20,10 @@ import numpy as np
 from diffinv import baselines, errors, priors, progress
 from diffinv.data import held_out, images, sheet
 from diffinv.methods import METHODS
+from diffinv.metrics import table as metrics
 from diffinv.problems import Problem
 from diffinv.studies import cases as casing
-from diffinv.studies import compare, entrants, marks, measurement, runs, search
+from diffinv.studies import compare, entrants, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.evaluation.layout import Measured, Table
 from diffinv.studies.evaluation.subject import GAUSSIAN, Subject
@@ -172,7 +173,7 @@ def choose_weights(subject: Subject) -> dict[str, Any]:
         pictures = [baselines.total_variation(problem, weight=weight) for problem in problems]
         marked[task].append(float(np.mean([psnr for psnr, _ in _marks(measured, task, {TV: pictures})[TV]])))
         bar.part(1.0, f"{task} {TV}")(1, 1)
-  chosen = {task: search.best(values) for task, values in marked.items()}
+  chosen = {task: metrics.mark("psnr").best(values) for task, values in marked.items()}
   if None in chosen.values():
     raise ValueError("restoration: expected a weight of total variation that stays finite, got none")
   return {

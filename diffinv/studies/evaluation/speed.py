@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ TASK = "inpaint_random"
 
 def measure(subject: Subject) -> Measured:
   """Time a step for one image and for MANY."""
-  rows, found = [], {}
+  rows: list[list[Any]] = []
+  found = {}
   for count in (1, MANY):
     wall, processors, compiling = step_times(subject, count)
     found[str(count)] = {"milliseconds": wall, "processor_milliseconds": processors, "compile_seconds": compiling}

@@ -16,7 +16,7 @@ from diffinv.data.images import from_uint8
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import SAMPLERS
 from diffinv.options import option
-from diffinv.priors import AnyPrior, spectral
+from diffinv.priors import PicturePrior, spectral
 from diffinv.priors.folder import ANALYTIC, load_provenance
 from diffinv.studies import identity
 from diffinv.studies.study import STEPS, TEST_IMAGES, VALIDATION_IMAGES, Running
@@ -65,7 +65,7 @@ class Evaluation(Running):
     4, "Posterior samples of each picture; the mean of 4, 16, ... of them, and of all, stand beside one.", low=1
   )
   antithetic: bool = option(False, "Draw posterior samples in pairs of opposite noise.")
-  settings: str | os.PathLike | dict | None = option(
+  settings: str | os.PathLike[str] | dict | None = option(
     None, "JSON file of hyper-parameters that `diffinv tune` found for the prior. Not set: those that ship for it."
   )
   rounds: int = option(5, "Chains to time, after one that is not.", low=1)
@@ -90,7 +90,7 @@ class Subject:
 
   config: Evaluation
   name: str
-  prior: AnyPrior
+  prior: PicturePrior
   training: TrainConfig  # of the run that made it
 
   @property

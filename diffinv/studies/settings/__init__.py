@@ -8,6 +8,7 @@ every prior that has no file of its own.
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -33,7 +34,7 @@ def load_settings(prior_name: str) -> dict[str, Any]:
   return read_settings(FOLDER / f"{prior_name if has_own(prior_name) else LITERATURE}.json")
 
 
-def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Read a settings file.
 
   Raises:
@@ -48,7 +49,7 @@ def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
   return checked(settings, path)
 
 
-def checked(settings: Any, path: str | pathlib.Path) -> dict[str, Any]:
+def checked(settings: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
   """Return a table of settings without what it says about itself, after checking it; `path` is named in errors.
 
   Raises:
@@ -80,7 +81,7 @@ def _check_known(path, what, got, known):
     raise ValueError(f"settings: expected a {what} in {path}, one of {', '.join(known)}, got {got!r}")
 
 
-def write_settings(path: str | pathlib.Path, settings: dict[str, Any]) -> None:
+def write_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
   """Write a settings file, a line for each task of a method."""
   methods = []
   for method, entry in settings.items():
