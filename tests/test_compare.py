@@ -534,7 +534,7 @@ def test_a_search_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
     assert main.execute([*base, "--tasks=inpaint_random", *flags]) != 0
   assert not (tmp_path / "cut.json").exists() and done == [[0, 1]]
   assert len(runs.read_rows(tmp_path / "cut.json.running")) == 2
-  monkeypatch.setattr(tuning, "run_part", lambda job, part, *args: done.append(part) or restore(job, part, *args))
+  monkeypatch.setattr(tuning, "run_part", lambda p, job, part, *args: done.append(part) or restore(p, job, part, *args))
   cut, said = tune(tmp_path / "cut.json", photos, *flags)
   assert "2 candidates are there" in said and done == [[0, 1], [2, 3]]
   assert cut["about"]["found"] == whole["about"]["found"]

@@ -1,10 +1,13 @@
 """The page of results: its tables and claims from numbers that are known."""
 
+import dataclasses
 import json
 import pathlib
 
 import jax
 import pytest
+
+from diffinv import Study
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TITLES = {"dps": "DPS", "diffpir": "DiffPIR", "pigdm": "PiGDM", "ddrm": "DDRM"}
@@ -123,20 +126,20 @@ def test_a_picture_without_a_mark_is_left_out_of_the_differences(tool, results):
 
 
 def test_a_kept_comparison_is_of_the_same_prior_and_flags(tool, tmp_path, capsys):
-  options = ["--prior=natural", "--tasks=denoising", "--methods=ddrm", "--size=16", "--fit=resize", "--steps=5"]
+  study = Study(prior="natural", tasks="denoising", methods="ddrm", size=16, fit="resize", steps=5)
   tool.FLAGS(["write_results", f"--work={tmp_path}"])
   with jax.numpy_rank_promotion("allow"):
-    folder, first = tool.compared("a", [*options, "--report=false"])
-  assert "diffinv compare" in capsys.readouterr().out
-  assert tool.compared("a", options) == (folder, first)
-  assert "diffinv compare" not in capsys.readouterr().out
+    folder, first = tool.compared("a", study)
+  assert f"comparing: {folder}" in capsys.readouterr().out
+  assert tool.compared("a", study) == (folder, first)
+  assert "comparing" not in capsys.readouterr().out
   with pytest.raises(SystemExit, match="a: expected the comparison of now, got one that differs in --seed; remove it"):
-    tool.compared("a", [*options, "--seed=1"])
+    tool.compared("a", dataclasses.replace(study, seed=1))
   plan = json.loads((folder / "run.json").read_text())
   plan["prior"]["sha256"] = "0"
   (folder / "run.json").write_text(json.dumps(plan))
   with pytest.raises(SystemExit, match="differs in prior; remove it"):
-    tool.compared("a", options)
+    tool.compared("a", study)
 
 
 def test_blocks_are_replaced_and_the_words_stay(tool):

@@ -97,7 +97,9 @@ def compared(name: str, study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
   if (folder / output.RESULTS).exists():
     changed = [what for what in changes(folder, study) if not what.startswith(runs.VERSIONS)]
     if changed:
-      raise SystemExit(f"{folder}: expected the comparison of now, got one that differs in {changed[0]}; remove it")
+      raise SystemExit(
+        f"{folder}: expected the comparison of now, got one that differs in {errors.as_flags(changed[0])}; remove it"
+      )
     return folder, read_results(folder).contents()
   print(f"comparing: {folder}", flush=True)
   try:

@@ -266,8 +266,9 @@ def _job(config, task, name, searched, fixed, steps, prior, table, operator) -> 
   with errors.usage():
     given = entrants.typed_fields(class_of(method), fixed)
   build = lambda some: entrants.build(name, method, task, steps, table, {**given, **some})
+  found = search.candidates(build, searched)
   try:
-    found = search.able(search.candidates(build, searched), operator)
+    found = search.able(found, operator)
   except ValueError as error:
     raise CannotSolveError(str(error)) from None
   return Job(task, name, searched, given, found, steps, grid)
