@@ -139,7 +139,7 @@ def test_restorations_are_comparisons_with_pages_of_the_same_measurements(measur
 def test_the_table_of_restorations_has_the_means_of_its_comparisons(measured):
   means = found(measured, "restoration")["means"][TASK]
   for who in restoration.WHO:
-    compared = results.read(restoration.comparison_folder(measured[1], who))
+    compared = results.read_results(restoration.comparison_folder(measured[1], who))
     (entry,) = (entry for entry in compared.summary if entry["task"] == TASK)
     assert means[f"DiffPIR, {who}"] == [entry["psnr"]["mean"], entry["ssim"]["mean"]]
     assert means[f"DiffPIR, {who}, mean of 5"] == [entry["mean_psnr"]["mean"], entry["mean_ssim"]["mean"]]
