@@ -11,10 +11,10 @@ study = diffinv.Study(
   prior="natural",  # no weights: "photo" or a folder for a trained network
   data=sys.argv[1:] or (),  # files or folders; none: a portrait that comes with the package
   fit="resize",
-  size=64,
-  tasks=["gaussian_blur", "inpaint_random"],
+  size=32,
+  tasks=["super_resolution", "inpaint_random"],
   methods=["diffpir", diffinv.METHODS["dps"](scale=1.0)],  # by name with shipped settings, or as you want it
-  steps=20,
+  steps=10,
   num_samples=2,
 )
 results = diffinv.compare(study, folder="out/example")  # stopped, it goes on; finished, it is read

@@ -45,7 +45,7 @@ study = diffinv.Study(
   methods=[Projection(), Projection(strength=jnp.float32(0.5)), "diffpir"],
   size=32,
   fit="resize",
-  steps=20,
+  steps=10,
 )
 results = diffinv.compare(study, folder="out/own")
 print(results.table())

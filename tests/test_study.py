@@ -296,16 +296,17 @@ def test_a_picture_is_decoded_once_between_plan_and_chains(photo, tmp_path, monk
 # tune
 
 
-def test_a_search_from_python_finds_what_the_command_finds(tmp_path, capsys):
-  flags = ["--prior=natural", "--steps=3", "--data=faces", "--num_images=1", "--tasks=denoising", "--methods=diffpir"]
+def test_a_search_from_python_finds_what_the_command_finds(photo, tmp_path, capsys):
+  images.write(tmp_path / "a.png", photo)
+  picture = str(tmp_path / "a.png")
+  flags = ["--prior=natural", "--steps=3", f"--data={picture}", "--tasks=denoising", "--methods=diffpir"]
   flags += ["--search=diffpir.weight=0.5,2", "--compilation_cache="]
   assert main.execute(["tune", *flags, f"--output={tmp_path / 'shell.json'}"]) == 0
   printed = capsys.readouterr().out
   config = Search(
     prior="natural",
     steps=3,
-    data="faces",
-    num_images=1,
+    data=picture,
     tasks="denoising",
     methods="diffpir",
     search={"diffpir.weight": (0.5, 2.0)},
@@ -316,10 +317,15 @@ def test_a_search_from_python_finds_what_the_command_finds(tmp_path, capsys):
   assert found[0]["diffpir@3"]["denoising"]["weight"] in (0.5, 2.0)
 
 
-def test_an_own_method_is_searched_where_values_are_given(tmp_path):
-  base_fields = {"prior": "natural", "steps": 3, "data": "faces", "num_images": 1, "tasks": "denoising"}
+def test_an_own_method_is_searched_where_values_are_given(photo, tmp_path):
+  base_fields = {"prior": "natural", "steps": 3, "data": [photo], "tasks": "denoising"}
   with pytest.raises(errors.UsageError, match="`search`: expected values to try for nudge, which declares none"):
     diffinv.tune(Search(**base_fields, methods=[Nudge()]), tmp_path / "s.json")
+  config = Search(**base_fields, methods=[Nudge()], search={"nudge.strength": (0.5, 1.0)})
+  tuned = diffinv.tune(config, tmp_path / "s.json")
+  assert [candidate.fields for candidate in tuned.outcomes[0].job.found] == [{"strength": 0.5}, {"strength": 1.0}]
+  assert "nudge is not in the settings" in tuned.remarks()[0]
+  assert "nudge" not in settings.read_settings(tmp_path / "s.json")
 
 
 # Examples

@@ -13,6 +13,7 @@ import numpy as np
 from diffinv import devices, errors, output, progress, text
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
+from diffinv.methods import METHODS
 from diffinv.metrics import table as metrics
 from diffinv.options import option
 from diffinv.priors import PicturePrior
@@ -22,6 +23,7 @@ from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs, search, settings, summary
 from diffinv.studies.cases import Case
 from diffinv.studies.study import VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
+from diffinv.tasks import TASKS
 
 COMMAND = "tune"
 
@@ -110,7 +112,7 @@ class Tuned(NamedTuple):
 
   def unusual_steps(self) -> dict[str, str]:
     """Return the steps of methods whose settings hold only for these, by method."""
-    chosen = {o.job.name: o.job.steps for o in self.outcomes if o.best is not None}
+    chosen = {o.job.name: o.job.steps for o in self.outcomes if o.best is not None and has_settings(o.job)}
     return {name: steps for name, steps in chosen.items() if steps != settings.steps_for(self.settings, name)}
 
 
@@ -119,7 +121,10 @@ def _remarks(outcome: Outcome) -> list[str]:
   if outcome.best is None:
     return [f"{job.task}: {job.name} left the finite numbers with every candidate; search smaller steps"]
   ranges = job.found[0].method.ranges
-  return [
+  own = (
+    [] if has_settings(job) else [f"{job.task}: {job.name} is not in the settings, which name no own methods or tasks"]
+  )
+  return own + [
     f"{job.task}: {job.name}.{name} is best at the edge of what was tried; search further with `search`"
     for name in search.at_the_edge(outcome.fields, job.search, ranges)
   ]
@@ -364,15 +369,21 @@ def judge(config: Search, job: Job, run: runs.RunFolder) -> Outcome:
   return Outcome(job, means, metrics.mark(config.criterion).best(means))
 
 
+def has_settings(job: Job) -> bool:
+  """Tell whether a settings file can speak of a method and a task: it names those of the package."""
+  return job.name in METHODS and job.task in TASKS
+
+
 def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
   """Return the settings with what was found laid over them, in an entry of its own for unusual steps.
 
-  Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary.
+  Such an entry begins as a copy of the usual one, whose values were the ones that the search did not vary. Own methods
+  and tasks have no settings: what was found for them is in `outcomes` and under "about".
   """
   table = {name: dict(entry) for name, entry in table.items()}
   for outcome in outcomes:
     job = outcome.job
-    if outcome.best is None:
+    if outcome.best is None or not has_settings(job):
       continue
     table.setdefault(job.name, {settings.STEPS: job.steps, settings.DEFAULT: {}})
     usual = settings.steps_for(table, job.name) == job.steps
