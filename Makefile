@@ -17,7 +17,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS)
 
 test-fast: $(VENV)/.installed-test
-	DIFFINV_TEST_XLA_LEVEL=0 $(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) -m "not slow"
+	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) -m "not slow"
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

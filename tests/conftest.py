@@ -7,7 +7,8 @@ import pathlib
 
 # Before JAX starts its backend: eight CPU devices, so that sharded runs are tested on any machine; and less work for
 # the compiler, which is where the time of small tests goes.
-LEVEL = os.environ.get("DIFFINV_TEST_XLA_LEVEL", "1")  # `make test-fast` sets 0: quicker still
+LEVEL = os.environ.get("DIFFINV_TEST_XLA_LEVEL", "0")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 XLA_FLAGS = (
   "--xla_force_host_platform_device_count=8",
   f"--xla_backend_optimization_level={LEVEL}",
@@ -32,8 +33,34 @@ def pytest_cmdline_main(config):
     config.option.maxworkerrestart = "0"
 
 
+# Files that take longest begin first, so that no core waits for the last one.
+LONG = (
+  "operators",
+  "methods_exact",
+  "compare",
+  "sampler",
+  "unet",
+  "training_run",
+  "train",
+  "apps",
+  "study",
+  "evaluate",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Put the longest files first."""
+  order = {f"test_{name}": i for i, name in enumerate(LONG)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
+# What was compiled once is not compiled again: by another file, the other workers, or the next run.
+jax.config.update("jax_compilation_cache_dir", os.path.join(ROOT, ".pytest_cache", "programs"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
-TOOLS = pathlib.Path(__file__).resolve().parent.parent / "tools"
+TOOLS = ROOT / "tools"
 
 
 @pytest.fixture(autouse=True)
