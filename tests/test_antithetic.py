@@ -26,6 +26,7 @@ def many_draws(key):
   return jnp.concatenate([jax.random.normal(first, (50,)), jax.lax.scan(body, 0.0, jnp.arange(20))[1].ravel()])
 
 
+@pytest.mark.slow
 def test_a_pair_is_the_key_itself_and_its_opposite():
   keys = jax.random.split(jax.random.key(3), 4).reshape(2, 2)
   both = antithetic.pairs(keys)
@@ -64,6 +65,7 @@ def chains(name, keys):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.slow
 def test_where_all_is_linear_the_mean_of_a_pair_does_not_depend_on_the_key(name):
   got = chains(name, antithetic.pairs(jax.random.split(jax.random.key(6), 2)))
   single = np.abs(got[0] - got[2]).max()
@@ -71,6 +73,7 @@ def test_where_all_is_linear_the_mean_of_a_pair_does_not_depend_on_the_key(name)
   np.testing.assert_allclose((got[0] + got[1]) / 2, (got[2] + got[3]) / 2, rtol=0, atol=5e-3 * single)
 
 
+@pytest.mark.slow
 def test_the_first_of_a_pair_is_the_sample_of_its_key_and_devices_share_pairs():
   keys = jax.random.split(jax.random.key(6), 4)
   plain, paired = (chains("dps", some) for some in (keys, antithetic.pairs(keys)))
@@ -89,6 +92,7 @@ def drawn(count, seed=0):
 
 
 @pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.slow
 def test_spread_and_coverage_of_pairs_are_right_where_those_of_all_together_are_not(count):
   samples, truths = drawn(count)
   problem = problems.Problem(operators.identity(SHAPE), noise.Gaussian(0.1), truths[0])

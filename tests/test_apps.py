@@ -131,6 +131,7 @@ def drawn_by_library(method, seed, count, steps=4):
   return images.to_uint8(got[:, 0]).astype(int)
 
 
+@pytest.mark.slow
 def test_sample_writes_what_the_library_draws(drawn):
   expected = drawn_by_library(DDPM((16, 16, 3)), 5, 3)
   near(np.stack([load(drawn / f"{i}.png") for i in range(3)]), expected)
@@ -162,12 +163,14 @@ def test_sample_repeats_with_its_seed(drawn, tmp_path):
     assert np.mean(load(tmp_path / "other" / f"{i}.png") != load(drawn / f"{i}.png")) > 0.9
 
 
+@pytest.mark.slow
 def test_sample_pictures_do_not_depend_on_how_many_run_at_once(drawn, tmp_path):
   run("sample", tmp_path / "out", "--size=16", "--num_samples=3", "--seed=5", "--batch_size=2")
   for i in range(3):
     near(load(tmp_path / "out" / f"{i}.png"), load(drawn / f"{i}.png"))
 
 
+@pytest.mark.slow
 def test_ddim_is_drawn_with_its_eta(tmp_path):
   args = ("--size=16", "--num_samples=2", "--seed=5", "--sampler=ddim")
   plain = run("sample", tmp_path / "plain", *args)
@@ -180,6 +183,7 @@ def test_ddim_is_drawn_with_its_eta(tmp_path):
   assert not np.array_equal(load(tmp_path / "plain" / "0.png"), load(tmp_path / "random" / "0.png"))
 
 
+@pytest.mark.slow
 def test_the_solver_is_drawn_with_steps_even_in_log_snr(tmp_path):
   args = ("--size=16", "--num_samples=2", "--seed=5", "--sampler=dpm_solver", "--steps=logsnr4")
   assert run("sample", tmp_path / "out", *args)["network_evaluations"] == 4
@@ -190,6 +194,7 @@ def test_the_solver_is_drawn_with_steps_even_in_log_snr(tmp_path):
 # reconstruct --input
 
 
+@pytest.mark.slow
 def test_results_hold_settings_seed_and_versions(inpainted, photos):
   got = results(inpainted)
   assert got["command"] == "reconstruct" and got["task"] == "inpaint_random" and got["seed"] == 3
@@ -208,6 +213,7 @@ def test_results_hold_settings_seed_and_versions(inpainted, photos):
   assert 0 < entry["run_seconds"] <= got["run_seconds"] and got["compile_seconds"] >= 0
 
 
+@pytest.mark.slow
 def test_marks_are_those_of_the_written_picture(inpainted, photos):
   marks = results(inpainted)["images"][0]["samples"][0]
   restored, truth = unit(load(inpainted / "a.png")), unit(load(photos / "a.png"))
@@ -293,6 +299,7 @@ def test_folder_of_two_sizes_keeps_each(tmp_path):
     assert entry["samples"][0]["psnr"] == pytest.approx(float(metrics.psnr(unit(restored), unit(truth))), abs=0.05)
 
 
+@pytest.mark.slow
 def test_samples_and_their_mean(inpainted, photos, tmp_path):
   args = (f"--input={photos / 'a.png'}", *INPAINT, "--seed=3", "--num_samples=2")
   got = run("reconstruct", tmp_path / "out", *args)
@@ -328,6 +335,7 @@ def test_settings_of_the_prior_are_the_defaults(photos, tmp_path):
   assert shipped and got["method"]["fields"] == CHOSEN | {"scale": 0.5} | shipped
 
 
+@pytest.mark.slow
 def test_settings_file_gives_steps_and_fields(photos, tmp_path):
   table = {"dps": {"steps": "3", "default": {"scale": 0.25, "rule": "code"}, "inpaint_random": {"scale": 0.125}}}
   (tmp_path / "mine.json").write_text(json.dumps(table))
@@ -347,6 +355,7 @@ def test_settings_file_gives_steps_and_fields(photos, tmp_path):
 PLAIN = ("--task=denoising", "--method=dps", "--set=rule=code", "--sigma=1e-6")
 
 
+@pytest.mark.slow
 def test_crop_takes_the_center(tmp_path):
   pixels = picture(0, 20, 22)
   source = save(tmp_path / "a.png", pixels)
@@ -618,6 +627,7 @@ def gray(tmp_path_factory):
   return checkpoint.save_prior(folder / "prior", prior, config), save(folder / "g.png", picture(0)[..., 0])
 
 
+@pytest.mark.slow
 def test_a_prior_of_gray_pictures_restores_them(gray, photos, tmp_path, capsys):
   prior, photo = gray
   flags = (f"--prior={prior}", "--method=ddrm", "--task=inpaint_random")
@@ -637,6 +647,7 @@ def test_a_prior_of_gray_pictures_restores_them(gray, photos, tmp_path, capsys):
   assert "a.png: expected 8-bit grayscale, got 8-bit RGB; save it as" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prior_of_gray_pictures_is_compared_with(gray, tmp_path, capsys):
   prior, photo = gray
   flags = (f"--prior={prior}", "--methods=ddrm", "--tasks=denoising", "--num_samples=2")
@@ -689,6 +700,7 @@ def module(name, *args):
 @pytest.mark.parametrize(
   "name", ["reconstruct", *(pytest.param(n, marks=pytest.mark.slow) for n in MODULES if n != "reconstruct")]
 )
+@pytest.mark.slow
 def test_module_is_the_command(name, capsys):
   main.execute([name, "--help"])
   done = module(name, "--help")
@@ -696,6 +708,7 @@ def test_module_is_the_command(name, capsys):
   assert done.stdout == capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_module_reports_errors_as_the_command():
   done = module("sample", "--num_sample=3")
   assert (done.returncode, done.stdout) == (2, "")

@@ -580,6 +580,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("line, code, message", CASES.values(), ids=CASES.keys())
+@pytest.mark.slow
 def test_bad_input_is_one_line(line, code, message, files, place, capfd):
   fails(line, code, message, files, place, capfd)
 
@@ -611,6 +612,7 @@ def test_a_prior_that_is_read_is_not_replaced(files, place, capfd):
   ],
   ids=["full", "quota", "full under --overwrite", "full for arrays", "interrupted", "memory", "device memory"],
 )  # fmt: skip
+@pytest.mark.slow
 def test_failure_amid_work_leaves_nothing(line, broken, name, error, code, message, files, place, capfd, monkeypatch):
   def fail(*args, **kwargs):
     raise error

@@ -10,6 +10,7 @@ from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate
 
 
+@pytest.mark.slow
 def test_fista_solves_a_quadratic_exactly():
   """R = ridge/2 ||x||^2 has the proximal map v / (1 + step ridge) and the solution (A^T A + ridge)^-1 A^T y."""
   shape, ridge = (12, 12, 1), 0.1
@@ -49,6 +50,7 @@ def test_a_blurred_picture_is_left_as_it_is():
   np.testing.assert_array_equal(baselines.interpolate(problem), problem.y)
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_not_interpolated():
   for operator in (
     operators.grayscale((16, 16, 3)),

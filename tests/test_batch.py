@@ -43,6 +43,7 @@ def prior():
 @pytest.mark.parametrize(
   "name", [name if name == "dps" else pytest.param(name, marks=pytest.mark.slow) for name in METHOD_TABLE]
 )
+@pytest.mark.slow
 def test_batch_equals_one_image_at_a_time(prior, name):
   grid, method = prior.schedule.grid("8"), METHOD_TABLE[name]
   stacked, keys = make_problems(), chain_keys()

@@ -61,6 +61,7 @@ def test_chunks_hold_as_many_pictures_as_fit(count, samples, size, expected):
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_a_film_runs_from_the_start_to_the_result(name, prior, measured):
   """Every method's own estimate is a finite picture all along, and the last frame is the restored picture."""
   method = METHODS[name]()
@@ -75,6 +76,7 @@ def test_a_film_runs_from_the_start_to_the_result(name, prior, measured):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100])
+@pytest.mark.slow
 def test_films_are_of_the_first_sample_whatever_the_chunk(prior, measured, chunk):
   got = restore(METHODS["diffpir"](), prior, measured, chunk=chunk, frames=3)
   whole = restore(METHODS["diffpir"](), prior, measured, frames=3)
@@ -90,6 +92,7 @@ def test_watching_changes_nothing(prior, measured):
   assert without.frames == [] and with_films.step_bytes == without.step_bytes
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_grows_with_the_chains(prior, measured):
   few, many = (restore(METHODS["dps"](), prior, measured, samples=samples).step_bytes for samples in (1, 8))
   assert many > 4 * few > 0
@@ -107,6 +110,7 @@ def test_a_chain_that_leaves_the_numbers_is_told(prior, measured):
 
 @pytest.mark.parametrize("name, field, values", [("dps", "scale", (0.1, 1.0)), ("daps", "sigma_max", (50.0, 100.0))])
 @pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.slow
 def test_a_sweep_gives_what_each_method_gives(prior, measured, name, field, values, blocks):
   grid, found = prior.schedule.grid("6"), [METHODS[name](**{field: value}) for value in values]
   candidates = [tuning.Candidate({}, method) for method in found]
@@ -167,6 +171,7 @@ def test_the_searched_fields_exist_and_are_worth_a_search(name):
 
 
 @pytest.mark.parametrize("name, size", [("photos", 64), ("photos", 32), ("faces", 32)])
+@pytest.mark.slow
 def test_the_test_set_and_the_validation_set_share_nothing(name, size):
   sets = {purpose: held_out.held_out(name, purpose, 8, size) for purpose in held_out.PURPOSES}
   for names, pictures in sets.values():

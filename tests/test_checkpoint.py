@@ -226,6 +226,7 @@ def test_overwriting_something_else_is_refused(prior, tmp_path):
 
 
 @pytest.mark.parametrize("module, failing", [(arrays, "write"), (output, "_replace")], ids=["write_arrays", "_replace"])
+@pytest.mark.slow
 def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, module, failing):
   checkpoint.save_prior(tmp_path / "old", prior, TINY)
 

@@ -93,6 +93,7 @@ def sampled(photos, tmp_path_factory):
   return folder, *run(folder, f"--data={photos}", *flags)
 
 
+@pytest.mark.slow
 def test_pairs_of_opposite_noise(sampled, photos, tmp_path):
   """The first of a pair is the sample of before; one pair has a mean, but no spread, neither in rows nor on a page."""
   flags = ["--tasks=inpaint_random", "--methods=diffpir", "--num_samples=2", "--antithetic", "--batch_size=4"]
@@ -110,6 +111,7 @@ def test_pairs_of_opposite_noise(sampled, photos, tmp_path):
   assert "in pairs of opposite noise" in page and 'value="mean"' in page and 'value="spread"' not in page
 
 
+@pytest.mark.slow
 def test_every_method_runs_on_every_task(compared, photos):
   folder, got, _ = compared
   assert [(r["task"], r["method"], r["skipped"] is None) for r in got["runs"]] == [
@@ -210,6 +212,7 @@ def test_several_samples_have_a_mean_a_spread_and_a_coverage(sampled):
   assert [path.name for path in sorted(folder.glob("*-sheet.png"))] == ["a-sheet.png", "b-sheet.png", "c-sheet.png"]
 
 
+@pytest.mark.slow
 def test_one_method_may_take_other_steps(photos, tmp_path):
   flags = ["--tasks=denoising", "--methods=ddrm,dps", "--set=dps.steps=6", "--set=dps.scale=0.5"]
   got, _ = run(tmp_path / "out", f"--data={photos / 'a.png'}", *flags)
@@ -217,6 +220,7 @@ def test_one_method_may_take_other_steps(photos, tmp_path):
   assert got["runs"][1]["fields"]["scale"] == 0.5 and "steps" not in got["runs"][1]["fields"]
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_ends_nothing(photos, tmp_path):
   """Steps of 1e38 leave the finite numbers: the rows say so, the other method goes on, no picture is written."""
   flags = ["--tasks=denoising", "--methods=dps,ddrm", "--set=dps.scale=1e38", "--set=dps.rule=squared"]
@@ -251,6 +255,7 @@ def test_all_methods_get_the_same_measurement_and_no_two_pictures_do(photos, tmp
 STRANGE = (b"caf\xe9.png", b"back\\slash.png", b"x" * 240 + b".png", b"x" * 239 + b"y.png")  # the first is not UTF-8
 
 
+@pytest.mark.slow
 def test_pictures_of_strange_names_are_restored_and_reported(tmp_path):
   (tmp_path / "in").mkdir()
   for number, name in enumerate(STRANGE):
@@ -379,6 +384,7 @@ def test_a_prior_s_digest_is_of_its_numbers_and_of_how_they_are_used():
   assert len({identity.fingerprint(p) for p in (prior, *others)}) == 5
 
 
+@pytest.mark.slow
 def test_other_noise_levels_of_the_same_settings_file_are_not_mixed_in(photos, tmp_path, monkeypatch, capsys):
   """As many steps at other places, and no flag that differs: the plan knows how they are spaced."""
   table, path = settings.load_settings("natural"), tmp_path / "s.json"
@@ -451,6 +457,7 @@ def tuned(photos, tmp_path_factory):
   return path, *tune(path, photos, *search, "--num_images=2", "--batch_size=4")
 
 
+@pytest.mark.slow
 def test_the_best_values_are_those_of_the_highest_mark(tuned, photos):
   path, got, said = tuned
   for found in got["about"]["found"]:
@@ -486,6 +493,7 @@ def test_what_the_search_did_not_vary_is_in_the_settings_too(photos, tmp_path):
   assert "and --steps=4, or --set=sdedit.steps=4 to compare: what was found for sdedit is for these" in said
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_stay_finite_does_not_take_the_others_with_it(photos, tmp_path):
   args = ["--methods=dps,diffpir", "--set=dps.rule=squared", "--search=dps.scale=1e38,3e38", "--num_images=1"]
   got, said = tune(tmp_path / "s.json", photos, *args)
@@ -493,6 +501,7 @@ def test_a_method_that_does_not_stay_finite_does_not_take_the_others_with_it(pho
   assert "weight" in got["diffpir@4"]["inpaint_random"] and "dps@4" not in got
 
 
+@pytest.mark.slow
 def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
   """The sweep restores as `compare` does: same keys, same measurements."""
   tried = tuned[1]["about"]["found"][0]["tried"][1]
@@ -503,6 +512,7 @@ def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
   assert got["summary"][0]["psnr"]["mean"] == pytest.approx(tried["psnr"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_sample_that_fits_best_decides_as_in_a_comparison(photos, tmp_path):
   flags = ["--methods=diffpir", "--num_samples=3", "--set=diffpir.zeta=1"]
   args = [*flags, "--search=diffpir.weight=0.1,1", "--criterion=best_psnr"]

@@ -178,6 +178,7 @@ def test_missing_flags_are_usage_errors(capsys, safetensors_file, tmp_path):
   assert "shapes cannot tell" in fails(capsys, source, target, "--image_size=64")
 
 
+@pytest.mark.slow
 def test_a_file_is_converted_from_python_as_by_the_command(safetensors_file, state_dict, tmp_path):
   config = ConvertConfig(str(safetensors_file), num_head_channels=32, attention_order="new", image_size=64)
   folder, tensors, parameters = state_dicts.convert(config, tmp_path / "tiny")
@@ -206,6 +207,7 @@ def test_wrong_preset_writes_nothing(capsys, safetensors_file, tmp_path):
   assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_wrong_image_size_writes_nothing(capsys, safetensors_file, tmp_path):
   flags = ("--num_head_channels=32", "--image_size=63")
   error = fails(capsys, f"--input={safetensors_file}", f"--output={tmp_path / 'o'}", *flags)

@@ -30,6 +30,7 @@ def derivatives(convolve, x, kernel, weights):
 
 
 @pytest.mark.parametrize("size, height, width", [(3, 6, 8), (5, 7, 6), (1, 4, 4), (3, 2, 1)])
+@pytest.mark.slow
 def test_values_and_gradients_are_those_of_the_plain_convolution(size, height, width):
   mine, theirs = (derivatives(convolve, *drawn(size, height, width)) for convolve in (convolution.convolve, plain))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
@@ -60,6 +61,7 @@ def test_no_kernel_as_large_as_the_image_on_cpus():
   assert "size=12x14" in text(plain) and "size=12x14" not in text(convolution.convolve)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_kernel_in_half_precision_is_summed_in_float32():
   x, _, weights = drawn(3, 48, 48)
   half_x, half_weights = x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)

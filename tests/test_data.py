@@ -231,6 +231,7 @@ def test_photographs_that_are_too_small_for_a_size_say_which_works():
   assert held_out.held_out("photos", held_out.TEST, 1, 96)[1].shape == (1, 96, 96, 3)
 
 
+@pytest.mark.slow
 def test_photos_are_a_function_of_seed_and_index():
   pytest.importorskip("skimage")
   one, other = (photos.Photos(size=32, seed=seed) for seed in (0, 0))

@@ -350,6 +350,7 @@ def problems():
   return truths, [simulate(jax.random.key(i), operator, Gaussian(0.05), jnp.asarray(x)) for i, x in enumerate(truths)]
 
 
+@pytest.mark.slow
 def test_samples_in_pairs_begin_with_the_same_sample_and_go_on_with_its_opposite(problems):
   prior = priors.natural()
   method = DPS(scale=jnp.float32(0.1), rule="squared")

@@ -190,6 +190,7 @@ def test_wear_changes_only_where_it_is_worn():
     np.testing.assert_array_equal(worn[mouth_and_below], bare[mouth_and_below])
 
 
+@pytest.mark.slow
 def test_every_region_varies_over_the_distribution():
   images = pictures(6, 256)
   blocks = images.reshape(256, 8, SIZE // 8, 8, SIZE // 8, 3).mean(axis=(2, 4))

@@ -127,12 +127,14 @@ def test_many_faults_are_counted(tiny):
 @pytest.mark.parametrize(
   "value, got", [(np.full(6, np.nan, np.float32), "nan or infinity"), (np.zeros(6, np.int64), "type int64")]
 )
+@pytest.mark.slow
 def test_values_that_are_no_weights_are_named(tiny, value, got):
   state_dict, config = tiny
   with pytest.raises(ValueError, match=f"tensor 'out.2.bias': expected finite floating-point values, got {got}"):
     guided_diffusion.params_from_state_dict({**state_dict, "out.2.bias": value}, config)
 
 
+@pytest.mark.slow
 def test_half_precision_files_become_float32(tiny):
   state_dict, config = tiny
   half = {k: v.astype(np.float16) for k, v in state_dict.items()}

@@ -171,6 +171,7 @@ def assert_maps_equal(got, want):
 
 
 @of_cases([key for key, case in CASES.items() if case.one_noise], fast=FIRST)
+@pytest.mark.slow
 def test_step_of_every_method_is_the_affine_map_of_its_paper(key):
   case = CASES[key]
   with jax.enable_x64():
@@ -195,6 +196,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.slow
 def test_step_of_the_prior_is_the_affine_map_of_its_paper(name):
   method, variance, maps = STEPS[name]
   assert_maps_equal(extract(method, CLEAN_END, variance=variance), maps(G3))
@@ -251,6 +253,7 @@ take_step = jax.jit(
     ("squared", lambda scale, norm: 2 * norm * scale),
   ],
 )
+@pytest.mark.slow
 def test_dps_rules_take_their_multiple_of_the_gradient_of_the_norm(rule, coefficient):
   with jax.enable_x64():
     x, scale, key = np.array([0.3, -1.2, 0.7]), 0.4, jax.random.key(3)
@@ -405,6 +408,7 @@ def assert_law(samples, law):
 
 
 @of_cases(CASES, fast=[("dps", "squared, .3"), ("dps", "squared, .05")])
+@pytest.mark.slow
 def test_samples_follow_the_exact_law(key):
   assert_law(sample(CASES[key], count=CHAINS), CASES[key].law(G3))
 
@@ -437,6 +441,7 @@ def test_sdedit_samples_follow_the_golden_law(t0, law):
     pytest.param(SCHEDULE_B, 10, 0.05, marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.slow
 def test_score_ald_samples_follow_the_golden_law(sigmas, steps, c):
   method = ScoreALD(c=c, rate=1.0, steps_per_level=steps, denoise=False)
   assert_law(run(method, G3.prior(), G3.problem(), schedules.ve_grid(sigmas)), ald_law(sigmas, steps, c))
@@ -485,6 +490,7 @@ SMALL = [0.52078514, 0.70057747, 0.85505744, 0.92087695, 0.96609237, 0.99106738]
     (DDIM((1,), eta=0.0), [0.66355065, 0.82482323, 0.92810594, 0.96368568, 0.98533784, 0.99625211]),
   ],
 )
+@pytest.mark.slow
 def test_variance_of_a_standard_normal_prior_after_any_number_of_steps(method, want):
   got = [history[-1] for history in final_variances(method, SPACINGS)]
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-8)  # eight digits printed
@@ -514,6 +520,7 @@ def flow_errors(method, variance, spacings):
 
 
 @pytest.mark.parametrize("variance", [10.0, 1.0, 0.1, 0.01])
+@pytest.mark.slow
 def test_solver_meets_the_probability_flow(variance):
   spacings = ["logsnr12", "logsnr25", "logsnr50"]
   solver, implicit = (flow_errors(method((1,)), variance, spacings) for method in (DPMSolver, DDIM))
@@ -521,6 +528,7 @@ def test_solver_meets_the_probability_flow(variance):
   assert all(mine < 0.5 * theirs for mine, theirs in zip(solver, implicit))
 
 
+@pytest.mark.slow
 def test_first_step_of_the_solver_is_that_of_ddim():
   with jax.enable_x64():
     prior, levels = G3.prior(), schedules.as_arrays(LINEAR_100.grid())
@@ -693,6 +701,7 @@ MRI_CASES = [
 
 
 @pytest.mark.parametrize("acceleration, orientation, sigma", MRI_CASES)
+@pytest.mark.slow
 def test_score_ald_of_masked_fourier_data_follows_the_law_of_every_coefficient(acceleration, orientation, sigma):
   mask = mri_mask(acceleration, orientation)
   y, k_space = mri_samples(acceleration, orientation, sigma)

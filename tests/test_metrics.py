@@ -66,6 +66,7 @@ gradient = quickly(jax.grad(metrics.ssim))
 
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_ssim_is_that_of_scikit_image(kind, shape):
   a, b = pair(kind, shape)
   assert abs(float(ssim(a, b)) - reference_ssim(a, b)) < 1e-5
@@ -81,6 +82,7 @@ def test_ssim_is_symmetric_and_one_for_equal_images(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("same", [False, True], ids=["different", "same"])
+@pytest.mark.slow
 def test_gradient_of_ssim_is_finite_and_right(kind, same):
   a, b = pair(kind, (12, 30, 3))
   b = a if same else b

@@ -52,6 +52,7 @@ def test_misfit_of_gaussian_noise_of_its_own_at_each_value_is_weighted():
 
 
 @pytest.mark.parametrize("make", [operators.identity, operators.hdr, lambda s: operators.random_mask(KEY, s)])
+@pytest.mark.slow
 def test_poisson_misfit_is_the_log_likelihood_in_units_of_squares(make):
   with jax.enable_x64(True):
     problem, x, other = measured(operator=make(SHAPE)), image(1), image(2)
@@ -79,6 +80,7 @@ def test_poisson_misfit_is_nothing_at_its_minimum(photons):
   assert abs(float(found.min())) < 1e-4
 
 
+@pytest.mark.slow
 def test_poisson_misfit_is_near_the_squares_at_the_truth():
   problem = measured()
   np.testing.assert_allclose(problem.misfit(image(0)), problem.misfit(image(0), "squares"), rtol=0.15)
@@ -94,6 +96,7 @@ def test_weighted_squares_have_the_weights_of_the_paper():
     np.testing.assert_allclose(ratio, jnp.mean(counts), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_misfit_goes_on_smoothly_where_too_little_light_is_predicted():
   with jax.enable_x64(True):
     model, one = noise.Poisson(jnp.asarray(1.0)), jnp.asarray(1.0)
@@ -112,6 +115,7 @@ def test_misfit_goes_on_smoothly_where_too_little_light_is_predicted():
       np.testing.assert_allclose(least, floor, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_unobserved_values_have_no_misfit():
   operator = operators.random_mask(KEY, SHAPE, missing=0.6)
   problem = measured(operator=operator)
@@ -146,6 +150,7 @@ def slope_of_log_likelihood(problem, x, direction, of=lambda x: x):
   return (along(1e-5) - along(-1e-5)) / 2e-5
 
 
+@pytest.mark.slow
 def test_dps_steps_along_the_log_likelihood():
   with jax.enable_x64(True):
     problem, (now, nxt) = tiny(), level()
@@ -156,6 +161,7 @@ def test_dps_steps_along_the_log_likelihood():
     np.testing.assert_allclose(jnp.sum(moved * direction), 1e-3 * 2 * problem.mean_variance() * slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_norm_that_dps_divides_by_is_the_root_of_the_misfit():
   with jax.enable_x64(True):
     problem, (now, nxt) = tiny(), level()
@@ -174,6 +180,7 @@ def test_norm_that_dps_divides_by_is_the_root_of_the_misfit():
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "weighted"])
+@pytest.mark.slow
 def test_stiffness_is_the_steepest_rise_of_the_misfit_from_its_minimum(kind):
   with jax.enable_x64(True):
     for photons in (0.0, 1.0, 4.0, 40.0, 200.0):
@@ -236,6 +243,7 @@ def test_every_method_with_a_misfit_is_tried_with_few_photons():
 
 
 @pytest.mark.parametrize("method", FEW_PHOTONS.values(), ids=FEW_PHOTONS)
+@pytest.mark.slow
 def test_methods_restore_from_few_photons(method):
   """A ramp from black to white in up to 51 photons, through a nonlinear operator: nearer to the truth than the data."""
   shape, natural = (16, 16, 3), priors.natural()

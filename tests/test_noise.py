@@ -82,6 +82,7 @@ def test_gaussian_log_prob_is_that_of_scipy():
 
 
 @pytest.mark.parametrize("rate", [0.02, 1.0, 8.0])
+@pytest.mark.slow
 def test_poisson_log_prob_is_that_of_scipy(rate):
   clean = np.linspace(-0.99, 1.4, np.prod(SHAPE)).astype(np.float32).reshape(SHAPE)
   y = sample(noise.Poisson(rate), clean)
@@ -92,6 +93,7 @@ def test_poisson_log_prob_is_that_of_scipy(rate):
   np.testing.assert_allclose(got, want, atol=1e-6 * (2 + 255 * rate * 1.2 * 20))
 
 
+@pytest.mark.slow
 def test_poisson_log_prob_sums_to_one_over_counts():
   counts = jnp.arange(60.0)
   for clean in (-0.95, -0.8):
@@ -99,6 +101,7 @@ def test_poisson_log_prob_sums_to_one_over_counts():
     np.testing.assert_allclose(np.exp(log_prob).sum(), 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_poisson_log_prob_and_its_gradient_are_finite_at_and_below_black():
   y, clean = jnp.array([-1.0, -1.0, -0.9, -0.9]), jnp.array([-1.0, -2.0, -1.0, -2.0])
   log_prob = noise.Poisson(1.0).log_prob(y, clean)
@@ -131,6 +134,7 @@ def test_poisson_std_of_a_dark_pixel_is_that_of_one_photon():
 
 
 @pytest.mark.parametrize("model", [noise.Gaussian, noise.Poisson])
+@pytest.mark.slow
 def test_strength_is_a_traced_leaf(model):
   """One compilation serves every strength, and a sweep is a vmap."""
   traces = []
@@ -151,6 +155,7 @@ def test_strength_is_a_traced_leaf(model):
 
 
 @pytest.mark.parametrize("model", [noise.Gaussian(0.1), noise.Poisson(1.0)])
+@pytest.mark.slow
 def test_another_key_draws_other_noise(model):
   clean = np.zeros(SHAPE, np.float32)
   first, again, other = (sample(model, clean, key) for key in (KEY, KEY, jax.random.key(6)))

@@ -191,6 +191,7 @@ def test_every_operator_is_in_a_table():
 @linear
 @any_shape
 @precisions
+@pytest.mark.slow
 def test_adjoint_matches_inner_product(name, shape, x64, tolerance):
   with jax.enable_x64(x64):
     x, y, got = products_of(name, shape, x64)
@@ -357,6 +358,7 @@ def test_random_operators_are_built_and_applied_under_vmap(make):
   ],
   ids=["identity", "inpainting", "grayscale", "block_average", "derived", "circular"],
 )
+@pytest.mark.slow
 def test_norm_is_the_known_one(make, want):
   np.testing.assert_allclose(norm_squared(make((32, 32, 3))), want, rtol=1e-2)
 
@@ -380,6 +382,7 @@ def picture(array):
 
 @pytest.mark.parametrize("size, std", [(61, 3.0), (9, 1.5)])
 @pytest.mark.parametrize("make", ["separable", "general"])
+@pytest.mark.slow
 def test_gaussian_blur_matches_the_reference(golden, size, std, make):
   numbers = golden("operators.npz")
   x, k = picture(numbers["x"]), numbers[f"gaussian_kernel_{size}_{std}"]
@@ -425,6 +428,7 @@ def test_blur_is_direct_convolution(sizes, shape, boundary, mode):
     close(operators.blur(shape, k, boundary=boundary)(x), jnp.asarray(want), 1e-12)
 
 
+@pytest.mark.slow
 def test_a_point_of_light_becomes_the_kernel():
   k = kernel(5, 7)
   for boundary in ("circular", "reflect"):
@@ -488,6 +492,7 @@ def test_intensity_bends_the_path():
 # Masks
 
 
+@pytest.mark.slow
 def test_box_lies_where_the_paper_draws_it():
   make = jax.jit(jax.vmap(lambda key: operators.box(key, (256, 256, 3)).mask[..., 0]))
   masks = np.concatenate([make(keys) for keys in jax.random.split(KEY, (8, 64))])
@@ -513,6 +518,7 @@ def test_a_box_that_just_fits_lies_at_the_margin():
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3, 0.92])
+@pytest.mark.slow
 def test_random_mask_misses_exactly_the_asked_part(missing):
   masks = np.stack([operators.random_mask(key, (40, 50, 3), missing=missing).mask for key in jax.random.split(KEY, 50)])
   assert np.all((masks == 0).sum((1, 2, 3)) == round(missing * 2000))
@@ -537,6 +543,7 @@ def test_inpainting_observes_the_mask_in_every_channel():
   "name", ["super_resolution", "block_average", "gaussian_blur", "gaussian_blur_wide", "grayscale"]
 )
 @any_shape
+@pytest.mark.slow
 def test_a_constant_image_keeps_its_brightness(name, shape):
   y = build(name, shape)(jnp.full(shape, 0.7))
   np.testing.assert_allclose(y, np.full(y.shape, 0.7), rtol=1e-5)
@@ -565,6 +572,7 @@ def test_grayscale_is_the_luma():
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (7, 5)], ids=str)
+@pytest.mark.slow
 def test_centered_fft_is_unitary_with_the_mean_in_the_middle(shape):
   with jax.enable_x64(True):
     x = normal(0, (*shape, 2))
@@ -590,6 +598,7 @@ def test_phase_retrieval_keeps_energy_and_loses_sign_and_rotation():
     assert norm(operator(x[::-1]) - y) > 0.1 * norm(y)
 
 
+@pytest.mark.slow
 def test_phase_retrieval_has_a_gradient_and_is_finite_where_it_has_none():
   with jax.enable_x64(True):
     operator, x, direction = operators.phase_retrieval((8, 8, 1)), normal(0, (8, 8, 1)), normal(1, (8, 8, 1))

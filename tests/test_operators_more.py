@@ -128,6 +128,7 @@ def test_an_acceleration_that_leaves_the_middle_alone_is_no_fault():
 
 
 @sizes
+@pytest.mark.slow
 def test_complex_kspace_is_a_masked_unitary_map(size):
   with jax.enable_x64(True):
     mask, shape = ragged(size), (*size, 2)
@@ -149,6 +150,7 @@ def test_complex_kspace_is_a_masked_unitary_map(size):
 
 
 @sizes
+@pytest.mark.slow
 def test_singular_values_of_real_pictures_are_of_the_mask_and_its_mirror_image(size):
   with jax.enable_x64(True):
     mask, shape = ragged(size), (*size, 1)
@@ -162,6 +164,7 @@ def test_singular_values_of_real_pictures_are_of_the_mask_and_its_mirror_image(s
 
 
 @pytest.mark.parametrize("kind, channels", [("complex", 2), ("real", 3)])
+@pytest.mark.slow
 def test_coils_see_the_picture_through_their_sensitivities(kind, channels):
   with jax.enable_x64(True):
     shape, mask, coils = (8, 7, channels), ragged((8, 7)), sensitivities((8, 7), 3)
@@ -221,6 +224,7 @@ def test_nonlinear_blur_is_fixed_between_calls_and_drawn_by_its_key():
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_curves_of_the_camera_are_smooth_increasing_and_bounded(seed):
   with jax.enable_x64(True):
     operator = draw_camera(jax.random.key(seed))
@@ -241,6 +245,7 @@ def test_curves_of_the_camera_are_smooth_increasing_and_bounded(seed):
 
 
 @pytest.mark.parametrize("name", NONLINEAR)
+@pytest.mark.slow
 def test_gradient_of_a_nonlinear_operator_is_its_slope_and_finite_far_outside(name):
   with jax.enable_x64(True):
     operator = jax.jit(lambda: NONLINEAR[name]((8, 10, 1)))()
@@ -265,6 +270,7 @@ def test_hdr_saturates_and_passes_no_gradient_there():
 # Compressed sensing
 
 
+@pytest.mark.slow
 def test_randomized_cosine_transform_has_orthonormal_rows_and_spreads_energy():
   with jax.enable_x64(True):
     shape = (8, 6, 1)
@@ -307,6 +313,7 @@ def parts():
   }
 
 
+@pytest.mark.slow
 def test_composition_is_the_product_of_the_matrices():
   with jax.enable_x64(True):
     one = parts()
@@ -338,6 +345,7 @@ def test_stack_measures_everything_one_after_another():
     np.testing.assert_array_equal(observed[:240].reshape(SHAPE), one["mask"].observed(first))
 
 
+@pytest.mark.slow
 def test_parts_of_a_stack_may_have_noises_of_their_own():
   with jax.enable_x64(True):
     one = parts()
@@ -375,6 +383,7 @@ SHOWN = ("super_resolution", "masked_fourier", "mri", "compressed_sensing", "gau
 
 
 @pytest.mark.parametrize("name", [*SHOWN, *NONLINEAR])
+@pytest.mark.slow
 def test_every_measurement_can_be_looked_at(name):
   shape = (6, 10, 3)
   operator = jax.jit(lambda: (LINEAR | NONLINEAR)[name](shape))()
@@ -388,6 +397,7 @@ def test_every_measurement_can_be_looked_at(name):
     assert np.all(np.isfinite(apply(operator, "picture", jnp.zeros_like(y))))
 
 
+@pytest.mark.slow
 def test_pictures_of_kspace_are_the_zero_filled_ones():
   x = 0.5 * jnp.tanh(normal(0, (8, 10, 3)))
   full = operators.masked_fourier(np.ones((8, 10)))

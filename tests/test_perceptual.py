@@ -42,6 +42,7 @@ def draw(rng, name, shape):
 @pytest.mark.parametrize(
   "net, expected", [("alex", 2.368547201), pytest.param("vgg", 1.414757371, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_distance_is_that_of_the_authors_package(net, expected):
   distance = perceptual.from_state_dict(state_dict(net))
   assert distance.net == net

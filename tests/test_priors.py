@@ -107,6 +107,7 @@ def test_posterior_score_is_prior_score_plus_gradient_of_evidence():
       np.testing.assert_allclose(library_score(posterior, x), want, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_covariance_given_x_t_is_the_jacobian_of_the_denoiser():
   with jax.enable_x64():
     parameters = random_mixture()

@@ -96,6 +96,7 @@ def slopes(problem, x, direction, step):
 
 @every_operator
 @pytest.mark.parametrize("noise_name", ["gaussian", "poisson"])
+@pytest.mark.slow
 def test_gradient_of_log_likelihood_is_its_slope(name, noise_name):
   with jax.enable_x64(True):
     shape = (8, 8, 3)

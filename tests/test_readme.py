@@ -37,6 +37,7 @@ def photo():
   return images.read(bundled.ASTRONAUT)[64:96, 64:96]
 
 
+@pytest.mark.slow
 def test_library_snippet_restores_a_photograph(tmp_path, monkeypatch):
   images.write(tmp_path / "photo.png", photo())
   monkeypatch.chdir(tmp_path)
@@ -122,6 +123,7 @@ def test_tables_list_every_method_and_task():
   assert first_cells >= set(METHODS) | set(TASKS)
 
 
+@pytest.mark.slow
 def test_tasks_that_a_method_cannot_solve_are_listed():
   """The last column of the table of tasks, against what the methods accept."""
   from diffinv.methods import check

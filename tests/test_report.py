@@ -443,6 +443,7 @@ def test_equal_pictures_are_stored_once(page):
 
 
 @pytest.mark.parametrize("limit", [album.LIMIT, 60_000, 1000])
+@pytest.mark.slow
 def test_every_file_is_decoded_at_most_once_for_a_page(folder, monkeypatch, limit):
   """In the first codec, after several were tried, and where the page has no room for all pictures."""
   read, decoded, arrays, encoded = images.read_written, [], [], []
@@ -774,6 +775,7 @@ def test_command_refuses_in_one_line(words, message, code, folder, capsys):
   assert message in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_page_is_written_of_results_or_of_a_folder(folder, page, tmp_path):
   results = types.SimpleNamespace(folder=folder)
   for number, given in enumerate((results, folder, str(folder))):

@@ -117,6 +117,7 @@ def compare_truth_with_sample(page):
 LEFT, RIGHT = picture(0), picture(100 + 20 + 1)  # of image a, task 0
 
 
+@pytest.mark.slow
 def test_page_opens_with_pictures_and_numbers(visit):
   page = settled(visit())
   expect(page.locator("h1")).to_have_text("3 methods on 2 inverse problems")
@@ -234,6 +235,7 @@ def test_zoom_is_of_all_pictures(visit):
   assert page.locator('[data-move="-1 0"]').is_disabled()
 
 
+@pytest.mark.slow
 def test_chain_plays_to_its_end(visit):
   page = choose(settled(visit()), "view", "steps")
   expect(page.locator("#frame-words")).to_have_text("100 % of the steps")
@@ -294,6 +296,7 @@ def test_tables_of_tasks_are_one_key_away(visit):
   expect(page.locator(".panel:visible h3")).to_have_text("Inpainting, box")
 
 
+@pytest.mark.slow
 def test_theme_follows_the_system_until_it_is_chosen(visit):
   background = lambda page: page.evaluate("getComputedStyle(document.body).backgroundColor")
   light, dark = "rgb(255, 255, 255)", "rgb(17, 19, 24)"
@@ -312,6 +315,7 @@ def test_theme_follows_the_system_until_it_is_chosen(visit):
 
 @pytest.mark.parametrize("view", ["sample", "all", "steps"])
 @pytest.mark.parametrize("viewport", [NARROW, WIDE], ids=["narrow", "wide"])
+@pytest.mark.slow
 def test_page_is_as_wide_as_the_window(visit, viewport, view):
   page = choose(settled(visit(viewport, reduced_motion="reduce")), "view", view)
   assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
@@ -327,6 +331,7 @@ def test_long_names_do_not_widen_the_page(visit, tmp_path):
   assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
 
 
+@pytest.mark.slow
 def test_table_sorts_a_misfit_by_how_far_it_is_from_one(visit, tmp_path):
   folder = write_run(tmp_path / "run")
   lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
@@ -426,6 +431,7 @@ CONTRASTS = """
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.slow
 def test_text_stands_out_from_its_background(visit, theme):
   page = choose(settled(visit(color_scheme=theme, reduced_motion="reduce")), "view", "steps")
   found = page.evaluate(CONTRASTS)
@@ -434,6 +440,7 @@ def test_text_stands_out_from_its_background(visit, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.slow
 def test_marks_of_methods_stand_out_from_the_page(visit, theme):
   """3 : 1, what WCAG asks of graphics."""
   page = visit(color_scheme=theme)
@@ -461,6 +468,7 @@ OUTLINED = """
 """
 
 
+@pytest.mark.slow
 def test_everything_that_acts_has_a_name_and_shows_its_focus(visit):
   page = settled(visit())
   names = page.locator("button, select, input, [role=slider]").evaluate_all(

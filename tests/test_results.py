@@ -125,6 +125,7 @@ def test_a_picture_without_a_mark_is_left_out_of_the_differences(tool, results):
   assert "| DiffPIR | +1.00 / +0.000 ± 0.000 |" in tool.claim(results, "psnr")
 
 
+@pytest.mark.slow
 def test_a_kept_comparison_is_of_the_same_prior_and_flags(tool, tmp_path, capsys):
   study = Study(prior="natural", tasks="denoising", methods="ddrm", size=16, fit="resize", steps=5)
   tool.FLAGS(["write_results", f"--work={tmp_path}"])

@@ -115,6 +115,7 @@ def test_compiled_equals_eager(name):
 
 
 @every_method
+@pytest.mark.slow
 def test_batched_equals_one_at_a_time_whatever_the_company(name):
   method, prior = ALL[name], make_prior()
   batch = [make_problem(seed)[1] for seed in (1, 2, 3)]
@@ -213,6 +214,7 @@ def sweep(name):
 
 
 @every_method
+@pytest.mark.slow
 def test_one_compilation_serves_all_values(name):
   assert sweep(name).compilations == 0, "a new value compiled again"
 
@@ -241,6 +243,7 @@ def test_hyper_parameters_can_be_swept_by_vmap():
 
 @pytest.mark.parametrize("block", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 1000))])
 @pytest.mark.parametrize("name", table(METHODS))
+@pytest.mark.slow
 def test_blocks_of_steps_equal_the_whole_chain(name, block):
   method, (_, problem), prior = ALL[name], make_problem(), make_prior()
   grid, key = schedules.as_arrays(GRID), jax.random.key(0)

@@ -70,6 +70,7 @@ def untimed(record):
   return {name: value for name, value in record.items() if "seconds" not in name}
 
 
+@pytest.mark.slow
 def test_own_parts_are_compared_and_named_apart(own):
   study, _, results = own
   assert [task["name"] for task in results.plan["tasks"]] == ["stripes", "denoising", "mine"]
@@ -108,6 +109,7 @@ def test_a_finished_study_is_read_and_another_one_refused(own, monkeypatch):
       diffinv.compare(dataclasses.replace(study, **change), folder)
 
 
+@pytest.mark.slow
 def test_a_stopped_study_of_objects_goes_on_to_the_same_rows(own, tmp_path, monkeypatch):
   study, _, results = own
   append, done = runs.RunFolder.append, []
@@ -137,6 +139,7 @@ def test_page_of_own_parts_says_that_no_command_makes_it(own, tmp_path):
   assert "diffinv.compare(study) # from Python: prior, data, tasks, methods of the study are objects" in page
 
 
+@pytest.mark.slow
 def test_a_study_is_what_the_command_runs(tmp_path, capsys):
   flags = ["--prior=natural", "--steps=3", "--size=16", "--fit=resize", "--frames=0", "--tasks=denoising"]
   flags += ["--methods=ddrm,dps", "--set=dps.scale=0.5", "--report=false", "--compilation_cache="]
@@ -236,6 +239,7 @@ def photo():
   return images.read(bundled.ASTRONAUT)[64:96, 64:96]
 
 
+@pytest.mark.slow
 def test_restore_is_what_the_command_does(photo, tmp_path):
   """The same mask, measurement and settings: the same picture, from arrays and from files."""
   mask = np.ones((32, 32), np.float32)
@@ -256,6 +260,7 @@ def test_restore_is_what_the_command_does(photo, tmp_path):
   assert (tmp_path / "mean.png").read_bytes() == (tmp_path / "out" / "y-mean.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_restore_takes_objects(photo):
   operator = operators.super_resolution(photo.shape, 4)
   problem = diffinv.simulate(jax.random.key(0), operator, noise.Gaussian(0.05), jnp.asarray(photo))
@@ -283,6 +288,7 @@ def test_what_a_measurement_lacks_is_said(fields, message, photo):
     diffinv.restore(photo, prior="natural", steps=2, **fields)
 
 
+@pytest.mark.slow
 def test_a_picture_is_decoded_once_between_plan_and_chains(photo, tmp_path, monkeypatch):
   for name in "ab":
     images.write(tmp_path / f"{name}.png", photo)
@@ -296,6 +302,7 @@ def test_a_picture_is_decoded_once_between_plan_and_chains(photo, tmp_path, monk
 # tune
 
 
+@pytest.mark.slow
 def test_a_search_from_python_finds_what_the_command_finds(photo, tmp_path, capsys):
   images.write(tmp_path / "a.png", photo)
   picture = str(tmp_path / "a.png")

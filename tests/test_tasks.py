@@ -60,6 +60,7 @@ def test_every_task_has_a_title_and_a_source(name):
 
 
 @every_task
+@pytest.mark.slow
 def test_every_task_measures_something_to_look_at(name):
   operator = operator_of(name)
   x = 0.5 * jnp.asarray(np.random.default_rng(0).standard_normal(SHAPE), jnp.float32)
@@ -115,6 +116,7 @@ def listed():
 
 
 @pytest.mark.parametrize("command", ["tasks", "methods"])
+@pytest.mark.slow
 def test_lists_fit_on_a_terminal(listed, command):
   assert max(map(len, listed[command])) <= WIDTH
   assert all(line == line.rstrip() for line in listed[command])
@@ -146,6 +148,7 @@ def test_list_says_what_is_measured_and_what_restores_it(listed, name, shape, re
   assert line.split(maxsplit=3) == [name, shape, "0.05", restored]
 
 
+@pytest.mark.slow
 def test_methods_that_the_list_names_accept_the_task_and_no_others():
   for name in ("gaussian_blur", "hdr", "compressed_sensing"):
     operator = tasks_app.build(TASKS[name], tasks_app.TRIED)
@@ -195,6 +198,7 @@ def run(output, *args):
   return main.execute(["reconstruct", *flags, *map(str, args)])
 
 
+@pytest.mark.slow
 def test_measurements_that_are_no_pictures_are_written_as_numbers_and_shown(photo, tmp_path):
   out, task = tmp_path / "out", "compressed_sensing"
   assert run(out, f"--input={photo}", f"--task={task}") == 0
@@ -205,6 +209,7 @@ def test_measurements_that_are_no_pictures_are_written_as_numbers_and_shown(phot
   assert {"a.png", "a-sheet.png"} <= set(os.listdir(out))
 
 
+@pytest.mark.slow
 def test_measured_magnitudes_are_restored_from_their_numbers(photo, tmp_path):
   assert run(tmp_path / "one", f"--input={photo}", "--task=phase_retrieval") == 0
   y = tmp_path / "one" / "a-measurement.npy"
@@ -213,6 +218,7 @@ def test_measured_magnitudes_are_restored_from_their_numbers(photo, tmp_path):
   assert (tmp_path / "two" / "a-measurement.png").read_bytes() == (tmp_path / "one" / "a.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_measured_frequencies_are_restored_from_their_numbers_and_their_mask(photo, tmp_path, capsys):
   task = "--task=mri_random_x4"
   assert run(tmp_path / "one", f"--input={photo}", task) == 0

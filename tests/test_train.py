@@ -249,6 +249,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
   assert int(states[1].step) == 1
 
 
+@pytest.mark.slow
 def test_muon_turns_wide_kernels_alone_and_downhill():
   shapes = {"wide": (3, 3, 32, 48), "point": (1, 1, 64, 32), "pixels": (3, 3, 13, 32), "dense": (32, 64), "bias": (32,)}
   grads = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(shapes.items())}

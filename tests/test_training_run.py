@@ -248,6 +248,7 @@ def test_a_run_on_two_devices_is_that_on_one(tmp_path, whole, pictures, capsys):
   assert "--devices: expected at most" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_cpu_is_as_many_devices_as_are_asked_for():
   code = "from diffinv import devices; devices.split_cpu(2); print(devices.batch_mesh(None).size)"
   environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -347,6 +348,7 @@ def counting_run(tmp_path, stops=(), during=lambda step: None, skipped=0.0, repo
 
 
 @pytest.mark.parametrize("stops", [(4,), (9,), (4, 8, 9)])
+@pytest.mark.slow
 def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
   for step in stops:
     with pytest.raises(Stopped):
@@ -438,6 +440,7 @@ def test_a_validation_does_not_depend_on_the_seed():
   chex.assert_trees_all_equal(first.validate(params), other.validate(params))
 
 
+@pytest.mark.slow
 def test_a_validation_has_no_more_images_at_once_than_a_step():
   held_out, wide = noise(64, 16), {"size": 16, "patch": 1, "channels": 128, "middle_blocks": 2}
   params = network.first_weights(tiny("photos", **wide).resolved(), jax.random.key(0))
@@ -533,6 +536,7 @@ def test_a_folder_of_which_nothing_can_be_read_is_an_error(colors):
     open_folder(folder)
 
 
+@pytest.mark.slow
 def test_photographs_are_streamed_by_the_seed_and_held_out_whatever_it_is():
   pytest.importorskip("skimage")
   first, again, other = (open_folder("photos", seed=seed, held_out=8)[0] for seed in (1, 1, 2))

@@ -84,6 +84,7 @@ def coverage_of_every_rank(count, level):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 16, 19, 63])
+@pytest.mark.slow
 def test_exact_sampler_has_its_nominal_coverage_for_any_number_of_draws(count):
   widest = (count - 1) / (count + 1)
   for level in (*uncertainty.central_levels(count), 0.05 * widest, 0.37 * widest, 0.5 * widest, 0.93 * widest, widest):
@@ -151,6 +152,7 @@ def test_what_does_not_fit_is_refused(call, message):
     call()
 
 
+@pytest.mark.slow
 def test_functions_are_the_same_under_jit_and_vmap():
   samples, truth = jnp.asarray(draws(5, 6, 9, 4, 3), jnp.float32), jnp.asarray(draws(6, 6, 4, 3), jnp.float32)
   functions = (
@@ -250,6 +252,7 @@ FAST = ("dps_.30", "ddrm")
 @pytest.mark.parametrize(
   "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in COVERAGE]
 )
+@pytest.mark.slow
 def test_samples_have_the_coverage_that_is_predicted_for_their_sampler(name):
   method, law, _ = COVERAGE[name]
   truths, ys = measured_truths()
@@ -299,6 +302,7 @@ def calibrated():
   return exact_samples(20, 63)
 
 
+@pytest.mark.slow
 def test_ranks_of_an_exact_sampler_are_uniform(calibrated):
   counts, p = sbc(*calibrated)
   np.testing.assert_allclose(counts.sum(axis=1), 1000, rtol=1e-6)

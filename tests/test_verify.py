@@ -371,6 +371,7 @@ def test_every_method_is_checked_in_each_table_that_it_can_be_in():
   assert quick == ["dps", "ddrm"] == on_mixture[:2]
 
 
+@pytest.mark.slow
 def test_methods_without_an_exact_law_say_so():
   for method in METHODS.values():
     for case in method.cases():
@@ -439,6 +440,7 @@ DPS_CASE = case_of("dps", "squared, .3")
 RED_DIFF = case_of("red_diff", "weight 2")
 
 
+@pytest.mark.slow
 def test_right_method_passes():
   row = gaussian.gaussian_row("dps", DPS_CASE, SMALL, jax.random.key(0))
   assert row.failed == () and row.values["step"] < 1e-13 and row.values["gain"] < 1e-12
@@ -451,6 +453,7 @@ def test_wrong_step_size_is_found_by_the_exact_checks_and_the_covariance():
   assert {"step", "gain", "covariance"} <= {*failed}
 
 
+@pytest.mark.slow
 def test_wrong_noise_is_found_by_the_covariance_alone_where_steps_are_not_read_off():
   # A tenth less noise: samples of one key still differ as they must.
   louder = lambda p: [one._replace(L=1.1 * one.L) for one in each(pigdm.exact_step)(p)]
