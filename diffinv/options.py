@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from diffinv import errors
 
 KEY = "option"
+MAX_SEED = 2**32 - 1  # of every seed that is an option
 
 
 class Option(NamedTuple):

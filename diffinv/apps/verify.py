@@ -21,7 +21,8 @@ from absl import flags
 from diffinv import output, progress, text
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
-from diffinv.studies.study import MAX_SEED, named_methods
+from diffinv.options import MAX_SEED
+from diffinv.studies.study import named_methods
 from diffinv.verification import tables as verify
 
 FLAGS = flags.FlagValues()

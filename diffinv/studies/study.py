@@ -18,13 +18,12 @@ from diffinv.methods.base import Method
 from diffinv.metrics.perceptual import LPIPS
 from diffinv.nets import unet
 from diffinv.operators import Operator
-from diffinv.options import option
+from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior
 from diffinv.schedules import SPACINGS
 from diffinv.tasks import TASKS, Task
 
 NOISES = ("gaussian", "poisson", "none")
-MAX_SEED = 2**32 - 1
 DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur", "motion_blur")
 TEST_IMAGES, VALIDATION_IMAGES = 8, 4  # of a held-out set, where `num_images` does not say
 

@@ -8,13 +8,12 @@ from typing import Any, Self
 
 from diffinv import errors, options, output
 from diffinv.data.folder import CROPS
-from diffinv.options import option
+from diffinv.options import MAX_SEED, option
 from diffinv.priors.folder import MAX_LEVELS, MAX_SCHEDULE_STEPS, NETWORKS
 from diffinv.schedules import BETAS, Schedule
 from diffinv.training import step
 from diffinv.training.pace import UNKNOWN_STEPS
 
-MAX_SEED = 2**32 - 1
 POSITIVE = 1e-9  # bounds are allowed values themselves
 BELOW_ONE = 1 - 1e-6  # an average with a decay of 1 would never move
 MOST_WORKERS = 16  # where `workers` does not say
