@@ -1,71 +1,76 @@
-"""Files and folders that appear in full or not at all: written under a temporary name, renamed at the end."""
+"""Output folders: where one may be, what it may replace, and the folder in which the work toward it is done.
+
+Work toward OUTPUT is done in a folder beside it, such as OUTPUT.running, which takes the name OUTPUT at the end. A
+stopped work goes on there. Both hold a manifest (`diffinv.manifest`) of every file that was written; replacing and
+starting again remove these files and refuse where there are others.
+"""
 
 import contextlib
-import errno
-import io
-import json
-import math
 import os
 import pathlib
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-import numpy as np
+from diffinv import errors, files
+from diffinv.manifest import LOCK, NAME, Manifest
 
-RESULTS = "results.json"  # every command writes one; a folder that holds one is ours
-PARTIAL = ".partial-"
-REPLACED = ".replaced-"
-LOCK = ".lock"
-HALF_WRITTEN = re.compile(rf"\..+{re.escape(PARTIAL)}\d+")  # the temporary names that `file` gives
+RESULTS = "results.json"
+RUNNING = ".running"
+REPLACED = ".replaced"
+SHOWN = 3  # names of files in a message
 
 
-@contextlib.contextmanager
-def folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-  """Yield a temporary folder beside `path` to write into; rename it to `path` at the end, remove it on any error.
+# Places
+
+
+def check_apart(
+  path: str | os.PathLike[str],
+  reads: Iterable[tuple[str, str | os.PathLike[str]]],
+  *,
+  suffix: str = RUNNING,
+) -> None:
+  """Check that an output is apart from what is read, and from where the person is.
 
   Args:
-    path: the folder to make.
-    overwrite: replace an existing folder at the end, if it is empty or this program made it.
+    path: of the output.
+    reads: files and folders that are read, after the names of their options.
+    suffix: of the name of the folder beside it in which the work is done.
 
   Raises:
-    FileExistsError: something is at `path` that may not be replaced.
+    UsageError: it is one of them, contains one or lies in one; or it is or contains the current folder or the home
+      folder.
   """
-  with built(path, lambda: check(path, overwrite=overwrite)) as partial:
-    yield partial
+  places = (os.fspath(path), os.fspath(path).rstrip(os.sep) + suffix)
+  for name, folder in (("the current folder", os.curdir), ("your home folder", "~")):
+    for place in places:
+      how = _relation(_real(place), _real(folder))
+      if how in ("is", "contains"):
+        raise errors.UsageError(f"`output`: expected a folder of its own, {place} {how} {name}; choose another")
+  for name, read in reads:
+    for place in places:
+      how = _relation(_real(place), _real(read))
+      if how is not None:
+        raise errors.UsageError(f"`output`: expected a place apart from `{name}`, {place} {how} {read}; choose another")
 
 
-@contextlib.contextmanager
-def built(path: str | os.PathLike[str], check_place: Callable[[], None]) -> Iterator[pathlib.Path]:
-  """Do what `folder` does, with `check_place` to raise, at the start and at the end, if `path` may not be replaced."""
-  path = pathlib.Path(os.path.abspath(path))
-  check_place()
-  missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
-  partial = None
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=path.name + PARTIAL, dir=path.parent))
-    partial.chmod(0o777 & ~_umask())
-    yield partial
-    try:
-      check_place()
-    except OSError as error:  # someone put something there meanwhile; keep what is finished
-      kept, partial = partial, None
-      raise FileExistsError(f"{error}; the finished result is in {kept}") from None
-    _replace(partial, path)
-  except BaseException:
-    if partial is not None:
-      shutil.rmtree(partial, ignore_errors=True)
-    with contextlib.suppress(OSError):  # someone else may have put something there
-      for parent in missing:
-        parent.rmdir()
-    raise
+def _relation(place: pathlib.Path, read: pathlib.Path) -> str | None:
+  if place == read:
+    return "is"
+  if read.is_relative_to(place):
+    return "contains"
+  return "lies in" if place.is_relative_to(read) else None
 
 
-def check(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-  """Check that a folder may be made at `path`; see `folder`.
+def _real(path: str | os.PathLike[str]) -> pathlib.Path:
+  return pathlib.Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def check(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> None:
+  """Check that an output folder may be made, or replaced.
+
+  Args:
+    path: of the folder.
+    kind: of what it will hold, such as "comparison".
+    overwrite: replace one of the same kind, if it holds nothing else.
 
   Raises:
     FileExistsError: it may not.
@@ -81,70 +86,46 @@ def check(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     raise FileExistsError(f"output: expected a folder to make, {path} is there and is none; choose another `output`")
   if not overwrite:
     raise FileExistsError(f"output: the folder {path} exists; choose another `output`, or replace it with `overwrite`")
-  if any(path.iterdir()) and not (path / RESULTS).is_file():
-    raise FileExistsError(
-      f"output: `overwrite` replaces folders that diffinv made, {path} holds no {RESULTS}; choose another `output`"
-    )
+  _check_ours(path, kind)
 
 
-def publish(partial: pathlib.Path, path: pathlib.Path, *, overwrite: bool = False) -> None:
-  """Rename the finished folder `partial`, beside `path`, to `path`; see `check` for what may be replaced."""
-  check(path, overwrite=overwrite)
-  _replace(partial, path)
-
-
-def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
-  if not path.exists():
-    os.rename(partial, path)
+def _check_ours(path: pathlib.Path, kind: str) -> None:
+  """Check that a folder is empty, or holds what diffinv wrote of a kind and nothing else."""
+  found = Manifest.read(path)
+  if found is None:
+    if any(entry.name != LOCK and files.target_of(entry.name) != NAME for entry in path.iterdir()):
+      raise FileExistsError(
+        f"output: expected a {kind} that diffinv wrote, {path} holds no {NAME}, the list of its files; move it away, "
+        "or choose another `output`"
+      )
     return
-  aside = pathlib.Path(tempfile.mkdtemp(prefix=path.name + REPLACED, dir=path.parent))
-  try:
-    os.rename(path, aside / path.name)
-    os.rename(partial, path)
-  except BaseException:  # an interruption too
-    if not path.exists() and (aside / path.name).exists():
-      os.rename(aside / path.name, path)
-    aside.rmdir()
-    raise
-  shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask
+  if found.kind != kind:
+    raise FileExistsError(f"output: expected a {kind}, {path} holds a {found.kind}; choose another `output`")
+  if foreign := found.foreign():
+    more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+    raise FileExistsError(
+      f"output: expected in {path} only what diffinv wrote, found {', '.join(foreign[:SHOWN])}{more}; move that "
+      "elsewhere, or choose another `output`"
+    )
 
 
 def check_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
   """Check that a file may be written; call it before the work begins.
 
   Raises:
-    FileExistsError: it exists, or is a folder.
+    FileExistsError: it exists, or is no regular file.
     NotADirectoryError: the folder to write it to does not exist.
   """
   path = pathlib.Path(path)
-  if path.is_dir():
-    raise FileExistsError(f"output: expected a file to write, {path} is a folder; choose another `output`")
+  if os.path.lexists(path) and not path.is_file():
+    raise FileExistsError(f"output: expected a file to write, {path} is there and is none; choose another `output`")
   if path.exists() and not overwrite:
     raise FileExistsError(f"output: {path} exists; choose another `output`, or replace it with `overwrite`")
   if not path.absolute().parent.is_dir():
     raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; make it first")
 
 
-@contextlib.contextmanager
-def file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Yield a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
-  try:
-    yield partial
-    os.replace(partial, path)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
-
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks says
+# Locks
 
 
 @contextlib.contextmanager
@@ -153,81 +134,189 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
   Raises:
     FileExistsError: another process is writing into it.
+    FileNotFoundError: another process has just finished in it.
   """
-  try:
-    import fcntl
-  except ImportError:  # this system has no locks
-    yield
-    return
   path = folder / LOCK
   with open(path, "a") as held:
-    try:
-      fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if files.lock(held.fileno()) is False or not _is_at(held.fileno(), path):
       raise FileExistsError(
         f"output: another process writes into {folder}; wait for it, or choose another `output`"
       ) from None
-    except OSError as error:
-      if error.errno not in NO_LOCKS:
-        raise
     try:
       yield
     finally:
-      path.unlink(missing_ok=True)
+      if _is_at(held.fileno(), path):
+        path.unlink(missing_ok=True)
 
 
-def is_half_written(path: pathlib.Path) -> bool:
-  """Tell whether a file is one that `file` is writing, or was writing when its process was killed."""
-  return HALF_WRITTEN.fullmatch(path.name) is not None
+def _is_at(descriptor: int, path: pathlib.Path) -> bool:
+  """Tell whether an open file is still the one at a path."""
+  try:
+    return os.path.samestat(os.fstat(descriptor), os.stat(path))
+  except FileNotFoundError:
+    return False
 
 
-def sweep(folder: pathlib.Path) -> None:
-  """Remove what killed processes left half written; call it only on a folder that no process is writing to."""
-  for path in folder.iterdir():
-    if is_half_written(path):
-      path.unlink()
+# Folders
 
 
-def clear(folder: pathlib.Path) -> None:
-  """Remove everything in a folder except its lock, which may be held."""
-  for path in folder.iterdir():
-    if path.name == LOCK:
-      continue
-    if path.is_dir() and not path.is_symlink():
-      shutil.rmtree(path)
-    else:
-      path.unlink()
+class Folder:
+  """The folder in which the work toward an output is done; see the module."""
+
+  def __init__(self, path: str | os.PathLike[str], kind: str, command: str, *, suffix: str = RUNNING):
+    """Touch nothing yet.
+
+    Args:
+      path: OUTPUT.
+      kind: of what it will hold, such as "comparison".
+      command: that writes it.
+      suffix: of the folder's name beside that of OUTPUT; empty for OUTPUT itself.
+    """
+    self.path = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+    self.place = self.path.with_name(self.path.name + suffix)
+    self._kind, self._command = kind, command
+    self._manifest: Manifest | None = None
+
+  def check(self, *, restart: bool = False) -> None:
+    """Check that the work may begin or go on in the folder.
+
+    Args:
+      restart: what it holds is to be thrown away.
+
+    Raises:
+      FileExistsError: it may not.
+    """
+    if not os.path.lexists(self.place):
+      return
+    if not self.place.is_dir() or self.place.is_symlink():
+      raise FileExistsError(f"output: {self.place} is in the way and is no folder; move it, or choose another `output`")
+    found = Manifest.read(self.place)
+    if restart or found is None or found.kind != self._kind:
+      _check_ours(self.place, self._kind)
+
+  @contextlib.contextmanager
+  def held(self, *, restart: bool = False) -> Iterator["Folder"]:
+    """Make the folder and be the only one to write into it.
+
+    Args:
+      restart: throw away what it holds.
+
+    Raises:
+      FileExistsError: another process writes into it, or it holds something else.
+    """
+    missing = [parent for parent in self.place.parents if not parent.exists()]  # innermost first
+    try:
+      self.place.mkdir(parents=True, exist_ok=True)
+      with locked(self.place):
+        yield from self._working(restart)
+    finally:
+      for folder in (self.place, *missing):
+        files.remove_if_empty(folder)
+
+  def _working(self, restart: bool) -> Iterator["Folder"]:
+    recover(self.path)
+    self.check(restart=restart)
+    manifest = self._manifest = Manifest.begin(self.place, self._kind, self._command)
+    try:
+      if restart:
+        manifest.remove(keep_folder=True)
+      manifest.sweep()
+      yield self
+    finally:
+      if not manifest.names and not manifest.foreign():  # nothing was written
+        manifest.remove()
+
+  @property
+  def manifest(self) -> Manifest:
+    """The list of what was written, while the folder is held."""
+    if self._manifest is None:
+      raise RuntimeError("manifest: expected a folder that is held")
+    return self._manifest
+
+  def new(self, *names: str) -> pathlib.Path:
+    """Return the path of a file to write, which is listed from now on.
+
+    Args:
+      *names: of the file, with forward slashes, and of others that will be written soon: one line to sync for all.
+    """
+    self.manifest.add(*names)
+    path = self.place / names[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+  def check_new(self, name: str, *, overwrite: bool) -> None:
+    """Check that a file may be written into the folder.
+
+    Raises:
+      FileExistsError: it is there, and `overwrite` is off or it is not ours.
+    """
+    path = self.place / name
+    if not os.path.lexists(path):
+      return
+    if not overwrite:
+      raise FileExistsError(f"output: {path} exists; choose another `output`, or replace it with `overwrite`")
+    if name not in self.manifest.names:
+      raise FileExistsError(f"output: diffinv did not write {path}; move it elsewhere, or choose another `output`")
+
+  def publish(self, *, overwrite: bool = False) -> None:
+    """Give the finished folder the name OUTPUT, while it is held, so that nobody goes on in it meanwhile.
+
+    Raises:
+      FileExistsError: something is there that may not be replaced.
+    """
+    try:
+      check(self.path, self._kind, overwrite=overwrite)
+    except OSError as error:  # someone put something there meanwhile
+      raise FileExistsError(f"{error}; the finished result is in {self.place}") from None
+    self.manifest.settle()
+    replace(self.place, self.path)
+    (self.path / LOCK).unlink(missing_ok=True)  # removed any earlier, it would let another process in
+
+  def discard(self) -> None:
+    """Remove what was written, while the folder is held."""
+    self.manifest.remove(keep_folder=True)
 
 
-def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
-  """Write a `.npy` file, in full or not at all."""
-  data = io.BytesIO()
-  np.save(data, array)  # to memory first: writing to a file, NumPy hides why the disk refused
-  with file(path) as partial:
-    partial.write_bytes(data.getvalue())
+def replace(place: pathlib.Path, path: pathlib.Path) -> None:
+  """Rename a finished folder, and then remove what it replaces, as far as that was written by us."""
+  aside = path.with_name(path.name + REPLACED)
+  if path.exists() and Manifest.read(path) is None:
+    path.rmdir()  # empty, or this raises
+  with contextlib.ExitStack() as stack:
+    if path.exists():
+      stack.enter_context(locked(path))
+      os.rename(path, aside)
+    try:
+      os.rename(place, path)
+    except BaseException:
+      if aside.exists() and not path.exists():
+        os.rename(aside, path)
+      raise
+    files.sync(path.parent)
+  if aside.exists():
+    _remove_replaced(aside)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-  """Write JSON; see `json_text`."""
-  with file(path) as partial:
-    partial.write_text(json_text(value), encoding="utf-8")
+def recover(path: pathlib.Path) -> None:
+  """Put right what a process left that was stopped while it replaced the folder `path`.
+
+  Raises:
+    FileExistsError: something else has the name of a folder that is put aside.
+  """
+  aside = path.with_name(path.name + REPLACED)
+  if not os.path.lexists(aside):
+    return
+  found = Manifest.read(aside)
+  if found is None:
+    raise FileExistsError(f"output: {aside} is in the way; move it, or choose another `output`")
+  with locked(aside):
+    if not path.exists():
+      os.rename(aside, path)
+      return
+  _remove_replaced(aside)
 
 
-def json_text(value: Any) -> str:
-  """Return JSON with one entry a line; infinities and NaN, which JSON lacks, become null."""
-  return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-  """Return a value in terms of JSON: numbers, text, lists and tables; infinities and NaN become None."""
-  if isinstance(value, dict):
-    return {plain(str(key)): plain(entry) for key, entry in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [plain(entry) for entry in value]
-  if isinstance(value, pathlib.PurePath):
-    return plain(str(value))
-  if isinstance(value, str):
-    return value.encode(errors="surrogateescape").decode(errors="replace")  # file names need not be UTF-8
-  if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
-    return plain(value.tolist())
-  return None if isinstance(value, float) and not math.isfinite(value) else value
+def _remove_replaced(aside: pathlib.Path) -> None:
+  found = Manifest.read(aside)
+  if found is not None:
+    found.remove()

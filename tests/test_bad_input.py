@@ -693,9 +693,9 @@ def test_bad_prior_of_a_fixed_size_names_it(files, place, capfd, monkeypatch):
 
 def test_results_of_strange_names_are_written(place):
   """A name that is no UTF-8, and numbers that JSON does not have."""
-  from diffinv import output
+  from diffinv import files
 
-  output.write_json(place / "a.json", {"name": "a\udcff", "psnr": float("inf")})
+  files.write_json(place / "a.json", {"name": "a\udcff", "psnr": float("inf")})
   assert json.loads((place / "a.json").read_text(encoding="utf-8")) == {
     "name": "a\N{REPLACEMENT CHARACTER}",
     "psnr": None,

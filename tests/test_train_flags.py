@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import errors, options, output
+from diffinv import errors, files, options
 from diffinv.apps import main
 from diffinv.apps import train as train_app
 from diffinv.priors import folder as checkpoint
@@ -100,7 +100,7 @@ def begun(tmp_path):
   folder = tmp_path / "p.training"
   (folder / "samples").mkdir(parents=True)
   (folder / "samples" / "00000001.png").write_bytes(b"a grid")
-  output.write_json(folder / "run.json", dataclasses.asdict(planned(configured(), tmp_path / "p")))
+  files.write_json(folder / "run.json", dataclasses.asdict(planned(configured(), tmp_path / "p")))
   return folder
 
 

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffinv import Study, compare, errors, output, read_results, write_report
+from diffinv import Study, compare, errors, files, output, read_results, write_report
 from diffinv.data import images
 from diffinv.studies import runs
 from diffinv.studies.compare import prepare
@@ -311,7 +311,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   figure.axes[0].set_ylabel("PSNR, dB", fontsize=8)
   handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
   figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
-  with output.file(path) as partial:
+  with files.file(path) as partial:
     figure.savefig(partial, format="png")
 
 
@@ -340,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
   for name in CHOSEN.value:
     found = blocks(name, place)
     text = replaced((place / PAGE).read_text(encoding="utf-8"), found)
-    with output.file(place / PAGE) as partial:
+    with files.file(place / PAGE) as partial:
       partial.write_text(text, encoding="utf-8")
     print(f"wrote {place / PAGE}: {name}", flush=True)
 

@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from diffinv import errors, output
+from diffinv import errors
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
@@ -35,11 +35,10 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "output", "the folder to write")
   study = flagging.make(FLAGS, CONFIG)
-  output.check(FLAGS.output, overwrite=FLAGS.overwrite)
   shared.keep_compiled(FLAGS)
   results = compare(study, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart)
   if FLAGS.report:
-    with errors.interruption(f"{results.folder} is complete but for its page: diffinv report {results.folder}"):
+    with errors.interruption(f"{results.folder} is complete but for its page, which the same command writes"):
       page.write(results.folder)
   print(results.table())
   for line in results.remarks():

@@ -6,14 +6,15 @@ usage: diffinv reconstruct --input=PHOTO --task=TASK --output=FOLDER [--method=M
 The first measures a photograph and restores it, with the truth to compare. The second restores what was measured. Both
 write per picture NAME.png (NAME-00.png, ... and their mean NAME-mean.png for several samples), NAME-measurement.png,
 NAME-measurement.npy (every digit), the mask or kernel if there is one, NAME-sheet.png with all of these side by side,
-and results.json.
+and results.json. Until all pictures are finished, those that are lie in OUTPUT.running; after a stop the same command
+goes on from there.
 """
 
 from typing import Any
 
 from absl import flags
 
-from diffinv import output, text
+from diffinv import text
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
@@ -24,6 +25,7 @@ CONFIG = Restoration
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG, helps={"set": "Hyper-parameter of the method, name=value. Repeatable."})
 shared.define_output(FLAGS)
+flags.DEFINE_boolean("restart", False, "Throw away an unfinished restoration in OUTPUT.running.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> None:
@@ -31,9 +33,8 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "output", "the folder to write")
   config = flagging.make(FLAGS, CONFIG)
-  output.check(FLAGS.output, overwrite=FLAGS.overwrite)
   shared.keep_compiled(FLAGS)
-  results = restore.restore_all(config, FLAGS.output, overwrite=FLAGS.overwrite)
+  results = restore.restore_all(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart)
   print_report(results)
   failed = restore.failures(results["images"])
   if failed:

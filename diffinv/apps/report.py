@@ -20,6 +20,11 @@ flags.DEFINE_string("run", None, "Folder of the comparison; RUN without the flag
 flags.DEFINE_string("output", None, f"Page to write. Not set: {report.PAGE} in RUN.", flag_values=FLAGS)
 
 
+flags.DEFINE_boolean(
+  "overwrite", False, "Replace a file that is there and no page in RUN that was written before.", flag_values=FLAGS
+)
+
+
 def main(argv: list[str]) -> None:
   """Read, write, report."""
   del argv
@@ -27,7 +32,7 @@ def main(argv: list[str]) -> None:
     raise errors.UsageError("RUN is missing: expected the folder of a comparison, as diffinv report out/compare")
   if FLAGS.output is not None and pathlib.Path(FLAGS.output).suffix.lower() not in (".html", ".htm"):
     raise errors.UsageError(f"--output: expected a name that ends in .html, got {FLAGS.output!r}")
-  path = report.write(FLAGS.run, FLAGS.output)
+  path = report.write(FLAGS.run, FLAGS.output, overwrite=FLAGS.overwrite)
   print(f"{path.stat().st_size / 1e6:.1f} MB: {path}")
 
 

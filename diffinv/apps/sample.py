@@ -2,12 +2,12 @@
 
 usage: diffinv sample --output=FOLDER [--prior=NAME|FOLDER] [--num_samples=N] [--sampler=ddpm|ddim|dpm_solver]
 
-Writes every picture, all of them as grid.png, and results.json.
+Writes every picture, all of them as grid.png, and results.json. Until all pictures are finished, those that are lie in
+OUTPUT.running; after a stop the same command goes on from there.
 """
 
 from absl import flags
 
-from diffinv import output
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
@@ -18,6 +18,7 @@ CONFIG = Drawing
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG)
 shared.define_output(FLAGS)
+flags.DEFINE_boolean("restart", False, "Throw away an unfinished drawing in OUTPUT.running.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> None:
@@ -25,9 +26,8 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "output", "the folder to write")
   config = flagging.make(FLAGS, CONFIG)
-  output.check(FLAGS.output, overwrite=FLAGS.overwrite)
   shared.keep_compiled(FLAGS)
-  results = draw_all(config, FLAGS.output, overwrite=FLAGS.overwrite)
+  results = draw_all(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart)
   print(
     f"{len(results['files'])} pictures of {images.by(results['shape'])} pixels, {results['network_evaluations']} "
     f"network evaluations each, {results['run_seconds']:.1f} s (and {results['compile_seconds']:.1f} s to compile): "

@@ -18,7 +18,7 @@ A method that declares no case is refused.
 
 from absl import flags
 
-from diffinv import output, progress, text
+from diffinv import files, output, progress, text
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
 from diffinv.options import MAX_SEED
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
   failed = [row for row in rows if row.failed]
   if FLAGS.output:
     settings = {"quick": FLAGS.quick, "seed": FLAGS.seed, "methods": FLAGS.methods}
-    output.write_json(
+    files.write_json(
       FLAGS.output, {"settings": settings, "passed": not failed, "rows": [row._asdict() for row in rows]}
     )
   if failed:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from diffinv import errors, output
+from diffinv import errors, files
 from diffinv.data.arrays import DECODING_ERRORS, read_array, require_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
@@ -52,7 +52,7 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
     ValueError: a folder holds no image file, or nothing was named.
   """
   found = []
-  for path in _split(paths):
+  for path in split(paths):
     if path.is_dir():
       inside = sorted(p for p in path.iterdir() if _is_listed(p))
       if not inside:
@@ -71,7 +71,7 @@ def _is_listed(path: pathlib.Path) -> bool:
   return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
 
 
-def _split(paths: Sequence[str]) -> list[pathlib.Path]:
+def split(paths: Sequence[str]) -> list[pathlib.Path]:
   """Split lists at commas, unless the whole names a file: names may hold commas."""
   parts = []
   for path in paths:
@@ -335,7 +335,7 @@ def write(path: str | os.PathLike[str], x: np.ndarray) -> None:
 
 def write_pillow(path: str | os.PathLike[str], image: Image.Image) -> None:
   """Write a Pillow image as PNG, in full or not at all."""
-  with output.file(path) as partial:
+  with files.file(path) as partial:
     image.save(partial, format="PNG")
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffinv import errors, output
+from diffinv import errors, files
 from diffinv.nets import small, unet
 from diffinv.priors.base import PREDICTIONS, VARIANCES, Prior
 from diffinv.schedules import BETAS, Schedule
@@ -88,7 +88,7 @@ def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
     "schedule": dataclasses.asdict(prior.schedule),
     "image_shape": prior.image_shape,
     "size_multiple": prior.size_multiple,
-    "provenance": output.plain(provenance or {}),  # file names need not be valid text
+    "provenance": files.plain(provenance or {}),  # file names need not be valid text
   }
 
 

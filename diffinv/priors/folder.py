@@ -17,7 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffinv import output
+from diffinv import files, output
 from diffinv.nets import unet
 from diffinv.priors import arrays, description
 from diffinv.priors.arrays import PARAMS, full_disk
@@ -47,6 +47,7 @@ __all__ = [
   "RUNTIME",
   "Network",
   "check_free",
+  "find_folder",
   "full_disk",
   "is_shipped",
   "known_names",
@@ -56,6 +57,9 @@ __all__ = [
   "param_shapes",
   "save_prior",
 ]
+
+KIND = "prior"  # of folder
+BUILDING = ".building"  # of the name of the folder in which one is written
 
 # Priors that need no file, made when they are asked for.
 ANALYTIC: dict[str, Callable[[], Any]] = {"natural": natural}
@@ -68,6 +72,7 @@ def save_prior(
   provenance: dict[str, Any] | None = None,
   *,
   overwrite: bool = False,
+  command: str = "save_prior",
 ) -> Path:
   """Write a prior to a new folder, in full or not at all.
 
@@ -77,6 +82,7 @@ def save_prior(
     config: of its network, one of NETWORKS.
     provenance: where the parameters come from, for people to read; anything that JSON can hold.
     overwrite: replace a prior that is there.
+    command: that made it, for the list of its files.
 
   Returns:
     The folder.
@@ -89,9 +95,12 @@ def save_prior(
   fields = description.describe(prior, config, provenance)
   found = {name: value.shape for name, value in arrays.flat(prior.params).items()}
   arrays.check_shapes(found, param_shapes(config), "params")
-  with output.built(folder, lambda: check_free(folder, overwrite=overwrite)) as building:
-    arrays.write(building / PARAMS, prior.params)
-    (building / DESCRIPTION).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+  check_free(folder, overwrite=overwrite)
+  building = output.Folder(folder, KIND, command, suffix=BUILDING)
+  with building.held(restart=True):
+    arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
+    files.write_text(building.new(DESCRIPTION), json.dumps(fields, indent=2) + "\n")
+    building.publish(overwrite=overwrite)
   return folder
 
 
@@ -101,18 +110,7 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
   Raises:
     FileExistsError: something is there and `overwrite` is off, or it is not a prior.
   """
-  folder = Path(folder)
-  if not os.path.lexists(folder):
-    return
-  if not overwrite:
-    raise FileExistsError(
-      f"output: expected a new folder, got one that exists, {folder}; choose another `output`, or replace it with "
-      "`overwrite`"
-    )
-  if not (folder / DESCRIPTION).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-    raise FileExistsError(
-      f"output: expected a prior to overwrite, got something else, {folder}; choose another `output`"
-    )
+  output.check(folder, KIND, overwrite=overwrite)
 
 
 def load_prior(
@@ -213,6 +211,15 @@ def is_shipped(name_or_folder: str | os.PathLike[str]) -> bool:
   """Tell whether a prior is analytic or in `checkpoints/`, and not a folder of the user's with the same name."""
   name = os.fspath(name_or_folder)
   return name in ANALYTIC or _find(name).resolve().parent in [root.resolve() for root in _roots()]
+
+
+def find_folder(name_or_folder: str | os.PathLike[str]) -> Path | None:
+  """Return the folder of a prior; None of an analytic one, and where there is none."""
+  name = os.fspath(name_or_folder)
+  try:
+    return None if name in ANALYTIC else _find(name)
+  except FileNotFoundError:
+    return None
 
 
 def known_names() -> list[str]:

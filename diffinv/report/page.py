@@ -18,8 +18,9 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from diffinv import options, output, text
+from diffinv import files, options, output, text
 from diffinv.data import images
+from diffinv.manifest import Manifest
 from diffinv.metrics import table as metrics
 from diffinv.report import figures
 from diffinv.report.album import Album, page_data
@@ -55,39 +56,50 @@ def known_options() -> dict[str, Known]:
   return found
 
 
-def write_report(results: Any, path: str | os.PathLike[str]) -> pathlib.Path:
+def write_report(results: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
     results: of `compare`, or the folder of a comparison.
     path: of the page, a name that ends in .html.
+    overwrite: replace a file that is there.
 
   Returns:
     the path of the page.
 
   Raises:
-    FileNotFoundError, ValueError: see `write`.
+    FileExistsError, FileNotFoundError, ValueError: see `write`.
   """
-  return write(getattr(results, "folder", results), path)
+  return write(getattr(results, "folder", results), path, overwrite=overwrite)
 
 
-def write(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def write(
+  folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, overwrite: bool = False
+) -> pathlib.Path:
   """Write the page of a comparison, in full or not at all.
 
   Args:
     folder: of the comparison.
-    path: of the page; None for report.html in the folder.
+    path: of the page; None for report.html in the folder, which is made anew where a page is there already.
+    overwrite: replace a file that is there.
 
   Returns:
     the path of the page.
 
   Raises:
+    FileExistsError: there is a file that may not be replaced.
     FileNotFoundError, ValueError: see `runs.read`, or a picture is missing or damaged.
   """
-  path = pathlib.Path(folder) / PAGE if path is None else pathlib.Path(path)
+  folder = pathlib.Path(os.path.expanduser(folder))
+  listed = Manifest.read(folder) if path is None else None
+  path = folder / PAGE if path is None else pathlib.Path(os.path.expanduser(path))
+  if folder.is_dir():
+    output.check_file(path, overwrite=overwrite or (listed is not None and PAGE in listed.names))
   page = html(runs.read(folder))
-  with output.file(path) as partial:
-    partial.write_text(page, encoding="utf-8")
+  if listed is not None:
+    listed.add(PAGE)
+  files.sweep(path.parent, path.name)
+  files.write_text(path, page)
   return path
 
 

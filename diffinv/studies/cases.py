@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import antithetic, errors, output, progress
+from diffinv import antithetic, errors, files, output, progress
 from diffinv.data import held_out, images
 from diffinv.priors import PicturePrior
-from diffinv.priors.folder import DESCRIPTION
-from diffinv.studies.study import Comparing, Measuring, Running
+from diffinv.priors.folder import find_folder
+from diffinv.studies.study import Comparing, Measuring
 from diffinv.tasks import TASKS
 
 HELD_OUT_SIZE = 64  # pixels: an edge of held-out pictures, where nothing says more
@@ -53,7 +53,7 @@ def name_cases(
 
 def _tame(stem: str) -> str:
   """Return a name that is the same in JSON as on the disk, part of one folder anywhere, and at most NAME_BYTES long."""
-  name = output.plain(stem).replace("\\", "_")
+  name = files.plain(stem).replace("\\", "_")
   return name.encode()[:NAME_BYTES].decode(errors="ignore")  # a letter that is cut goes
 
 
@@ -253,24 +253,28 @@ def describe_cases(cases: Sequence[Case], truths: Sequence[np.ndarray]) -> list[
   ]
 
 
-# Options that name a file to read.
-FILES = ("mask", "kernel", "settings", "lpips")
+# Options that name what is read.
+READS = ("mask", "kernel", "settings", "lpips", "prior", "data", "input", "measurement")
 
 
-def check_apart(config: Running, folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
-  """Check that overwriting a folder will not remove what is read.
+def check_apart(config: Any, path: str | os.PathLike[str]) -> None:
+  """Check that an output, and what lies beside it while it is made, are apart from all that is read.
 
   Raises:
-    UsageError: a picture, or a file or the prior that an option names, lies in the output folder.
+    UsageError: they are not, see `diffinv.output.check_apart`.
   """
-  inside = folder.resolve()
-  files = [_path(getattr(config, name, None)) for name in FILES]
-  prior = _path(config.prior)  # the name of one is not the folder of one
-  files += [] if prior is None or not (prior / DESCRIPTION).exists() else [prior / DESCRIPTION]
-  for path in [*paths, *(file for file in files if file is not None)]:
-    if inside in path.resolve().parents:
-      raise errors.UsageError(f"`output`: {path} lies in {folder}, which would be replaced; choose another")
+  read = {name: _paths(name, getattr(config, name, None)) for name in READS}
+  output.check_apart(path, [(name, one) for name, some in read.items() for one in some])
 
 
-def _path(value: Any) -> pathlib.Path | None:
-  return pathlib.Path(value).expanduser() if isinstance(value, (str, os.PathLike)) else None
+def _paths(name: str, value: Any) -> list[pathlib.Path]:
+  """Return the files and folders that the value of an option names."""
+  if isinstance(value, (tuple, list)):
+    return [path for entry in value for path in _paths(name, entry)]
+  if not isinstance(value, (str, os.PathLike)):
+    return []
+  if name == "prior":
+    folder = find_folder(value)
+    return [] if folder is None else [folder]
+  held = name == "data" and value in held_out.SETS
+  return [] if held else images.split([os.fspath(value)])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, output, progress
+from diffinv import devices, errors, progress
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
@@ -69,25 +69,20 @@ def compare(
   """
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
+  runs.check_free(path, overwrite=overwrite)
   comparison = prepare(study, None if kept is not None else path)
-  if not overwrite and is_done(path, comparison.plan):
+  if runs.is_done(path, comparison.plan, overwrite=overwrite):
     return read_results(path)
-  output.check(path, overwrite=overwrite)
-  run = runs.RunFolder(path, comparison.plan, restart=restart)
-  with errors.interruption(f"give the same command again to go on with {run.partial}"), run.held():
+  run = runs.RunFolder(path, comparison.plan)
+  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
     if run.rows:
       print(f"going on with {run.partial}: {len(run.rows)} rows are there")
-    write_measurements(run.pictures, comparison)
+    write_measurements(run, comparison)
     restore_all(run, comparison)
     write_sheets(run, comparison)
     results = Results(run.path, run.plan, in_order(run.plan, run.rows), kept)
     run.finish(results.contents(), overwrite=overwrite)
   return results
-
-
-def is_done(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
-  """Tell whether a folder holds the finished comparison of a plan."""
-  return (folder / output.RESULTS).is_file() and not runs.changes(runs.read_plan(folder), plan)
 
 
 def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
@@ -102,7 +97,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   entrants.note_settings(study)
   study = study if study.data else dataclasses.replace(study, data=(str(bundled.ASTRONAUT),))
   if folder is not None:
-    casing.check_apart(study, folder, casing.picture_paths(study))
+    casing.check_apart(study, folder)
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
   devices.mesh(study.devices)  # tells too many
@@ -188,7 +183,7 @@ def restore_all(run: runs.RunFolder, c: Comparison) -> None:
     for entrant in c.entrants
     if not entrant.excuse
     for part in parts
-    if (missing := [i for i in part if run.missing(entrant.task, entrant.name, [c.cases[i].name])])
+    if (missing := [i for i in part if (entrant.task, entrant.name, c.cases[i].name) not in run.rows])
   ]
   with progress.Bar(sum(entrant.weight * len(part) for entrant, part in wanted) or 1.0) as bar:
     for entrant, part in wanted:
@@ -215,15 +210,16 @@ def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range,
 
 def finished(
   run: runs.RunFolder, c: Comparison, entrant: Entrant, i: int, restored, place: int, count: int
-) -> runs.Row:
-  """Write the pictures of one restored picture, and return its row: its marks, or how the method `failed` on it."""
+) -> tuple[runs.Row, list[str]]:
+  """Write the pictures of one restored picture; return its row, its marks or how the method `failed`, and files."""
+  written: list[str] = []
   if failure := marks.failure(restored.images[place]):
     found = {"failed": failure}
   else:
-    write_restored(run.pictures, c, entrant, c.cases[i], restored, place)
+    written = write_restored(run, c, entrant, c.cases[i], restored, place)
     problem, truth = c.measure(entrant.task, i), c.truths[i]
     found = marks.marks(problem, restored.images[place], truth, c.lpips, antithetic=c.study.antithetic)
-  return {
+  row = {
     "task": entrant.task,
     "method": entrant.name,
     "image": c.cases[i].name,
@@ -236,31 +232,37 @@ def finished(
     "devices": c.study.devices,
     "remat": c.study.remat,
   }
+  return row, written
 
 
 # Pictures
 
 
-def write_measurements(folder: pathlib.Path, c: Comparison) -> None:
+def write_measurements(run: runs.RunFolder, c: Comparison) -> None:
   """Write the truths and what was measured of them."""
   for i, (case, truth) in enumerate(zip(c.cases, c.truths, strict=True)):
-    images.write(folder / runs.truth(case.name), truth)
+    pictures = {runs.truth(case.name): truth}
     for task in c.tasks:
       problem = c.measure(task, i)
-      images.write(folder / runs.measurement(case.name, task), np.asarray(problem.operator.picture(problem.y)))
+      pictures[runs.measurement(case.name, task)] = np.asarray(problem.operator.picture(problem.y))
+    run.write(_in_pictures(pictures))
 
 
-def write_restored(folder: pathlib.Path, c: Comparison, entrant: Entrant, case: Case, restored, place: int) -> None:
-  """Write the samples of a picture, their mean and standard deviation, and its chain as a strip of frames."""
+def write_restored(run: runs.RunFolder, c: Comparison, entrant: Entrant, case: Case, restored, place: int) -> list[str]:
+  """Write the samples of a picture, their mean and standard deviation, and its chain; return the names of the files."""
   samples, name = restored.images[place], (case.name, entrant.task, entrant.name)
-  for k, sample in enumerate(samples):
-    images.write(folder / runs.sample(*name, k), sample)
+  arrays = {runs.sample(*name, k): sample for k, sample in enumerate(samples)}
   if len(samples) > 1:
-    images.write(folder / runs.mean(*name), np.mean(samples, axis=0))
+    arrays[runs.mean(*name)] = np.mean(samples, axis=0)
     if (spread := marks.spread(samples, antithetic=c.study.antithetic)) is not None:
-      output.write_array(folder / runs.spread(*name), spread)
+      arrays[runs.spread(*name)] = spread
   if restored.frames:
-    images.write(folder / runs.chain(*name), np.concatenate(restored.frames[place], axis=1))
+    arrays[runs.chain(*name)] = np.concatenate(restored.frames[place], axis=1)
+  return run.write(_in_pictures(arrays))
+
+
+def _in_pictures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {f"{runs.PICTURES}/{name}": array for name, array in arrays.items()}
 
 
 def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
@@ -268,7 +270,7 @@ def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
   columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"])]
   for i, case in enumerate(c.cases[:SHEET_PICTURES]):
     rows = [(task.title, sheet_row(run, c, i, name)) for name, task in c.tasks.items()]
-    images.write_pillow(run.partial / runs.sheet(None if len(c.cases) == 1 else case.name), sheet.sheet(columns, rows))
+    images.write_pillow(run.new(runs.sheet(None if len(c.cases) == 1 else case.name)), sheet.sheet(columns, rows))
 
 
 def sheet_row(run: runs.RunFolder, c: Comparison, i: int, task: str) -> list[sheet.Cell]:
@@ -286,5 +288,5 @@ def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell
   if row.get("failed"):
     return sheet.Cell(None, ("failed",))
   first: dict[str, float] = {name: row[name][0] for name in ("psnr", "ssim") if name in row}
-  picture = images.read(run.pictures / runs.sample(case.name, entrant.task, entrant.name), convert=True)
+  picture = images.read(run.partial / runs.PICTURES / runs.sample(case.name, entrant.task, entrant.name), convert=True)
   return sheet.Cell(picture, marks.caption(first))

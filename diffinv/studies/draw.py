@@ -3,18 +3,19 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from diffinv import devices, errors, output, progress
+from diffinv import devices, errors, progress
 from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
 from diffinv.priors import PicturePrior
-from diffinv.studies import cases, chains, entrants, identity, marks
+from diffinv.schedules import Level
+from diffinv.studies import cases, chains, entrants, identity, marks, runs
 from diffinv.studies.study import STEPS, Running
 
 COMMAND = "sample"
@@ -51,8 +52,30 @@ def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
   return DDIM(shape, config.eta or 0.0) if config.sampler == "ddim" else SAMPLERS[config.sampler](shape)
 
 
-def draw_all(config: Drawing, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
-  """Draw pictures and write them, all of them as grid.png, and results.json.
+class Job(NamedTuple):
+  """What a drawing asks for, loaded and checked."""
+
+  config: Drawing
+  prior: PicturePrior
+  method: Method
+  grid: Level
+
+  def name(self, number: int) -> str:
+    """Return the name of a picture's file."""
+    return f"{number:0{len(str(self.config.num_samples - 1))}d}.png"
+
+
+def draw_all(
+  config: Drawing, folder: str | os.PathLike[str], *, overwrite: bool = False, restart: bool = False
+) -> dict[str, Any]:
+  """Draw pictures and write them, all of them as grid.png, and results.json; or go on where that was stopped.
+
+  Args:
+    config: what to draw.
+    folder: to write; FOLDER.running holds the pictures that are finished until all are. One that holds the finished
+      drawing already is read.
+    overwrite: replace an existing folder, at the end.
+    restart: throw away what FOLDER.running holds.
 
   Returns:
     the contents of results.json.
@@ -62,48 +85,98 @@ def draw_all(config: Drawing, folder: str | os.PathLike[str], *, overwrite: bool
     ValueError: a chain left the finite numbers.
     FileExistsError: the folder may not be written.
   """
-  cases.check_apart(config, pathlib.Path(folder), [])
-  devices.split_cpu(config.devices)
-  prior = identity.load(config)
-  method, grid = build_sampler(config, prior), entrants.make_grid(prior, str(config.steps))
-  with output.folder(folder, overwrite=overwrite) as partial:
-    drawn = _draw(config, prior, method, grid)
-    marks.require_finite(method.name, drawn.images)
-    pictures = [samples[0] for samples in drawn.images]
-    found = {
-      **identity.provenance(config, COMMAND, output=folder, overwrite=overwrite),
-      "method": entrants.describe_method(method),
-      "network_evaluations": entrants.cost(method, grid).evaluations,
-      "compile_seconds": drawn.compile_seconds,
-      "run_seconds": drawn.run_seconds,
-      "clipped_fraction": images.clipped_fraction(np.stack(pictures)),
-      "shape": pictures[0].shape,
-      "files": _write(partial, pictures),
-    }
-    output.write_json(partial / output.RESULTS, found)
+  path = pathlib.Path(os.path.expanduser(folder))
+  runs.check_free(path, runs.DRAWING, overwrite=overwrite)
+  cases.check_apart(config, path)
+  job = plan(config)
+  about = describe(job, path)
+  if runs.is_done(path, about, runs.DRAWING, overwrite=overwrite):
+    return runs.read_results(path, runs.DRAWING)
+  run = runs.RunFolder(path, about, kind=runs.DRAWING)
+  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
+    if run.rows:
+      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+    run_all(run, job)
+    write_grid(run, job)
+    found = contents(job, run)
+    run.finish(found, overwrite=overwrite)
   return found
 
 
-def _draw(config: Drawing, prior: PicturePrior, method: Method, grid) -> chains.Restored:
-  root = jax.random.key(config.seed)
-  with progress.Bar(1.0) as bar:
-    return chains.restore(
-      [jax.random.fold_in(root, i)[None] for i in range(config.num_samples)],
-      method,
-      prior,
-      None,
-      grid,
-      chunk=config.batch_size,
-      mesh=devices.mesh(config.devices),
-      progress=bar.part(1.0, method.name),
-    )
+def plan(config: Drawing) -> Job:
+  """Load the prior and build the sampler.
+
+  Raises:
+    UsageError: options do not fit together.
+  """
+  devices.split_cpu(config.devices)
+  prior = identity.load(config)
+  devices.mesh(config.devices)
+  return Job(config, prior, build_sampler(config, prior), entrants.make_grid(prior, str(config.steps)))
 
 
-def _write(folder: pathlib.Path, pictures: list[np.ndarray]) -> list[str]:
-  """Write the pictures and a grid of them; return the names of their files."""
-  digits = len(str(len(pictures) - 1))
-  files = [f"{i:0{digits}d}.png" for i in range(len(pictures))]
-  for file, picture in zip(files, pictures, strict=True):
-    images.write(folder / file, picture)
-  images.write_pillow(folder / "grid.png", sheet.grid(pictures[:GRID_PICTURES]))
-  return files
+def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
+  """Return the contents of run.json: what is drawn, and how."""
+  return {
+    **identity.provenance(job.config, COMMAND, output=folder),
+    **identity.objects(job.config),
+    "prior": identity.describe_prior(job.config, job.prior),
+    "method": entrants.describe_method(job.method),
+    "network_evaluations": entrants.cost(job.method, job.grid).evaluations,
+  }
+
+
+def run_all(run: runs.RunFolder, job: Job) -> None:
+  """Draw the pictures that are not there yet, as many at once as `batch_size` says."""
+  cut = chains.chunks(job.config.num_samples, 1, job.config.batch_size)
+  wanted = [part for part in cut if run.missing([(number,) for number in part])]
+  with progress.Bar(sum(map(len, wanted)) or 1.0) as bar:
+    for part in wanted:
+      run.append(_draw(run, job, part, len(cut[0]), bar))
+
+
+def _draw(
+  run: runs.RunFolder, job: Job, part: range, count: int, bar: progress.Bar
+) -> list[tuple[runs.Row, list[str]]]:
+  root = jax.random.key(job.config.seed)
+  drawn = chains.restore(
+    [jax.random.fold_in(root, number)[None] for number in chains.filled(part, count)],
+    job.method,
+    job.prior,
+    None,
+    job.grid,
+    chunk=job.config.batch_size,
+    mesh=devices.mesh(job.config.devices),
+    progress=bar.part(len(part), job.method.name),
+  )
+  marks.require_finite(job.method.name, drawn.images)
+  spent = {"run_seconds": drawn.run_seconds / count, "compile_seconds": drawn.compile_seconds / len(part)}
+  return [_write(run, job, number, drawn.images[place][0], spent) for place, number in enumerate(part)]
+
+
+def _write(
+  run: runs.RunFolder, job: Job, number: int, picture: np.ndarray, spent: dict[str, float]
+) -> tuple[runs.Row, list[str]]:
+  names = run.write({job.name(number): picture})
+  about = {"number": number, "file": names[0], "shape": picture.shape}
+  return {**about, "clipped_fraction": images.clipped_fraction(picture), **spent}, names
+
+
+def write_grid(run: runs.RunFolder, job: Job) -> None:
+  """Write the first pictures as one."""
+  mode = images.mode_of(job.prior.image_shape[2])
+  first = [job.name(number) for number in range(min(job.config.num_samples, GRID_PICTURES))]
+  pictures = [images.read(run.partial / name, mode=mode) for name in first]
+  images.write_pillow(run.new("grid.png"), sheet.grid(pictures))
+
+
+def contents(job: Job, run: runs.RunFolder) -> dict[str, Any]:
+  """Return the contents of results.json."""
+  rows = [run.rows[(number,)] for number in range(job.config.num_samples)]
+  return {
+    **run.plan,
+    **{name: sum(row[name] for row in rows) for name in ("compile_seconds", "run_seconds")},
+    "clipped_fraction": float(np.mean([row["clipped_fraction"] for row in rows])),
+    "shape": rows[0]["shape"],
+    "files": [row["file"] for row in rows],
+  }

@@ -7,10 +7,11 @@ prior was trained on, which its `prior.json` says; see `diffinv.data.held_out` a
 import os
 import pathlib
 import shlex
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
-from diffinv import devices, options, output
+from diffinv import devices, errors, files, options, output, reading
+from diffinv.studies import cases as casing
 from diffinv.studies import identity
 from diffinv.studies.evaluation import calibration, denoising, restoration, sampling, speed
 from diffinv.studies.evaluation.layout import Measured, Table
@@ -58,40 +59,81 @@ def evaluate(config: Evaluation, folder: str | os.PathLike[str], *, overwrite: b
     FileExistsError: a measure is there.
     ValueError: a picture cannot be used.
   """
-  place = pathlib.Path(os.path.expanduser(folder))
+  home = output.Folder(folder, "evaluation", COMMAND, suffix="")
+  casing.check_apart(config, home.path)
+  home.check()
   names = [name for name in MEASURES if name in config.measures]
   devices.split_cpu(config.devices)
   subject = load(config)
   for name in names:
     CHECKS.get(name, lambda _: None)(subject)
-  place.mkdir(parents=True, exist_ok=True)
-  for name in names:
-    output.check_file(place / f"{name}.json", overwrite=overwrite)
-  tables, texts = {}, {}
-  for name in names:
-    measured = run(name, subject, place, overwrite=overwrite)
-    tables[name], texts[name] = measured.tables, write(subject, name, measured, place)
-  compared = [restoration.comparison_folder(place, who) for who in restoration.WHO if restoration.FOLDER in names]
-  return Evaluated(place, tables, texts, compared)
+  with home.held(), errors.interruption("give the same command again to go on"):
+    about = describe(subject)
+    done = {} if overwrite else {name: found for name in names if (found := finished(home, name, about)) is not None}
+    for name in names:
+      if name not in done:
+        home.check_new(f"{name}.json", overwrite=overwrite)
+    measured = {name: done[name] if name in done else measure(name, subject, home, overwrite) for name in names}
+    texts = {name: write(subject, name, measured[name], about, home) for name in names}
+  tables = {name: found.tables for name, found in measured.items()}
+  compared = [restoration.comparison_folder(home.place, who) for who in restoration.WHO if restoration.FOLDER in names]
+  return Evaluated(home.place, tables, texts, compared)
 
 
-def run(name: str, subject: Subject, folder: pathlib.Path, *, overwrite: bool) -> Measured:
+def describe(subject: Subject) -> dict[str, Any]:
+  """Return what a measure depends on, as NAME.json says it."""
+  made = files.plain(identity.provenance(subject.config, COMMAND))
+  settings = {name: value for name, value in made["settings"].items() if name != "measures"}
+  prior = {"name": subject.name, "sha256": identity.fingerprint(subject.prior)}
+  return {**made, "settings": settings, "prior": prior}
+
+
+class _Table(TypedDict):
+  title: str
+  columns: list[str]
+  rows: list[list[Any]]
+  digits: list[int]
+
+
+class _File(TypedDict):
+  about: dict[str, Any]
+  tables: list[_Table]
+  found: dict[str, Any]
+
+
+def finished(home: output.Folder, name: str, about: Mapping[str, Any]) -> Measured | None:
+  """Return a measure that an earlier call of the same has finished; None where none has.
+
+  Raises:
+    ValueError: its file is damaged.
+  """
+  path = home.place / f"{name}.json"
+  if path.name not in home.manifest.names or not reading.is_file(path):
+    return None
+  file = reading.read_json(path, _File, advice="measure it again with `overwrite`")
+  if file["about"] != about:
+    return None
+  return Measured(file["found"], [Table(**table) for table in file["tables"]])
+
+
+def measure(name: str, subject: Subject, home: output.Folder, overwrite: bool) -> Measured:
   """Run a measure."""
   if name == "restoration":
-    return restoration.measure(subject, folder, overwrite=overwrite)
+    return restoration.measure(subject, home, overwrite=overwrite)
   if name == "sampling":
-    return sampling.measure(subject, folder)
+    return sampling.measure(subject, home)
   return {"denoising": denoising.measure, "calibration": calibration.measure, "speed": speed.measure}[name](subject)
 
 
-def write(subject: Subject, name: str, measured: Measured, folder: pathlib.Path) -> str:
-  """Write NAME.json and NAME.md, with the command that makes them; return the contents of the latter."""
-  command = command_line(subject.config, folder)
+def write(subject: Subject, name: str, measured: Measured, about: Mapping[str, Any], home: output.Folder) -> str:
+  """Write NAME.md, with the command that makes it, and NAME.json; return the contents of the former."""
+  command = command_line(subject.config, home.place)
   text = f"## {name}: `{subject.name}`\n\n`{command}`\n\n" + "\n".join(t.markdown() for t in measured.tables)
-  about = {**identity.provenance(subject.config, COMMAND), "command": command, "prior": subject.name}
-  output.write_json(folder / f"{name}.json", {**about, **measured.found})
-  with output.file(folder / f"{name}.md") as partial:
-    partial.write_text(text, encoding="utf-8")
+  files.write_text(home.new(f"{name}.md", f"{name}.json"), text)
+  tables = [table._asdict() for table in measured.tables]
+  files.write_json(
+    home.new(f"{name}.json"), {"about": about, "command": command, "tables": tables, "found": measured.found}
+  )
   return text
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, methods, output, progress
+from diffinv import devices, errors, files, methods, progress
 from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
@@ -20,14 +20,13 @@ from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
-from diffinv.studies import chains, entrants, identity, marks, measurement
+from diffinv.studies import chains, entrants, identity, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "reconstruct"
-WINDOW = 256  # chains whose pictures are in memory at once
 KEPT_BYTES = 2**30  # of pictures that were read for the plan, so that they need not be read again
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
@@ -338,20 +337,33 @@ def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], rep
   )
 
 
-def windows(cases: Sequence[Case], samples: int) -> list[list[Case]]:
-  """Group pictures by size, as many together as fit into memory."""
-  size = max(1, WINDOW // samples)
+def parts(cases: Sequence[Case], samples: int, batch_size: int) -> list[tuple[list[Case], int]]:
+  """Cut the pictures into parts of one size that run at once.
+
+  Returns:
+    for each part its pictures, and how many to fill it up to, so that a size compiles once.
+  """
   groups: dict[tuple, list[Case]] = {}
   for case in cases:
     groups.setdefault(case.shape, []).append(case)
-  return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+  cut = [(group, chains.chunks(len(group), samples, batch_size)) for group in groups.values()]
+  return [([group[i] for i in part], len(ranges[0])) for group, ranges in cut for part in ranges]
 
 
 # The folder
 
 
-def restore_all(config: Restoration, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
-  """Restore every picture of a restoration and write a folder of pictures.
+def restore_all(
+  config: Restoration, folder: str | os.PathLike[str], *, overwrite: bool = False, restart: bool = False
+) -> dict[str, Any]:
+  """Restore every picture of a restoration and write a folder of pictures, or go on where that was stopped.
+
+  Args:
+    config: what to restore, and how.
+    folder: to write; FOLDER.running holds the pictures that are finished until all are. One that holds the finished
+      restoration already is read.
+    overwrite: replace an existing folder, at the end.
+    restart: throw away what FOLDER.running holds.
 
   Returns:
     the contents of its results.json.
@@ -360,34 +372,80 @@ def restore_all(config: Restoration, folder: str | os.PathLike[str], *, overwrit
     UsageError, ValueError: see `plan`; or every chain left the finite numbers.
     FileExistsError: the folder may not be written.
   """
-  path = pathlib.Path(folder)
-  if config.input or config.measurement:
-    casing.check_apart(config, path, picture_paths(config))
-  job, compiling, running = plan(config), 0.0, 0.0
-  entries: dict[str, dict[str, Any]] = {}
-  with output.folder(path, overwrite=overwrite) as partial:
-    with progress.Bar(sum(math.prod(case.shape) for case in job.cases)) as bar:
-      for part in windows(job.cases, config.num_samples):
-        got = _restore_window(job, part, partial, bar, entries)
-        compiling, running = compiling + got.compile_seconds, running + got.run_seconds
-    check_some(job, entries)
-    found = contents(job, [entries[case.name] for case in job.cases], compiling, running, path, overwrite)
-    output.write_json(partial / output.RESULTS, found)
+  path = pathlib.Path(os.path.expanduser(folder))
+  runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
+  casing.check_apart(config, path)
+  job = plan(config)
+  about = describe(job, path)
+  if runs.is_done(path, about, runs.RESTORATION, overwrite=overwrite):
+    return runs.read_results(path, runs.RESTORATION)
+  run = runs.RunFolder(path, about, kind=runs.RESTORATION)
+  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
+    if run.rows:
+      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+    run_all(run, job)
+    entries = [run.rows[(case.name,)] for case in job.cases]
+    if len(failures(entries)) == len(entries):
+      run.discard()
+      raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
+    found = contents(job, run.plan, entries)
+    run.finish(found, overwrite=overwrite)
   return found
 
 
-def _restore_window(job: Job, part: Sequence[Case], folder: pathlib.Path, bar, entries) -> chains.Restored:
-  """Restore and write the pictures of a window; put their entries of results.json into `entries`."""
+def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
+  """Return the contents of run.json: what is restored, and how."""
+  spent = entrants.cost(job.method, job.grid)
+  known = {name: getattr(job.config, name) for name in ("mask", "kernel")}
+  return {
+    **identity.provenance(job.config, COMMAND, output=folder),
+    **identity.objects(job.config),
+    "prior": identity.describe_prior(job.config, job.prior),
+    "task": job.name,
+    "noise": measurement.describe_noise(measurement.noise_model(job.config, job.task)),
+    "method": entrants.describe_method(job.method),
+    "steps": len(job.grid.alpha) - 1,
+    "network_evaluations": spent.evaluations,  # of each sample
+    "network_gradients": spent.gradients,
+    "given": {name: _digest(value) for name, value in known.items() if value is not None},
+    "pictures": [
+      {"name": case.name, "source": case.path, "shape": case.shape, "sha256": identity.digest(job.read(case.path))}
+      for case in job.cases
+    ],
+  }
+
+
+def _digest(value: Any) -> str:
+  return identity.digest(value) if isinstance(value, np.ndarray) else files.digest(value)
+
+
+def run_all(run: runs.RunFolder, job: Job) -> None:
+  """Restore the pictures that have no row yet."""
+  cut = parts(job.cases, job.config.num_samples, job.config.batch_size)
+  wanted = [(part, count) for part, count in cut if run.missing([(case.name,) for case in part])]
+  with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
+    for part, count in wanted:
+      run.append(_restore_part(run, job, part, count, bar))
+
+
+def _restore_part(
+  run: runs.RunFolder, job: Job, part: Sequence[Case], count: int, bar: progress.Bar
+) -> list[tuple[runs.Row, list[str]]]:
+  """Restore some pictures of one size, filled up to `count`; return their rows and the names of their files."""
   loaded = [job.load(case) for case in part]
+  chosen = chains.filled(range(len(part)), count)
   report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
-  got = run_chains(job, part, [problem for problem, _ in loaded], report)
-  for case, (problem, truth), pictures in zip(part, loaded, got.images, strict=True):
+  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report)
+  spent = {"run_seconds": got.run_seconds / count, "compile_seconds": got.compile_seconds / len(part)}
+  rows = []
+  for case, (problem, truth), pictures in zip(part, loaded, got.images[: len(part)], strict=True):
+    names: list[str] = []
     if failure := marks.failure(pictures):
       entry = {"name": case.name, "source": case.path, "shape": case.shape, "failed": failure}
     else:
-      entry = write_case(folder, job, case, problem, pictures, truth)
-    entries[case.name] = {**entry, "run_seconds": got.run_seconds / len(part)}
-  return got
+      entry, names = write_case(run, job, case, problem, pictures, truth)
+    rows.append(({**entry, **spent}, names))
+  return rows
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -395,57 +453,37 @@ def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
   return {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
 
 
-def check_some(job: Job, entries: dict[str, dict[str, Any]]) -> None:
-  """Check that a picture was restored.
-
-  Raises:
-    ValueError: none was.
-  """
-  failed = failures(list(entries.values()))
-  if len(failed) == len(entries):
-    raise ValueError(f"{job.method.name}: expected finite pictures, got {next(iter(failed.values()))}")
+def contents(job: Job, about: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+  """Return the contents of results.json: the plan, what was spent, and an entry a picture."""
+  spent = {name: sum(entry[name] for entry in entries) for name in ("compile_seconds", "run_seconds")}
+  images = [{name: value for name, value in entry.items() if name != "compile_seconds"} for entry in entries]
+  return {**{name: value for name, value in about.items() if name != "pictures"}, **spent, "images": images}
 
 
-def contents(
-  job: Job, entries: list[dict[str, Any]], compiling: float, running: float, path: Any, overwrite: bool
-) -> dict[str, Any]:
-  """Return the contents of results.json."""
-  spent = entrants.cost(job.method, job.grid)
-  return {
-    **identity.provenance(job.config, COMMAND, output=path, overwrite=overwrite),
-    "task": job.name,
-    "noise": measurement.describe_noise(measurement.noise_model(job.config, job.task)),
-    "method": entrants.describe_method(job.method),
-    "steps": len(job.grid.alpha) - 1,
-    "network_evaluations": spent.evaluations,  # of each sample
-    "network_gradients": spent.gradients,
-    "compile_seconds": compiling,
-    "run_seconds": running,
-    "images": entries,
-  }
-
-
-def write_case(folder: pathlib.Path, job: Job, case: Case, problem: Problem, pictures, truth) -> dict[str, Any]:
-  """Write everything about one picture, and return its entry of results.json."""
+def write_case(
+  run: runs.RunFolder, job: Job, case: Case, problem: Problem, pictures: np.ndarray, truth: np.ndarray | None
+) -> tuple[dict[str, Any], list[str]]:
+  """Write everything about one picture; return its entry of results.json and the names of its files."""
   digits = max(2, len(str(len(pictures) - 1)))
-  names = [case.name] if len(pictures) == 1 else [f"{case.name}-{i:0{digits}d}" for i in range(len(pictures))]
+  several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
+  names = [f"{case.name}.png"] if len(pictures) == 1 else several
+  found = marks.scores(problem, pictures, truth)
   entry: dict[str, Any] = {
     "name": case.name,
     "source": case.path,
     "shape": case.shape,
     "measurement_shape": problem.y.shape,
-    "samples": [],
+    "samples": [{"file": name, **scores} for name, scores in zip(names, found, strict=True)],
   }
-  for name, picture, found in zip(names, pictures, marks.scores(problem, pictures, truth), strict=True):
-    images.write(folder / f"{name}.png", picture)
-    entry["samples"].append({"file": f"{name}.png", **found})
+  arrays = dict(zip(names, pictures, strict=True))
   if len(pictures) > 1:
-    mean = np.mean(pictures, axis=0)
-    images.write(folder / f"{case.name}-mean.png", mean)
-    entry["mean"] = {"file": f"{case.name}-mean.png", **marks.scores(problem, mean[None], truth)[0]}
-  write_measurement(folder, job.task, case.name, problem)
-  images.write_pillow(folder / f"{case.name}-sheet.png", draw_sheet(job, problem, pictures, truth, entry))
-  return entry
+    name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
+    arrays[name] = mean
+    entry["mean"] = {"file": name, **marks.scores(problem, mean[None], truth)[0]}
+  names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
+  sheet_name = f"{case.name}-sheet.png"
+  images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))
+  return entry, [*names, sheet_name]
 
 
 def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
@@ -464,12 +502,15 @@ def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any
   return sheet.sheet([title for title, _ in cells], [(job.task.title, [cell for _, cell in cells])])
 
 
-def write_measurement(folder: pathlib.Path, task: Task, name: str, problem: Problem) -> None:
-  """Write what `measurement`, `mask` and `kernel` take."""
-  output.write_array(folder / f"{name}-measurement.npy", np.asarray(problem.y))
+def measurement_files(task: Task, name: str, problem: Problem) -> dict[str, np.ndarray]:
+  """Return what `measurement`, `mask` and `kernel` take, by the names of files."""
   operator: Any = problem.operator
-  images.write(folder / f"{name}-measurement.png", np.asarray(operator.picture(problem.y)))
+  found = {
+    f"{name}-measurement.npy": np.asarray(problem.y),
+    f"{name}-measurement.png": np.asarray(operator.picture(problem.y)),
+  }
   if task.given == "mask":
-    images.write(folder / f"{name}-mask.png", 2.0 * np.asarray(operator.mask) - 1.0)
+    found[f"{name}-mask.png"] = 2.0 * np.asarray(operator.mask) - 1.0
   elif hasattr(operator, "kernel"):
-    output.write_array(folder / f"{name}-kernel.npy", np.asarray(operator.kernel))
+    found[f"{name}-kernel.npy"] = np.asarray(operator.kernel)
+  return found

@@ -1,38 +1,45 @@
-"""The folder of a comparison or a search: written as it goes, gone on with after a stop.
+"""The folder of a comparison, a search, a restoration or a drawing: written as it goes, gone on with after a stop.
 
 While it runs, the folder OUTPUT.running holds
 
-  run.json     the plan: what is done, how, and everything that identifies it
-  rows.jsonl   a line per finished (task, method, image) or (task, method, candidate), appended as they finish
-  pictures/    of a comparison: what the rows speak of, there before their line is
+  run.json        the plan: what is done, how, and everything that identifies it
+  rows.jsonl      a line per finished picture or candidate, appended as they finish
+  manifest.jsonl  every file that was written (`diffinv.manifest`)
 
-and a run with the same plan goes on in it. At the end a comparison gets results.json and takes the name OUTPUT; of a
-search the settings file is left. A line is appended by one write, so a stop leaves at most one torn line at the end,
-which is dropped.
+and the pictures, those of a comparison in pictures/. A run with the same plan goes on in it. At the end it gets
+results.json and takes the name OUTPUT; of a search the settings file is left.
+
+A line is appended when all files that it speaks of are on the disk, with their digests and its own. Where a run goes
+on, a line that is damaged, or whose files are missing or damaged, is dropped, and its work done anew.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from diffinv import output
+import numpy as np
+
+from diffinv import files, output, progress, reading
+from diffinv.data import images
 from diffinv.metrics import table
 
 PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
-RUNNING = ".running"
-# Of the plan, what may differ where a comparison goes on: it changes nothing that is computed. What time and memory
-# depend on, rows hold.
+RUNNING = output.RUNNING
+# Of the plan, what may differ where a run goes on: it changes nothing that is computed. What time and memory depend on,
+# rows hold.
 FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
 FREE = ("device",)
 VERSIONS = "versions"
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
 LATER_SETTINGS = {"antithetic": False}  # what older versions, which do not have them, do
+MOST_ROWS = 2**30  # bytes of ROWS that are read
 
 
 def picture(image: str, *parts: str) -> str:
@@ -76,24 +83,81 @@ def sheet(image: str | None = None) -> str:
 
 
 Row = dict[str, Any]
-Key = tuple[str, str, str | int]  # task, method, and the image or the candidate
+Key = tuple[str | int, ...]  # what a row is about, such as its task, method and image
 
 
 class Kind(NamedTuple):
   """What a folder is of."""
 
   noun: str
+  command: str
   format: str  # what its plan calls itself
-  unit: str  # that a row is about, beside its task and method
-  folders: tuple[str, ...] = ()
+  keys: tuple[str, ...]  # what a row is about
+  older: tuple[str, ...] = ()  # formats of older versions that can still be read
 
   def key(self, row: Row) -> Key:
     """Return what a row is about."""
-    return row["task"], row["method"], row[self.unit]
+    return tuple(row[name] for name in self.keys)
 
 
-COMPARISON = Kind("comparison", "diffinv-compare-1", "image", (PICTURES,))
-SEARCH = Kind("search", "diffinv-tune-1", "candidate")
+COMPARISON = Kind(
+  "comparison", "compare", "diffinv-compare-2", ("task", "method", "image"), older=("diffinv-compare-1",)
+)
+SEARCH = Kind("search", "tune", "diffinv-tune-2", ("task", "method", "candidate"))
+RESTORATION = Kind("restoration", "reconstruct", "diffinv-reconstruct-1", ("name",))
+DRAWING = Kind("drawing", "sample", "diffinv-sample-1", ("number",))
+
+
+# What a folder holds, as JSON
+
+
+class _Plan(TypedDict):
+  settings: dict[str, Any]
+  versions: dict[str, Any]
+  device: dict[str, Any]
+
+
+class _Named(TypedDict):
+  name: str
+  title: str
+
+
+class _Image(TypedDict):
+  name: str
+  shape: list[int]
+
+
+class _Run(TypedDict):
+  task: str
+  method: str
+  skipped: NotRequired[str | None]
+  steps: NotRequired[int | None]
+  evaluations: NotRequired[int | None]
+  gradients: NotRequired[int | None]
+
+
+class _Comparison(_Plan):
+  prior: dict[str, Any]
+  num_samples: int
+  tasks: list[_Named]
+  methods: list[_Named]
+  images: list[_Image]
+  runs: list[_Run]
+
+
+class _Curve(TypedDict):
+  levels: list[float]
+  empirical: list[float]
+
+
+def _row_schema() -> Any:
+  """Return what a row of a comparison holds: the marks of the table, one a picture or a list of one a sample."""
+  kinds = {table.SAMPLE: list[float | None] | None, table.PICTURE: float | None}
+  fields = {mark.key: NotRequired[kinds[mark.per]] for mark in table.summed() if mark.per in kinds}
+  about = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
+  spent = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
+  costs = {name: NotRequired[kind | None] for name, kind in spent.items()}
+  return TypedDict("_Row", {**about, **costs, **fields, "coverage": NotRequired[_Curve | None]})  # type: ignore[operator]  # made from the table
 
 
 def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[str, Any]:
@@ -102,36 +166,76 @@ def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[s
   Raises:
     ValueError: the folder is none of the kind, or of another format.
   """
-  path = pathlib.Path(folder) / PLAN
+  path, again = pathlib.Path(folder) / PLAN, f"run the {kind.noun} again"
   try:
-    plan = json.loads(path.read_text(encoding="utf-8"))
+    plan = reading.read_json(path, dict[str, Any], advice=again)
   except FileNotFoundError:
     raise ValueError(f"{folder}: expected the folder of a {kind.noun}, got one without {PLAN}; name another") from None
-  except (NotADirectoryError, ValueError, RecursionError) as error:
-    raise ValueError(f"{path}: expected JSON, got {error}; run the {kind.noun} again") from None
-  if not isinstance(plan, dict) or plan.get("format") != kind.format:
-    came = plan.get("format") if isinstance(plan, dict) else type(plan).__name__
-    raise ValueError(f"{path}: expected the format {kind.format}, got {came}; run the {kind.noun} again")
+  if plan.get("format") not in (kind.format, *kind.older):
+    came = reading.shown(plan.get("format"))
+    raise ValueError(f"{path}: expected the format {kind.format}, got {came}; {again}")
+  reading.check(plan, _Comparison if kind is COMPARISON else _Plan, str(path), again)
   return plan
 
 
-def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
+class Line(NamedTuple):
+  """A line of rows.jsonl."""
+
+  row: Row
+  files: dict[str, str]  # that it speaks of, with their digests
+
+
+DIGEST = re.compile(rb', "digest": "([0-9a-f]{64})"\}$')
+
+
+def line_text(row: Row, written: Mapping[str, str]) -> str:
+  """Return the line of a row and the digests of its files; the digest of the line itself comes last."""
+  text = json.dumps({**row, "files": written}, ensure_ascii=False)
+  return f'{text[:-1]}, "digest": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'
+
+
+def parse_line(text: bytes, where: str, *, digests: bool = True) -> Line:
+  """Return what a line of rows.jsonl says.
+
+  Args:
+    text: of the line.
+    where: it stands, to begin messages with.
+    digests: whether it must hold its own digest, which older formats do not.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  damaged = f"{where}: expected a row as it was written, got a damaged one; run it again"
+  found = DIGEST.search(text)
+  if digests and found is None:
+    raise ValueError(damaged)
+  if found is not None and hashlib.sha256(text[: found.start()] + b"}").hexdigest() != found[1].decode():
+    raise ValueError(damaged)
+  row = reading.parse_json(text, dict[str, Any], where, "run it again")
+  row.pop("digest", None)
+  written = row.pop("files", {})
+  reading.check(written, dict[str, str], where, "run it again")
+  return Line(row, written)
+
+
+def _lines(folder: pathlib.Path) -> list[bytes]:
+  """Return the lines of rows.jsonl that are whole; none where nothing has finished."""
+  try:
+    whole = reading.read_bytes(folder / ROWS, most=MOST_ROWS).rpartition(b"\n")[0]
+  except FileNotFoundError:
+    return []
+  return whole.split(b"\n") if whole else []
+
+
+def read_rows(folder: str | os.PathLike[str], *, digests: bool = True) -> list[Row]:
   """Read the rows that are there in full; none where nothing has finished.
 
   Raises:
     ValueError: a line other than the last is damaged.
   """
-  path = pathlib.Path(folder) / ROWS
-  if not path.exists():
-    return []
-  whole = path.read_bytes().rpartition(b"\n")[0]
-  rows = []
-  for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-    try:
-      rows.append(json.loads(line))
-    except (ValueError, RecursionError):
-      raise ValueError(f"{path}: expected JSON in line {number}, got {line[:40]!r}; remove the line") from None
-  return rows
+  path = pathlib.Path(folder)
+  found = enumerate(_lines(path), 1)
+  return [parse_line(text, f"{path / ROWS}, line {number}", digests=digests).row for number, text in found]
 
 
 class Run(NamedTuple):
@@ -155,101 +259,50 @@ def read(folder: str | os.PathLike[str]) -> Run:
     FileNotFoundError: there is no such folder.
     ValueError: it holds no comparison, or a damaged one.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(os.path.expanduser(folder))
   if not folder.is_dir():
     going = folder.with_name(folder.name + RUNNING)
     hint = f"it is still going: name {going}" if going.is_dir() else "check the path"
     raise FileNotFoundError(f"{folder}: expected the folder of a comparison, found none there; {hint}")
   plan = read_plan(folder)
   _check_plan(plan, folder / PLAN)
-  rows = {}
-  for number, row in enumerate(read_rows(folder), 1):
-    _check_row(row, plan, f"{folder / ROWS}, line {number}")
+  rows, schema = {}, _row_schema()
+  for number, row in enumerate(read_rows(folder, digests=plan["format"] == COMPARISON.format), 1):
+    _check_row(row, plan, schema, f"{folder / ROWS}, line {number}")
     rows[COMPARISON.key(row)] = row
-  return Run(folder, plan, rows, (folder / output.RESULTS).is_file())
+  return Run(folder, plan, rows, reading.is_file(folder / output.RESULTS))
 
 
-PLAN_TYPES = {"settings": dict, "versions": dict, "device": dict, "prior": dict, "num_samples": int}
-ENTRY_KEYS: dict[str, dict[str, type]] = {
-  "tasks": {"name": str, "title": str},
-  "methods": {"name": str, "title": str},
-  "images": {"name": str, "shape": list},
-  "runs": {"task": str, "method": str},
-}
+AGAIN = "run the comparison again"
 
 
 def _check_plan(plan: dict[str, Any], path: pathlib.Path) -> None:
-  for key, wanted in {**PLAN_TYPES, **dict.fromkeys(ENTRY_KEYS, list)}.items():
-    _check_type(plan.get(key), wanted, f"{path}: expected {key}")
-  for key, fields in ENTRY_KEYS.items():
-    for number, entry in enumerate(plan[key]):
-      place = f"{path}: expected {key}[{number}]"
-      _check_type(entry, dict, place)
-      for field, wanted in fields.items():
-        _check_type(entry.get(field), wanted, f"{place}.{field}")
-        # Names are parts of the names of pictures, which lie in this folder.
-        if field == "name" and (not entry[field] or "/" in entry[field] or "\\" in entry[field]):
-          raise ValueError(f"{place}.name to be part of a file's name, got {entry[field]!r}; run the comparison again")
+  """Check what types do not say: names are parts of the names of pictures, which lie in this folder."""
+  for group in ("tasks", "methods", "images"):
+    for number, entry in enumerate(plan[group]):
+      if not entry["name"] or "/" in entry["name"] or "\\" in entry["name"]:
+        came = reading.shown(entry["name"])
+        raise ValueError(f"{path}: expected {group}[{number}].name to be part of a file's name, got {came}; {AGAIN}")
   for number, entry in enumerate(plan["runs"]):
-    if entry.get("skipped") is None:
-      for field in ("steps", "evaluations", "gradients"):
-        _check_type(entry.get(field), int, f"{path}: expected runs[{number}].{field}")
+    for field in ("steps", "evaluations", "gradients"):
+      if entry.get("skipped") is None and entry.get(field) is None:
+        raise ValueError(f"{path}: expected runs[{number}].{field} to be a whole number, got none; {AGAIN}")
   for number, image in enumerate(plan["images"]):
-    if len(image["shape"]) != 3 or not all(type(n) is int and n > 0 for n in image["shape"]):
-      raise ValueError(
-        f"{path}: expected images[{number}].shape to be [h, w, c], got {image['shape']}; run the comparison again"
-      )
+    if len(image["shape"]) != 3 or not all(n > 0 for n in image["shape"]):
+      raise ValueError(f"{path}: expected images[{number}].shape to be [h, w, c], got {image['shape'][:4]}; {AGAIN}")
 
 
-def _check_type(value: Any, wanted: type, expected: str) -> None:
-  if not isinstance(value, wanted):
-    kinds = {dict: "a table", list: "a list", str: "text", int: "a whole number", type(None): "nothing"}
-    came = kinds.get(type(value), type(value).__name__)
-    raise ValueError(f"{expected} to be {kinds[wanted]}, got {came}; run the comparison again")
-
-
-def _check_row(row: Any, plan: dict[str, Any], place: str) -> None:
-  _check_type(row, dict, f"{place}: expected the row")
+def _check_row(row: Row, plan: dict[str, Any], schema: Any, place: str) -> None:
+  reading.check(row, schema, place, AGAIN)
   for field, group in (("task", "tasks"), ("method", "methods"), ("image", "images")):
     known = [entry["name"] for entry in plan[group]]
-    if row.get(field) not in known:
+    if row[field] not in known:
       raise ValueError(
-        f"{place}: expected {field} to be one of {PLAN}, {', '.join(known)}, got {row.get(field)!r}; "
-        "run the comparison again"
+        f"{place}: expected {field} to be one of {PLAN}, {', '.join(known)}, got {reading.shown(row[field])}; {AGAIN}"
       )
-  if row.get("failed") is not None:
-    _check_type(row["failed"], str, f"{place}: expected failed")
-  for mark in table.summed():
-    _check_mark(row.get(mark.key), mark, place)
-  if row.get("peak_bytes") is not None and not is_number(row["peak_bytes"]):
-    raise ValueError(
-      f"{place}: expected peak_bytes to be a number, got {row['peak_bytes']!r}; run the comparison again"
-    )
   curve = row.get("coverage")
-  if curve is not None and not _is_curve(curve):
-    raise ValueError(
-      f"{place}: expected coverage to be levels and empirical, lists of one length, got {curve!r}; "
-      "run the comparison again"
-    )
-
-
-def _check_mark(value: Any, mark: table.Mark, place: str) -> None:
-  """Check that a mark is a number, or a list of one a sample; one that is missing passes."""
-  if value is None:
-    return
-  if mark.per == table.SAMPLE and not (isinstance(value, list) and all(v is None or is_number(v) for v in value)):
-    raise ValueError(f"{place}: expected {mark.key} to be a list of numbers, got {value!r}; run the comparison again")
-  if mark.per == table.PICTURE and not is_number(value):
-    raise ValueError(f"{place}: expected {mark.key} to be a number, got {value!r}; run the comparison again")
-
-
-def _is_curve(curve: Any) -> bool:
-  lists: list[Any] = [curve.get(key) for key in ("levels", "empirical")] if isinstance(curve, dict) else []
-  return (
-    len(lists) == 2
-    and all(isinstance(values, list) and all(map(is_number, values)) for values in lists)
-    and len(lists[0]) == len(lists[1]) > 0
-  )
+  if curve is not None and not len(curve["levels"]) == len(curve["empirical"]) > 0:
+    raise ValueError(f"{place}: expected coverage to be levels and empirical, lists of one length; {AGAIN}")
 
 
 def is_number(value: Any) -> bool:
@@ -258,116 +311,183 @@ def is_number(value: Any) -> bool:
 
 
 class RunFolder:
-  """A comparison or a search under way."""
+  """A comparison, a search, a restoration or a drawing under way."""
 
-  def __init__(
-    self, path: str | os.PathLike[str], plan: dict[str, Any], *, restart: bool = False, kind: Kind = COMPARISON
-  ):
-    """Begin in OUTPUT.running, or go on there.
+  def __init__(self, path: str | os.PathLike[str], plan: dict[str, Any], *, kind: Kind = COMPARISON):
+    """Touch nothing yet.
 
     Args:
       path: OUTPUT.
       plan: the contents of run.json.
-      restart: throw away what OUTPUT.running holds.
       kind: what the folder is of.
-
-    Raises:
-      FileExistsError: OUTPUT.running holds one with another plan, one that another process writes into and that would
-        be thrown away, or something else.
     """
     self._kind = kind
-    self.path = pathlib.Path(os.path.abspath(path))
-    self.partial = self.path.with_name(self.path.name + RUNNING)
-    plan = json.loads(output.json_text({"format": kind.format, **plan}))
-    if self.partial.exists():
-      self._check(plan, restart)
-    if restart and self.partial.exists():
-      with output.locked(self.partial):
-        output.clear(self.partial)
-    for folder in (self.partial, *(self.partial / name for name in kind.folders)):
-      folder.mkdir(parents=True, exist_ok=True)
-    if not (self.partial / PLAN).exists():
-      output.write_json(self.partial / PLAN, plan)
-    self.plan = plan
-    self.rows = {kind.key(row): row for row in read_rows(self.partial)}
+    self._folder = output.Folder(path, kind.noun, kind.command)
+    self.path, self.partial = self._folder.path, self._folder.place
+    self.plan = planned(plan, kind)
+    self.rows: dict[Key, Row] = {}
 
   @contextlib.contextmanager
-  def held(self) -> Iterator[None]:
-    """Be the only one to write into the folder.
+  def held(self, *, restart: bool = False) -> Iterator[None]:
+    """Begin in OUTPUT.running, or go on there, and be the only one to write into it.
+
+    Args:
+      restart: throw away what OUTPUT.running holds.
 
     Raises:
-      FileExistsError: another process does.
+      FileExistsError: OUTPUT.running holds one with another plan, something else, or another process writes into it.
+      ValueError: its plan is damaged.
     """
-    with output.locked(self.partial):
-      self.rows = {self._kind.key(row): row for row in read_rows(self.partial)}
-      self._drop_torn_line()
-      for folder in (self.partial, *(self.partial / name for name in self._kind.folders)):
-        output.sweep(folder)
+    with self._folder.held(restart=restart):
+      self._begin()
+      kept = self._whole_lines()
+      self.rows = {self._kind.key(line.row): line.row for line in kept}
       yield
 
-  @property
-  def pictures(self) -> pathlib.Path:
-    """Where pictures are written."""
-    return self.partial / PICTURES
-
-  def missing(self, task: str, method: str, units: Sequence[str | int]) -> bool:
-    """Return whether a row of these images or candidates is not there yet."""
-    return any((task, method, unit) not in self.rows for unit in units)
-
-  def append(self, rows: Iterable[Row]) -> None:
-    """Put rows on the disk that are not there yet, in one write."""
-    rows = [json.loads(output.json_text(row)) for row in rows if self._kind.key(row) not in self.rows]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    descriptor = os.open(self.partial / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+  def _begin(self) -> None:
+    """Write the plan, or check that the one that is there is the same."""
+    path = self.partial / PLAN
     try:
-      data = text.encode()
-      while data:
-        data = data[os.write(descriptor, data) :]
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-    self.rows.update({self._kind.key(row): row for row in rows})
-
-  def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
-    """Write results.json and give the folder its name; while it is `held`, so that nobody goes on in it meanwhile."""
-    output.write_json(self.partial / output.RESULTS, results)
-    output.publish(self.partial, self.path, overwrite=overwrite)
-    # The lock went along. Removed any earlier, it would let another process in.
-    (self.path / output.LOCK).unlink(missing_ok=True)
-
-  def discard(self) -> None:
-    """Remove OUTPUT.running, whose results are somewhere else."""
-    shutil.rmtree(self.partial)
-
-  def _check(self, plan, restart):
-    if not (self.partial / PLAN).is_file():
-      # A stop may have come before the plan was written.
-      if not self.partial.is_dir() or {path.name for path in self.partial.iterdir()} - {
-        *self._kind.folders,
-        output.LOCK,
-      }:
-        raise FileExistsError(f"output: {self.partial} is there and is no {self._kind.noun}; choose another --output")
+      begun = read_plan(self.partial, self._kind)
+    except ValueError as error:
+      if _lines(self.partial):
+        raise ValueError(f"{str(error).rpartition(';')[0]}; `restart` throws away what is there") from None
+      files.write_json(self._folder.new(PLAN, ROWS), self.plan)  # a stop came before it was on the disk
       return
-    if restart:
-      return
-    changed = differences(read_plan(self.partial, self._kind), plan)
-    if changed:
+    if changed := differences(begun, self.plan):
       raise FileExistsError(
         f"output: {self.partial} holds an unfinished {self._kind.noun} that differs in {changed[0]}; "
-        "give its own flags to go on, or --restart to throw it away"
+        f"give its own options to go on, or `restart` to throw it away"
       )
+    self._folder.new(path.name, ROWS)
 
-  def _drop_torn_line(self):
-    path = self.partial / ROWS
-    if path.exists():
-      whole, newline, torn = path.read_bytes().rpartition(b"\n")
-      if torn:
-        os.truncate(path, len(whole + newline))
+  def _whole_lines(self) -> list[Line]:
+    """Return the lines that are as they were written, with all their files; drop the others, and say so."""
+    files.drop_torn_line(self.partial / ROWS)
+    texts = _lines(self.partial)
+    found = [self._whole(text, number) for number, text in enumerate(texts, 1)]
+    kept = [line for line in found if line is not None]
+    if len(kept) < len(texts):
+      files.write_text(self.partial / ROWS, "".join(line_text(*line) for line in kept))
+    return kept
+
+  def _whole(self, text: bytes, number: int) -> Line | None:
+    where = f"{self.partial / ROWS}, line {number}"
+    try:
+      line = parse_line(text, where)
+      self._kind.key(line.row)
+    except (ValueError, LookupError):
+      progress.note(f"{where} is damaged; its work is done anew")
+      return None
+    for name, digest in line.files.items():
+      if not reading.is_file(self.partial / name) or files.digest(self.partial / name) != digest:
+        progress.note(f"{self.partial / name} is missing or damaged; it is made anew")
+        return None
+    return line
+
+  def write(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Write pictures, `[h, w, 1 or 3]`, [-1, 1], and arrays by the names of their files, .png and .npy.
+
+    Returns:
+      the names.
+    """
+    names = list(arrays)
+    for name, array in arrays.items():
+      path = self.new(name, *names)
+      if path.suffix == ".png":
+        images.write(path, array)
+      else:
+        files.write_array(path, array)
+    return names
+
+  def new(self, *names: str) -> pathlib.Path:
+    """Return the path of the first of some files that are about to be written."""
+    return self._folder.new(*names)
+
+  def missing(self, keys: Iterable[Key]) -> bool:
+    """Return whether a row of these is not there yet."""
+    return any(key not in self.rows for key in keys)
+
+  def append(self, rows: Iterable[tuple[Row, Sequence[str]]]) -> None:
+    """Put rows on the disk that are not there yet, in one write, each with the names of its files, which are there."""
+    new = [(json.loads(files.json_text(row)), names) for row, names in rows if self._kind.key(row) not in self.rows]
+    digests = [{name: files.digest(self.partial / name) for name in names} for _, names in new]
+    text = "".join(line_text(row, written) for (row, _), written in zip(new, digests, strict=True))
+    files.append(self.partial / ROWS, text)
+    self.rows.update({self._kind.key(row): row for row, _ in new})
+
+  def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
+    """Write results.json and give the folder its name; while it is `held`."""
+    files.write_json(self.new(output.RESULTS), results)
+    self._folder.publish(overwrite=overwrite)
+
+  def discard(self) -> None:
+    """Remove OUTPUT.running, whose results are somewhere else; while it is `held`."""
+    self._folder.discard()
+
+
+def planned(plan: dict[str, Any], kind: Kind) -> dict[str, Any]:
+  """Return a plan as run.json has it."""
+  return json.loads(files.json_text({"format": kind.format, **plan}))
+
+
+def plan_digest(plan: dict[str, Any]) -> str:
+  """Return a digest of a plan, without what may differ where a run goes on."""
+  settings = {name: value for name, value in plan["settings"].items() if name not in FREE_SETTINGS}
+  kept = {**{name: value for name, value in plan.items() if name not in FREE}, "settings": settings}
+  return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def check_free(path: str | os.PathLike[str], kind: Kind = COMPARISON, *, overwrite: bool) -> None:
+  """Check that OUTPUT may be written, or holds what may be the finished work already; see `is_done`.
+
+  Raises:
+    FileExistsError, NotADirectoryError: it does not.
+  """
+  if overwrite or not reading.is_file(pathlib.Path(path) / PLAN):
+    output.check(path, kind.noun, overwrite=overwrite)
+
+
+def is_done(
+  path: str | os.PathLike[str], plan: dict[str, Any], kind: Kind = COMPARISON, *, overwrite: bool = False
+) -> bool:
+  """Tell whether OUTPUT holds the finished work of a plan, which need not be done again.
+
+  Raises:
+    FileExistsError: it holds something else, which may not be replaced.
+  """
+  path = pathlib.Path(path)
+  if overwrite or not reading.is_file(path / output.RESULTS):
+    output.check(path, kind.noun, overwrite=overwrite)
+    return False
+  try:
+    changed = changes(read_plan(path, kind), plan, kind)
+  except ValueError:
+    output.check(path, kind.noun)
+    return False
+  if changed:
+    raise FileExistsError(
+      f"output: {path} holds a finished {kind.noun} that differs in {changed[0]}; choose another `output`, or replace "
+      "it with `overwrite`"
+    )
+  progress.note(f"{path} holds this {kind.noun} already; nothing is done again")
+  return True
+
+
+def read_results(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:
+  """Return the contents of results.json of a finished folder.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  return reading.read_json(
+    pathlib.Path(path) / output.RESULTS, dict[str, Any], most=MOST_ROWS, advice=f"run the {kind.noun} again"
+  )
 
 
 def changes(kept: dict[str, Any], plan: dict[str, Any], kind: Kind = COMPARISON) -> list[str]:
   """Name what a plan on the disk and one that is to be run differ in, see `differences`."""
-  return differences(kept, json.loads(output.json_text({"format": kind.format, **plan})))
+  return differences(kept, planned(plan, kind))
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

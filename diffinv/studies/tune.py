@@ -4,13 +4,13 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, output, progress, text
+from diffinv import devices, errors, files, output, progress, reading, text
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
 from diffinv.methods import METHODS
@@ -158,10 +158,14 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
   """
   if pathlib.Path(file).suffix != ".json":
     raise errors.UsageError(f"`output`: expected a file NAME.json to write, got {file}")
-  output.check_file(file, overwrite=overwrite)
-  p = prepare(config, pathlib.Path(file))
-  run = runs.RunFolder(file, plan(p), restart=restart, kind=runs.SEARCH)
-  with errors.interruption(f"give the same command again to go on with {run.partial}"), run.held():
+  file = pathlib.Path(os.path.expanduser(file))
+  if not reading.is_file(file) or overwrite:
+    output.check_file(file, overwrite=overwrite)
+  p = prepare(config, file)
+  run = runs.RunFolder(file, plan(p), kind=runs.SEARCH)
+  if reading.is_file(file) and not overwrite:
+    return read_finished(p, run, file)
+  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
     if run.rows:
       print(f"going on with {run.partial}: {len(run.rows)} candidates are there")
     run_all(run, p)
@@ -169,14 +173,51 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
     if all(outcome.best is None for outcome in outcomes):
       run.discard()
       raise ValueError("search: expected a candidate that stays finite, got none for any task; try smaller steps")
-    written = write(p, outcomes, file)
+    written = write(p, outcomes, file, runs.plan_digest(run.plan))
     run.discard()
   return Tuned(outcomes, written, config.criterion)
 
 
+def read_finished(p: Prepared, run: runs.RunFolder, file: pathlib.Path) -> Tuned:
+  """Return what a finished search of the same plan found, from the settings file that it wrote.
+
+  Raises:
+    FileExistsError: the file is of something else.
+  """
+  advice = "choose another `output`"
+  table = reading.read_json(file, dict[str, Any], advice=advice)
+  about = table.get(settings.ABOUT)
+  if not isinstance(about, dict) or about.get("plan") != runs.plan_digest(run.plan):
+    output.check_file(file)  # raises, as it is there
+  reading.check(about, _About, f"{file}: {settings.ABOUT}", advice)
+  marks_of = {
+    (found["task"], found["method"]): [tried[p.config.criterion] for tried in found["tried"]]
+    for found in table[settings.ABOUT]["found"]
+  }
+  nan = float("nan")
+  outcomes = [
+    outcome_of(p.config, job, [nan if mark is None else mark for mark in marks_of[job.task, job.name]])
+    for job in p.jobs
+  ]
+  if run.partial.exists():  # a stop came before it was removed
+    with run.held(restart=True):
+      pass
+  return Tuned(outcomes, table, p.config.criterion)
+
+
+class _Found(TypedDict):
+  task: str
+  method: str
+  tried: list[dict[str, Any]]
+
+
+class _About(TypedDict):
+  found: list[_Found]
+
+
 def prepare(config: Search, file: pathlib.Path) -> Prepared:
   """Load the prior and the pictures, and build every candidate."""
-  casing.check_apart(config, file, casing.picture_paths(config))
+  casing.check_apart(config, file)
   devices.split_cpu(config.devices)
   prior, tasks = identity.load(config), named_tasks(config.tasks)
   entrants.note_settings(config)
@@ -309,12 +350,12 @@ def run_all(run: runs.RunFolder, p: Prepared) -> None:
     (job, part, size)
     for job in p.jobs
     for part, size in search.parts(job.found, max(1, p.config.batch_size // count))
-    if run.missing(job.task, job.name, part)
+    if any((job.task, job.name, number) not in run.rows for number in part)
   ]
   with progress.Bar(sum(job.only(part).weight(count) for job, part, _ in wanted) or 1.0) as bar:
     for job, part, size in wanted:
       report = bar.part(job.only(part).weight(count), f"{job.task} {job.name}")
-      run.append(run_part(p, job, part, size, report))
+      run.append([(row, ()) for row in run_part(p, job, part, size, report)])
 
 
 def run_part(p: Prepared, job: Job, part: Sequence[int], size: int, report: Any) -> list[runs.Row]:
@@ -366,6 +407,11 @@ def judge(config: Search, job: Job, run: runs.RunFolder) -> Outcome:
     [summary.picture_value(entry, config.criterion) for entry in row["images"]] for row in rows
   ]
   means = [float("nan") if None in values else float(np.mean(values)) for values in of_pictures]
+  return outcome_of(config, job, means)
+
+
+def outcome_of(config: Search, job: Job, means: list[float]) -> Outcome:
+  """Return the outcome of the marks of all candidates."""
   return Outcome(job, means, metrics.mark(config.criterion).best(means))
 
 
@@ -394,15 +440,16 @@ def tuned(table: dict[str, Any], outcomes: Sequence[Outcome], about: dict[str, A
   return {**table, settings.ABOUT: about}
 
 
-def write(p: Prepared, outcomes: Sequence[Outcome], file: str | os.PathLike[str]) -> dict[str, Any]:
+def write(p: Prepared, outcomes: Sequence[Outcome], file: str | os.PathLike[str], plan_digest: str) -> dict[str, Any]:
   """Write the settings file, and return its contents."""
   about = {
     **identity.provenance(p.config, COMMAND, output=file),
+    "plan": plan_digest,
     "images": [case.path for case in p.cases],
     "found": [describe(p.config, outcome) for outcome in outcomes],
   }
   written = tuned(p.table, outcomes, about)
-  settings.write_settings(file, output.plain(written))
+  settings.write_settings(file, files.plain(written))
   return written
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Self
 
-from diffinv import errors, options, output
+from diffinv import errors, files, options
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
 from diffinv.priors.folder import MAX_LEVELS, MAX_SCHEDULE_STEPS, NETWORKS
@@ -191,7 +191,7 @@ class TrainConfig:
 
   def settings(self) -> dict[str, Any]:
     """Return what the weights depend on, by name, as `run.json` and `prior.json` keep it: all but FREE, resolved."""
-    return output.plain({name: v for name, v in options.settings(self.resolved()).items() if name not in FREE})
+    return files.plain({name: v for name, v in options.settings(self.resolved()).items() if name not in FREE})
 
   @classmethod
   def of_prior(cls, provenance: Mapping[str, Any]) -> Self:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import orbax.checkpoint as ocp
 
-from diffinv import errors, output
+from diffinv import errors, files, output
 from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data import images, sheet
@@ -185,7 +185,7 @@ class RunFolder:
     self._best = ocp.CheckpointManager(path / BEST, options=options)
 
   def _write_plan(self) -> None:
-    output.write_json(self.path / PLAN, dataclasses.asdict(self.plan))
+    files.write_json(self.path / PLAN, dataclasses.asdict(self.plan))
 
   @property
   def total_steps(self) -> int | None:
@@ -217,7 +217,7 @@ class RunFolder:
     log = self.path / LOG
     if log.exists():
       kept = [line for line in log.read_text().splitlines() if _step_of(line) <= int(state.step)]
-      with output.file(log) as partial:
+      with files.file(log) as partial:
         partial.write_text("".join(line + "\n" for line in kept))
     return state
 
@@ -268,7 +268,7 @@ class RunFolder:
   def log(self, entry: dict[str, Any]) -> None:
     """Append a line to the log."""
     with open(self.path / LOG, "a", encoding="utf-8") as file:
-      file.write(json.dumps(output.plain(entry)) + "\n")
+      file.write(json.dumps(files.plain(entry)) + "\n")
 
   def save_grid(self, step: int, pictures: np.ndarray) -> None:
     """Write samples, [n, h, w, c], [-1, 1], as one picture."""

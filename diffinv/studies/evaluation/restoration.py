@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import baselines, errors, priors, progress
+from diffinv import baselines, errors, output, priors, progress
 from diffinv.data import held_out, images, sheet
 from diffinv.methods import METHODS
 from diffinv.metrics import table as metrics
@@ -69,12 +69,13 @@ def check(subject: Subject) -> None:
     _pictures(subject, held_out.VALIDATION)
 
 
-def measure(subject: Subject, folder: pathlib.Path, *, overwrite: bool = False) -> Measured:
+def measure(subject: Subject, home: output.Folder, *, overwrite: bool = False) -> Measured:
   """Compare on the test pictures; the comparisons and a contact sheet go into the folder."""
   weights = choose_weights(subject)
   studies = {who: study_of(subject, who, held_out.TEST) for who in WHO}
   compared = {
-    who: compare.compare(study, comparison_folder(folder, who), overwrite=overwrite) for who, study in studies.items()
+    who: compare.compare(study, comparison_folder(home.place, who), overwrite=overwrite)
+    for who, study in studies.items()
   }
   measured = measurements(subject, held_out.TEST)
   restored = {
@@ -88,7 +89,7 @@ def measure(subject: Subject, folder: pathlib.Path, *, overwrite: bool = False) 
     }
     for task, by_name in single.items()
   }
-  images.write_pillow(folder / SHEET, _sheet(measured, compared, restored))
+  images.write_pillow(home.new(SHEET), _sheet(measured, compared, restored))
   found = {TV: weights, "marks": single, "means": means, "comparisons": [f"{FOLDER}/{who}" for who in WHO]}
   return Measured(found, [_table(subject, means, len(measured.truths))])
 

@@ -4,13 +4,12 @@ Other held-out renders are the floor, samples of the fitted Gaussians what to be
 """
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import batch, devices, errors, progress
+from diffinv import batch, devices, errors, output, progress
 from diffinv.data import held_out, sheet
 from diffinv.data.images import write_pillow
 from diffinv.methods.unconditional import SAMPLERS
@@ -40,11 +39,11 @@ def check(subject: Subject) -> None:
     )
 
 
-def measure(subject: Subject, folder: pathlib.Path) -> Measured:
+def measure(subject: Subject, home: output.Folder) -> Measured:
   """Measure the distances of the samples, and draw the first ones into the folder."""
   config, count = subject.config, subject.config.num_drawn
   sets = {"network": draw_samples(subject)}
-  write_pillow(folder / SHEET, sheet.grid(list(sets["network"][:SHEET_SAMPLES])))
+  write_pillow(home.new(SHEET), sheet.grid(list(sets["network"][:SHEET_SAMPLES])))
   sets["held-out renders (floor)"] = subject.held_out(held_out.FLOOR, count)
   sets |= {name: draw_gaussian(subject, name) for name in (GAUSSIAN, MEAN_IMAGE)}
   reference = subject.held_out(held_out.REFERENCE, count)

@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from diffinv import output
+from diffinv import files
 from diffinv.methods import METHODS
 from diffinv.tasks import TASKS
 
@@ -87,7 +87,7 @@ def write_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> No
   for method, entry in settings.items():
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in entry.items())
     methods.append(f"  {json.dumps(method)}: {{\n{lines}\n  }}")
-  with output.file(path) as partial:
+  with files.file(path) as partial:
     partial.write_text("{\n" + ",\n".join(methods) + "\n}\n")
 
 
