@@ -60,14 +60,9 @@ def train(
   if config.source in held_out_data.SETS:
     training_data.note_set(config, training_data.notes(report))
   plan = run_folder.make_plan(config, folder, devices, restart=restart, report=report)
-  place = run_folder.beside(folder)
-  place.mkdir(parents=True, exist_ok=True)
-  try:
-    with checkpoint.full_disk(place), output.locked(place):
-      _train(config, plan, folder, devices, overwrite=overwrite, restart=restart, report=report)
-  finally:
-    with contextlib.suppress(OSError):
-      place.rmdir()  # empty where nothing began
+  beside = run_folder.beside(folder)
+  with checkpoint.full_disk(beside.place), beside.held() as place:
+    _train(config, plan, folder, devices, place, overwrite=overwrite, restart=restart, report=report)
   return checkpoint.load_prior(folder)
 
 
@@ -76,18 +71,19 @@ def _train(
   plan: Plan,
   folder: str | os.PathLike[str],
   devices: Devices,
+  place: output.Folder,
   *,
   overwrite: bool,
   restart: bool,
   report: Report,
 ) -> None:
-  """Train in `folder`.training, which is there and locked, and write the prior to `folder`."""
-  place = run_folder.beside(folder)
+  """Train in `folder`.training, which is held, and write the prior to `folder`."""
   data = training_data.open_data(config, training_data.notes(report))
   functions = build(config, data.held_out, devices)
   state = functions.init()
   if restart:
-    output.clear(place)  # not before all that may be wrong with the data and `init` has shown
+    place.check(restart=True)
+    place.discard()  # not before all that may be wrong with the data and `init` has shown
   with contextlib.closing(RunFolder(place, plan)) as run:
     state = run.restore(state)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -132,5 +128,5 @@ def _write(
     "settings": run.plan.settings,
     "init": before or None,  # of the weights that it began with
   }
-  checkpoint.save_prior(folder, prior, network.shape(config), provenance, overwrite=overwrite)
+  checkpoint.save_prior(folder, prior, network.shape(config), provenance, overwrite=overwrite, command="train")
   report(f"wrote {folder}: weights of step {info['step']}, validation loss {info['loss']:.4f}")

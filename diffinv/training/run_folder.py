@@ -30,45 +30,25 @@ from diffinv.training.step import TrainState
 PLAN, LOG, GRIDS, STATE, BEST = "run.json", "log.jsonl", "samples", "last", "best"
 
 
-def beside(prior: str | os.PathLike[str]) -> pathlib.Path:
+KIND, SUFFIX = "training run", ".training"  # of the folder, and of its name
+
+
+def beside(prior: str | os.PathLike[str]) -> output.Folder:
   """Return OUTPUT.training, where the run lies that writes the prior to the folder `prior`."""
-  return pathlib.Path(os.fspath(prior).rstrip("/") + ".training").resolve()
+  return output.Folder(prior, KIND, "train", suffix=SUFFIX)
 
 
 def check_place(config: TrainConfig, prior: str | os.PathLike[str], *, restart: bool) -> None:
-  """Check that OUTPUT.training holds a run or nothing, and that no training image is in it or will be.
+  """Check that OUTPUT.training holds a run or nothing, and that neither it nor OUTPUT has to do with what is read.
 
   Raises:
-    UsageError: it lies in the folder of `data`, or that in it.
-    FileExistsError: it holds something else, which `restart` would remove.
+    UsageError: one of them is, contains or lies in the folder of `data` or the prior of `init`, or the person is in it.
+    FileExistsError: it holds something else.
   """
-  folder = beside(prior)
-  if config.source not in held_out_data.SETS:
-    _check_apart(config.source, pathlib.Path(prior).resolve(), folder)
-  if not folder.is_dir():
-    return
-  ours = (PLAN, LOG, GRIDS, STATE, BEST, output.LOCK)
-  others = [path.name for path in folder.iterdir() if path.name not in ours and not output.is_half_written(path)]
-  begun = (folder / PLAN).is_file()
-  others += [] if begun else [f"{GRIDS}/{path.name}" for path in (folder / GRIDS).glob("*")]
-  if others and (restart or not begun):
-    raise FileExistsError(
-      f"`output`: expected {folder} to hold a run and nothing else, it holds {min(others)}; move that elsewhere, or "
-      "choose another `output`"
-    )
-
-
-def _check_apart(given: str, prior: pathlib.Path, folder: pathlib.Path) -> None:
-  data = pathlib.Path(given).resolve()
-  if data == prior or prior in data.parents:
-    raise errors.UsageError(
-      f"`output`: expected a place apart from `data={given}`, which `overwrite` would remove; choose another"
-    )
-  if data == folder or folder in data.parents or data in folder.parents:
-    raise errors.UsageError(
-      f"`output`: expected a place apart from `data={given}`, as samples of the run go into {folder}; choose another "
-      "`output`"
-    )
+  data = [] if config.source in held_out_data.SETS else [("data", config.source)]
+  init = None if config.init is None else checkpoint.find_folder(config.init)
+  output.check_apart(prior, [*data, *([] if init is None else [("init", init)])], suffix=SUFFIX)
+  beside(prior).check(restart=restart)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +84,7 @@ def make_plan(
   Raises:
     UsageError: OUTPUT.training holds a run of other settings.
   """
-  settings, commit, file = config.settings(), code_commit(), beside(prior) / PLAN
+  settings, commit, file = config.settings(), code_commit(), beside(prior).place / PLAN
   if config.source not in held_out_data.SETS:
     settings["files"] = folder_data.fingerprint(config.source)
   settings["devices"] = str(devices)
@@ -175,17 +155,16 @@ def code_commit(file: str | os.PathLike[str] = __file__) -> str | None:
 class RunFolder:
   """A run as it lies on disk: its plan, its log, its last state and its best weights."""
 
-  def __init__(self, path: pathlib.Path, plan: Plan):
-    """Open the folder, which is there; write the plan, of `make_plan`, at once: a stop may come at any time."""
-    self.path, self.plan = path, plan
+  def __init__(self, folder: output.Folder, plan: Plan):
+    """Open the folder, which is held; write the plan, of `make_plan`, at once: a stop may come at any time."""
+    self._folder, self.path, self.plan = folder, folder.place, plan
     self._write_plan()
-    (path / GRIDS).mkdir(exist_ok=True)
     options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
-    self._last = ocp.CheckpointManager(path / STATE, options=options)
-    self._best = ocp.CheckpointManager(path / BEST, options=options)
+    self._last = ocp.CheckpointManager(folder.new(f"{STATE}/"), options=options)
+    self._best = ocp.CheckpointManager(folder.new(f"{BEST}/"), options=options)
 
   def _write_plan(self) -> None:
-    files.write_json(self.path / PLAN, dataclasses.asdict(self.plan))
+    files.write_json(self._folder.new(PLAN), dataclasses.asdict(self.plan))
 
   @property
   def total_steps(self) -> int | None:
@@ -264,12 +243,11 @@ class RunFolder:
 
   def log(self, entry: dict[str, Any]) -> None:
     """Append a line to the log."""
-    with open(self.path / LOG, "a", encoding="utf-8") as file:
-      file.write(json.dumps(files.plain(entry)) + "\n")
+    files.append(self._folder.new(LOG), json.dumps(files.plain(entry)) + "\n")
 
   def save_grid(self, step: int, pictures: np.ndarray) -> None:
     """Write samples, [n, h, w, c], [-1, 1], as one picture."""
-    images.write_pillow(self.path / GRIDS / f"{step:08d}.png", sheet.grid(list(pictures)))
+    images.write_pillow(self._folder.new(f"{GRIDS}/{step:08d}.png"), sheet.grid(list(pictures)))
 
   def close(self) -> None:
     """Wait for what is being written."""
