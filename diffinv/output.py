@@ -312,6 +312,7 @@ def recover(path: pathlib.Path) -> None:
   with locked(aside):
     if not path.exists():
       os.rename(aside, path)
+      (path / LOCK).unlink(missing_ok=True)  # which moved along
       return
   _remove_replaced(aside)
 
