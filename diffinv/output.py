@@ -274,7 +274,8 @@ class Folder:
 
   def discard(self) -> None:
     """Remove what was written, while the folder is held."""
-    self.manifest.remove(keep_folder=True)
+    self.manifest.remove()
+    self.manifest.names.clear()
 
 
 def replace(place: pathlib.Path, path: pathlib.Path) -> None:

@@ -83,6 +83,10 @@ def measured(prior_folder, blobs, quick, tmp_path_factory):
 
 
 def found(measured, name):
+  return written(measured, name)["found"]
+
+
+def written(measured, name):
   return json.loads((measured[1] / f"{name}.json").read_text())
 
 
@@ -91,7 +95,7 @@ def found(measured, name):
 def test_every_measure_writes_its_table_and_its_numbers_with_its_command(measured, name):
   text = (measured[1] / f"{name}.md").read_text()
   assert text.count("|") > 10
-  command = found(measured, name)["command"]
+  command = written(measured, name)["command"]
   assert command.startswith("diffinv evaluate --prior=") and f"`{command}`" in text
 
 
@@ -103,8 +107,8 @@ def config_of(line):
 
 @pytest.mark.slow
 def test_the_command_that_is_written_measures_the_same(measured):
-  asked, written = config_of(measured[0]), config_of(found(measured, "speed")["command"].split()[1:])
-  assert asked == written and asked.num_samples == 5
+  asked, said = config_of(measured[0]), config_of(written(measured, "speed")["command"].split()[1:])
+  assert asked == said and asked.num_samples == 5
 
 
 @pytest.mark.slow
@@ -177,8 +181,18 @@ def test_what_restores_without_a_network_gets_the_same_measurements(measured, pr
 
 @pytest.mark.slow
 def test_a_measure_that_is_there_is_not_replaced_unless_asked(measured, capsys):
-  assert main.execute(measured[0]) == errors.EXIT_FAILURE
+  assert main.execute([*measured[0], "--seed=7"]) == errors.EXIT_FAILURE
   assert "denoising.json exists; choose another --output, or replace it with --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_same_command_again_measures_nothing_and_says_the_same(measured, capsys, monkeypatch):
+  for name in ("denoising", "speed"):
+    monkeypatch.setattr(getattr(evaluate, name), "measure", lambda *_: pytest.fail("measured again"))
+  with jax.numpy_rank_promotion("allow"):
+    assert main.execute([*measured[0], "--measures=denoising,speed"]) == 0
+  texts = [(measured[1] / f"{name}.md").read_text() for name in ("denoising", "speed")]
+  assert "\n".join(texts) in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -98,8 +98,12 @@ def save_prior(
   check_free(folder, overwrite=overwrite)
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
-    arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
-    files.write_text(building.new(DESCRIPTION), json.dumps(fields, indent=2) + "\n")
+    try:
+      arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
+      files.write_text(building.new(DESCRIPTION), json.dumps(fields, indent=2) + "\n")
+    except BaseException:
+      building.discard()
+      raise
     building.publish(overwrite=overwrite)
   return folder
 
