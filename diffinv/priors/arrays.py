@@ -1,10 +1,12 @@
 """The parameters of a prior on disk: an Orbax checkpoint in `params/`.
 
-Reading is strict: an array that is missing, left over, misshapen or not finite is an error that names it.
+Reading is strict: an array that is missing, left over, misshapen, not finite or not what was written is an error that
+names it. Digests tell the last: a changed byte may well leave numbers that look like any others.
 """
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from diffinv import errors
+from diffinv import errors, reading
 
 PARAMS = "params"  # the folder, in that of the prior
+DAMAGED = "the weights are damaged: convert them again, or take the folder from where it came"
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -62,12 +65,29 @@ def write(folder: Path, params: Any) -> None:
     checkpointer.wait_until_finished()
 
 
-def read(folder: Path, shapes: Any) -> Any:
+def digest(array: Any) -> str:
+  """Return the SHA-256 of an array: of its shape, "[3, 64]" and a newline, and of its numbers.
+
+  The numbers are float32, little-endian, in C order.
+  """
+  values = np.ascontiguousarray(array, "<f4")
+  found = hashlib.sha256(f"{list(np.shape(array))}\n".encode())
+  found.update(values.data)
+  return found.hexdigest()
+
+
+def digests(params: Any) -> dict[str, str]:
+  """Return the digests of a tree of parameters by name."""
+  return {name: digest(value) for name, value in flat(params).items()}
+
+
+def read(folder: Path, shapes: Any, expected: Mapping[str, str] | None = None) -> Any:
   """Return the parameters in a folder, float32, on the first device.
 
   Args:
     folder: of the arrays.
     shapes: the tree that the network has, see `description.param_shapes`.
+    expected: the digests of the arrays by name; None where they are not known.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -77,6 +97,7 @@ def read(folder: Path, shapes: Any) -> Any:
 
   if not folder.is_dir():
     raise FileNotFoundError(f"{folder}: no such folder; the checkpoint is incomplete, convert the weights again")
+  _check_files(folder)
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=device), shapes)
   with ocp.StandardCheckpointer() as checkpointer:
@@ -87,10 +108,32 @@ def read(folder: Path, shapes: Any) -> Any:
       raise ValueError(
         f"{folder}: the arrays cannot be read: {errors.brief(error)}; convert the weights again"
       ) from None
+  if expected is not None:
+    _check_digests(digests(params), expected, folder)
   for name, value in flat(params).items():
     if not np.all(np.isfinite(value)):
       raise ValueError(f"{folder}: array {name!r}: expected finite values, found NaN or infinity; convert it again")
   return params
+
+
+def _check_digests(found: Mapping[str, str], expected: Mapping[str, str], folder: Path) -> None:
+  for name, value in found.items():
+    if name not in expected:
+      raise ValueError(
+        f"{folder}: array {name!r}: expected a digest of it in the prior's description, got none; {DAMAGED}"
+      )
+    if value != expected[name]:
+      raise ValueError(f"{folder}: array {name!r}: expected the numbers of its digest, got others; {DAMAGED}")
+  for name in expected:
+    if name not in found:
+      raise ValueError(f"{folder}: expected an array {reading.shown(name)}, of which there is a digest; {DAMAGED}")
+
+
+def _check_files(folder: Path) -> None:
+  """Check that all there is are files: something else could keep Orbax waiting."""
+  for place, _, names in os.walk(folder):
+    for name in names:
+      reading.require_file(os.path.join(place, name))
 
 
 def _check_stored(checkpointer: Any, folder: Path, shapes: Any) -> None:
