@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -518,6 +519,30 @@ def test_a_damaged_chunk_of_any_array_is_refused(stored, damage):
     refused(folder)
     store.write(name, old).result()
   checkpoint.load_prior(folder)
+
+
+def test_many_damaged_arrays_are_one_line_of_the_command(stored, tmp_path, capfd):
+  """Read by Orbax, they could be pages of tracebacks."""
+  folder, store = stored
+  for name in chunks(store):
+    store.write(name, b"").result()
+  for _ in range(3):
+    assert main.execute(["sample", f"--prior={folder}", "--num_samples=1", f"--output={tmp_path / 'out'}"]) == 1
+    gc.collect()
+    assert re.fullmatch(r"diffinv: error: .*array 'params/.*': it cannot be read: .*\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"use_ocdbt": False}, {"use_zarr3": True}, {"use_ocdbt": False, "use_zarr3": True}]
+)
+def test_every_layout_that_orbax_writes_is_read(whole, tmp_path, options):
+  import orbax.checkpoint as ocp
+
+  shutil.copy(whole / "prior.json", tmp_path)
+  params = checkpoint.load_prior(whole).params
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
+    checkpointer.save(tmp_path / "params", params)
+  assert arrays.digests(checkpoint.load_prior(tmp_path).params) == arrays.digests(params)
 
 
 def test_the_least_bit_of_one_number_of_any_array_is_seen(stored):
