@@ -485,7 +485,7 @@ def chunks(store):
   return names
 
 
-def refused(folder, message=""):
+def refused(folder, message=None):
   """Check that a prior is refused in one line; return whether by its digests."""
   with pytest.raises(ValueError, match=message) as caught:
     checkpoint.load_prior(folder)
