@@ -4,6 +4,7 @@ A FIFO, a device or a socket could block or flood what reads it, a huge file cou
 would show itself much later. Here each is one line: "FILE: expected ..., got ...; what to do".
 """
 
+import errno
 import os
 import pathlib
 import re
@@ -14,6 +15,7 @@ import msgspec
 
 MOST_JSON = 64_000_000  # bytes: the results of 10,000 pictures take a third; parsed, JSON takes up to 24 times as much
 SHOWN = 40  # characters of a value in a message
+OF_CONTENTS = (None, errno.EINVAL, errno.EOVERFLOW)  # errors of decoders, and those of seeking where a file says
 BLOCKS = getattr(os, "O_NONBLOCK", 0)  # so that opening a FIFO put in the place of a file does not wait for its writer
 BINARY = getattr(os, "O_BINARY", 0)  # Windows
 RIGHT = "check that it is the right file"
@@ -108,6 +110,12 @@ def read_bytes(path: str | os.PathLike[str], *, most: int, advice: str = RIGHT) 
     data = file.read(most + 1)
   _check_size(len(data), most, path, advice)  # it may have grown
   return data
+
+
+def raise_system_error(error: BaseException, path: str | os.PathLike[str]) -> None:
+  """Raise an error again, with the file's name, if the system made it: what the file holds may well be whole."""
+  if isinstance(error, OSError) and error.errno not in OF_CONTENTS:
+    raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def read_json(path: str | os.PathLike[str], schema: Any, *, most: int = MOST_JSON, advice: str) -> Any:

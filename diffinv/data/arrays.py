@@ -1,6 +1,5 @@
 """Arrays from `.npy` files: real numbers, read without running anything; damage is an error that names the file."""
 
-import errno
 import os
 import struct
 import tokenize
@@ -11,7 +10,6 @@ import numpy as np
 from diffinv import errors, reading
 
 MAX_VALUES = 256_000_000  # of an array: more than the largest picture has
-OF_CONTENTS = (None, errno.EINVAL, errno.EOVERFLOW)  # errors of decoders, and those of seeking where a file says
 MAGIC = b"\x93NUMPY"  # how a .npy file begins
 # What NumPy and Pillow raise on bytes that are not what their header says.
 DECODING_ERRORS = (
@@ -57,16 +55,10 @@ def load(path: str | os.PathLike[str]) -> np.ndarray:
       _check_count(array, path)
       return np.array(array)
   except DECODING_ERRORS as error:
-    raise_system_error(error, path)
+    reading.raise_system_error(error, path)
     raise ValueError(f"{path}: expected a .npy array of numbers, got {_fault(begins, error)}") from None
   array.close()
   raise ValueError(f"{path}: expected a .npy array of numbers, got an archive of several; save one with numpy.save")
-
-
-def raise_system_error(error: BaseException, path: str | os.PathLike[str]) -> None:
-  """Raise an error again, with the file's name, if the system made it: what the file holds may well be whole."""
-  if isinstance(error, OSError) and error.errno not in OF_CONTENTS:
-    raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def _check_count(array: np.ndarray, path: str | os.PathLike[str]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from diffinv import errors, output, reading
-from diffinv.data.arrays import DECODING_ERRORS, raise_system_error, read_array
+from diffinv.data.arrays import DECODING_ERRORS, read_array
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
 MAX_PIXELS = 64_000_000  # a larger picture is more likely a decompression bomb than something to restore
@@ -193,7 +193,7 @@ def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
     except DECODING_ERRORS as error:
-      raise_system_error(error, path)
+      reading.raise_system_error(error, path)
       raise ValueError(f"{path}: {_refusal(error)}") from None
 
 
