@@ -311,13 +311,15 @@ def test_a_prior_of_a_folder_of_which_nothing_was_held_out_is_not_measured(folde
     folder_subject(9).held_out(held_out.DENOISING, 8)
 
 
-def test_a_folder_that_is_not_that_of_the_training_is_refused(tmp_path):
+def test_a_folder_that_is_not_that_of_the_training_is_refused(prior_folder, tmp_path):
   for name in ("images", "p"):
     (tmp_path / name).mkdir()
   Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
   files = folder.fingerprint(tmp_path / "images")
   settings = {"data": str(tmp_path / "images"), "files": files, "seed": 0}
-  (tmp_path / "p" / "prior.json").write_text(json.dumps({"provenance": {"steps": 1, "settings": settings}}))
+  fields = json.loads((prior_folder / "prior.json").read_text())
+  fields["provenance"] = {"steps": 1, "settings": settings}
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(fields))
   Image.effect_noise((64, 64), 50).save(tmp_path / "images" / "a.png")
   with pytest.raises(errors.UsageError, match="`prior`: expected the images of its training in .*images, got others"):
     subjects.load(Evaluation(prior=tmp_path / "p"))
