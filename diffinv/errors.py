@@ -7,11 +7,14 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 import contextlib
 import errno
 import re
+import signal
 from collections.abc import Iterator
+
+from diffinv.stopping import LEFT, Stopped
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins the message
 MEMORY_ADVICE = "not enough memory; lower --batch_size, or ask for a smaller --size"
@@ -47,6 +50,8 @@ def interruption(advice: str) -> Iterator[None]:
   """Say what is left of the work within, and how to go on, when it is interrupted."""
   try:
     yield
+  except Stopped as stop:
+    raise Stopped(stop.number, advice) from None
   except KeyboardInterrupt:
     raise KeyboardInterrupt(f"interrupted; {advice}") from None
 
@@ -56,7 +61,7 @@ def exit_code(error: BaseException) -> int | None:
   if isinstance(error, UsageError):
     return EXIT_USAGE
   if isinstance(error, KeyboardInterrupt):
-    return EXIT_INTERRUPTED
+    return EXIT_SIGNAL + (error.number if isinstance(error, Stopped) else signal.SIGINT)
   if isinstance(error, (OSError, MemoryError)) or _is_out_of_memory(error):
     return EXIT_FAILURE
   # Messages of this package are one line; those of libraries that were handed something wrong rarely are.
@@ -66,7 +71,7 @@ def exit_code(error: BaseException) -> int | None:
 def one_line(error: BaseException) -> str:
   """Return the message of such an error on one line."""
   if isinstance(error, KeyboardInterrupt):
-    return str(error) or "interrupted; nothing was written"
+    return str(error) or f"interrupted; {LEFT}"
   if isinstance(error, MemoryError) or _is_out_of_memory(error):
     return MEMORY_ADVICE
   message = str(error)

@@ -9,14 +9,13 @@ import difflib
 import importlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 import diffinv
-from diffinv import errors
+from diffinv import errors, stopping
 
 # Loaded when called: a command's flags and imports are its own, and the help is there at once.
 COMMANDS = {
@@ -54,7 +53,7 @@ def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = fla
 
 
 def _prepare_process() -> None:
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: temporary files are removed
+  stopping.defer_in_process()
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")  # a report names files, whose names need not be text
 
@@ -74,7 +73,8 @@ def execute(argv: Sequence[str]) -> int:
 def guarded(name: str, action: Callable[[], None]) -> int:
   """Run `action`; report an error that a person can act on as one line. Return the exit code."""
   try:
-    action()
+    with stopping.deferred():
+      action()
   except BrokenPipeError:
     sys.stderr.close()  # the reader of our output has gone, `diffinv ... | head`
     return errors.EXIT_FAILURE
@@ -107,7 +107,9 @@ def command(name: str, main: Callable, values: flags.FlagValues, doc: str | None
   if any(arg in HELP for arg in argv):
     print(f"{(doc or '').strip()}\n\nflags:\n{_flag_list(values)}")
     return
-  main(parse(name, values, argv))
+  rest = parse(name, values, argv)
+  stopping.check()
+  main(rest)
 
 
 def parse(name: str, values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
