@@ -15,6 +15,7 @@ chain is compiled, and the request is looked at after that. Who cannot wait asks
 A process has one request at most. The handler of the signals holds it, so nothing is left when they are handed back.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -77,6 +78,7 @@ def defer_in_process() -> None:
   heard, told = os.pipe()
   os.set_blocking(told, False)
   signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+  atexit.register(handler.ignore)  # first, to be called last
   threading.Thread(target=handler.listen, args=(heard,), name="signals", daemon=True).start()
 
 
@@ -107,6 +109,11 @@ class _Handler:
     """Put the handlers of before back."""
     for stop, handler in self._before.items():
       signal.signal(stop, handler)
+
+  def ignore(self) -> None:
+    """Ignore the signals from now on; without its handlers, which go when Python ends, they would change the status."""
+    for stop in self._before:
+      signal.signal(stop, signal.SIG_IGN)
 
   def __call__(self, number: int, frame: FrameType | None) -> None:
     """Be called by Python, between any two operations of the main thread."""

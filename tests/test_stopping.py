@@ -228,9 +228,19 @@ def test_a_process_ends_at_the_second_signal_in_the_middle_of_a_long_call(number
     assert (child.returncode, child.stderr.read()) == (128 + number, b"")
 
 
-DONE = "import signal; from diffinv import stopping; stopping.defer_in_process(); signal.raise_signal({number})"
+LATE = """
+import signal
+from diffinv import stopping
+class Last:
+  def __del__(self, raise_signal=signal.raise_signal):
+    raise_signal({number})  # when Python itself ends
+last = Last()
+stopping.defer_in_process()
+signal.raise_signal({number})  # when all work is done
+"""
 
 
-def test_a_process_whose_work_is_done_ends_as_it_would_have():
-  line = [sys.executable, "-c", DONE.format(number=int(signal.SIGTERM))]
-  assert subprocess.run(line, stderr=subprocess.DEVNULL).returncode == 0
+@each_signal
+def test_a_process_whose_work_is_done_ends_as_it_would_have(number):
+  line = [sys.executable, "-c", LATE.format(number=int(number))]
+  assert subprocess.run(line, capture_output=True).returncode == 0
