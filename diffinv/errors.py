@@ -6,10 +6,13 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 
 import contextlib
 import errno
+import os
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 
+from diffinv import text
 from diffinv.stopping import LEFT, Stopped
 
 EXIT_FAILURE = 1
@@ -64,21 +67,22 @@ def exit_code(error: BaseException) -> int | None:
     return EXIT_SIGNAL + (error.number if isinstance(error, Stopped) else signal.SIGINT)
   if isinstance(error, (OSError, MemoryError)) or _is_out_of_memory(error):
     return EXIT_FAILURE
-  # Messages of this package are one line; those of libraries that were handed something wrong rarely are.
-  return EXIT_FAILURE if type(error) is ValueError and "\n" not in str(error).strip() else None
+  # Messages of this package are one line, but for names; those of libraries that got something wrong rarely are.
+  return EXIT_FAILURE if type(error) is ValueError and ("\n" not in str(error).strip() or _is_ours(error)) else None
 
 
 def one_line(error: BaseException) -> str:
-  """Return the message of such an error on one line."""
+  """Return the message of such an error on one line, what cannot be seen in it visible."""
   if isinstance(error, KeyboardInterrupt):
-    return str(error) or f"interrupted; {LEFT}"
+    return text.visible(str(error)) or f"interrupted; {LEFT}"
   if isinstance(error, MemoryError) or _is_out_of_memory(error):
     return MEMORY_ADVICE
   message = str(error)
   if isinstance(error, OSError) and error.strerror is not None:
     place = error.filename2 or error.filename
-    message = f"{error.strerror}{'' if place is None else f': {place}'}{ADVICE.get(error.errno, '')}"
-  return as_flags(" ".join(message.split())) or type(error).__name__
+    place = "" if place is None else f": {text.visible(str(place))}"
+    message = f"{error.strerror}{place}{ADVICE.get(error.errno, '')}"
+  return as_flags(text.visible(" ".join(message.split()))) or type(error).__name__
 
 
 def as_flags(message: str) -> str:
@@ -90,6 +94,13 @@ def brief(error: BaseException) -> str:
   """Return the beginning of a library's message on one line, with its type, to be put into one of ours."""
   message = " ".join(str(error).split())[:160]
   return message if type(error) is ValueError and message else f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
+def _is_ours(error: BaseException) -> bool:
+  """Tell whether a statement of this package raised an error, and not a library that it called."""
+  *_, last = (None, *traceback.extract_tb(error.__traceback__))
+  package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+  return last is not None and last.filename.startswith(package) and (last.line or "").startswith("raise ")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
