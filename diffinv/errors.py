@@ -20,12 +20,17 @@ EXIT_USAGE = 2
 EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins the message
-MEMORY_ADVICE = "not enough memory; lower --batch_size, or ask for a smaller --size"
+MEMORY_ADVICE = "not enough memory; lower --batch_size or --size where the command has them, or end other programs"
 ADVICE: dict[int | None, str] = {
   errno.ENOSPC: "; free some space, or write to another disk with --output",
   errno.EDQUOT: "; free some space, or write to another disk with --output",
-  errno.EACCES: "; choose a place that you may use",
+  errno.EFBIG: "; allow larger files with ulimit -f, or write to another disk with --output",
+  errno.EACCES: "; change its permissions, or choose another place",
+  errno.EPERM: "; change its permissions, or choose another place",
   errno.EROFS: "; choose a place that you may use",
+  errno.ENAMETOOLONG: "; choose a shorter name",
+  errno.EMFILE: "; allow more with ulimit -n",
+  errno.ENFILE: "; end other programs, or allow more",
 }
 
 
@@ -65,7 +70,7 @@ def exit_code(error: BaseException) -> int | None:
     return EXIT_USAGE
   if isinstance(error, KeyboardInterrupt):
     return EXIT_SIGNAL + (error.number if isinstance(error, Stopped) else signal.SIGINT)
-  if isinstance(error, (OSError, MemoryError)) or _is_out_of_memory(error):
+  if isinstance(error, OSError) or _is_out_of_memory(error):
     return EXIT_FAILURE
   # Messages of this package are one line, but for names; those of libraries that got something wrong rarely are.
   return EXIT_FAILURE if type(error) is ValueError and ("\n" not in str(error).strip() or _is_ours(error)) else None
@@ -75,7 +80,7 @@ def one_line(error: BaseException) -> str:
   """Return the message of such an error on one line, what cannot be seen in it visible."""
   if isinstance(error, KeyboardInterrupt):
     return text.visible(str(error)) or f"interrupted; {LEFT}"
-  if isinstance(error, MemoryError) or _is_out_of_memory(error):
+  if _is_out_of_memory(error):
     return MEMORY_ADVICE
   message = str(error)
   if isinstance(error, OSError) and error.strerror is not None:
@@ -105,4 +110,6 @@ def _is_ours(error: BaseException) -> bool:
 
 def _is_out_of_memory(error: BaseException) -> bool:
   # Told by its message, so that an error is reported without importing JAX.
-  return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
+  if isinstance(error, OSError):
+    return error.errno == errno.ENOMEM
+  return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error))
