@@ -1,13 +1,17 @@
 """What a command says while it works, on stderr: a progress bar with the time left, and notes.
 
-The host calls the bar between compiled blocks, never from within. On a terminal and in a notebook the bar redraws one
+The host calls the bar between compiled blocks, never from within: there the work can be stopped, see
+`diffinv.stopping`. On a terminal and in a notebook the bar redraws one
 line. Elsewhere, as in a log, it prints a line now and then: a long job shows signs of life, a short one stays quiet.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
+
+from diffinv import stopping, text
 
 WIDTH = 24  # characters of the bar
 REDRAW_SECONDS = 0.1
@@ -15,13 +19,13 @@ LOG_SECONDS = 30.0
 NOTEBOOK = "ipykernel"  # the package of the streams that Jupyter gives a program
 
 
-def note(text: str) -> None:
+def note(words: str) -> None:
   """Print a line on stderr about something that a person may want to know."""
-  print(f"note: {text}", file=sys.stderr, flush=True)
+  print(f"note: {text.visible(words)}", file=sys.stderr, flush=True)
 
 
 class Bar:
-  """Progress through parts of known weight; a context manager.
+  """Progress through parts of known weight; a context manager, within which signals to stop wait for a report.
 
   The time up to the first report of a part includes compilation; the rate is measured from then on.
   """
@@ -41,22 +45,36 @@ class Bar:
     self._measured = self._busy = 0.0  # weight done and seconds spent, compilation left out
     self._drawn = clock() - (REDRAW_SECONDS if self._redraws else 0.0)
     self._width = 0
+    self._within = contextlib.ExitStack()
 
   def __enter__(self) -> "Bar":
+    self._within.enter_context(stopping.deferred())
+    self._within.callback(self._clear)
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *error) -> None:
+    self._within.__exit__(*error)
+
+  def _clear(self) -> None:
     if self._redraws and self._width:
       self._stream.write("\r" + " " * self._width + "\r")
       self._stream.flush()
 
   def part(self, weight: float, label: str) -> Callable[[int, int], None]:
-    """Begin the next part; return the function to call with (steps done, total steps)."""
+    """Begin the next part; return the function to call with (steps done, total steps).
+
+    Raises:
+      Stopped: by either, if a stop was asked for and the part is not done. What is done is there to be kept.
+    """
+    stopping.check()
+    label = text.visible(label)
     last: tuple[float, float] | None = None  # (weight done, time) at the previous report
     self._draw(0.0, label)
 
     def report(done: int, total: int) -> None:
       nonlocal last
+      if done < total:
+        stopping.check()
       now, share = self._clock(), weight * done / total
       if last is not None:
         self._measured += share - last[0]

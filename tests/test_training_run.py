@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from diffinv import stopping
 from diffinv.apps import main
 from diffinv.nets import unet
 from diffinv.priors.folder import NETWORKS, load_prior, load_provenance
@@ -304,10 +305,6 @@ def test_guided_diffusion_is_built_from_the_same_options():
 # Between the steps
 
 
-class Stopped(SystemExit):
-  pass
-
-
 def begin(config, output):
   """Open the folder of a run, new or there already."""
   folder = run_folder.beside(output)
@@ -334,7 +331,7 @@ def counting_run(tmp_path, stops=(), during=lambda step: None, skipped=0.0, repo
   def validate(ema):
     during(None)
     if int(ema["a"][0]) in stops:
-      raise Stopped(143)
+      raise stopping.Stopped(signal.SIGTERM)
     return Validation(1.0 / ema["a"][0], np.ones(len(VALIDATION_SBARS)))
 
   functions = Functions(None, step, validate, lambda ema: np.zeros((16, 8, 8, 3), np.float32), lambda b: b)
@@ -351,7 +348,7 @@ def counting_run(tmp_path, stops=(), during=lambda step: None, skipped=0.0, repo
 @pytest.mark.slow
 def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
   for step in stops:
-    with pytest.raises(Stopped):
+    with pytest.raises(stopping.Stopped):
       counting_run(tmp_path, (step,))
   counting_run(tmp_path)
   run = counting_run(tmp_path)  # once more, after the end: nothing is owed
@@ -365,11 +362,11 @@ def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
 
 def test_a_signal_to_stop_waits_for_the_end_of_the_step(tmp_path):
   def stop(*_):
-    raise Stopped(143)
+    raise AssertionError
 
   before = signal.signal(signal.SIGTERM, stop)
   try:
-    with pytest.raises(Stopped):
+    with pytest.raises(stopping.Stopped):
       counting_run(tmp_path, during=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None)
     assert signal.getsignal(signal.SIGTERM) is stop
   finally:

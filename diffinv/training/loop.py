@@ -1,17 +1,13 @@
 """The loop of a run: steps, and what happens between them: log, validations, samples, checkpoints and signals."""
 
 import contextlib
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffinv import progress
+from diffinv import progress, stopping
 from diffinv.training.config import TrainConfig
 from diffinv.training.data import Data, Report
 from diffinv.training.functions import VALIDATION_SBARS, Functions
@@ -49,44 +45,15 @@ def loop(
   """
   work = Work(config, run, functions, state, ahead=data.ahead, report=report, clock=clock)
   stream = contextlib.closing(data.stream(work.step, work.total))
-  with stream as batches, run.saving(lambda: work.state, report), deferred() as asked:
+  with stopping.deferred(), stream as batches, run.saving(lambda: work.state):
     if run.owes_validation(work.step):
       work.validate()
     for batch in work.meter.timed(batches):
       work.advance(batch)
       if work.step == work.total:
         break
-      if asked:
-        asked[0]()
+      stopping.check()
   return work.state
-
-
-@contextlib.contextmanager
-def deferred() -> Iterator[list[Callable[[], None]]]:
-  """Collect what signals to stop would do, to be done between two steps; a second signal does it at once.
-
-  In the middle of a step the state that it works on may be gone, and that after it not there yet.
-  """
-  asked: list[Callable[[], None]] = []
-  before: dict[signal.Signals, Any] = {}  # handlers by signal
-
-  def handle(number, frame):
-    act = lambda: before[number](number, frame)
-    if asked:
-      act()
-    asked.append(act)
-    # Not print, which the signal may have come in the middle of.
-    os.write(2, b"stopping after this step; once more stops at once\n")
-
-  if threading.current_thread() is threading.main_thread():
-    for number in (signal.SIGINT, signal.SIGTERM):
-      if callable(signal.getsignal(number)):
-        before[number] = signal.signal(number, handle)
-  try:
-    yield asked
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 class Work:

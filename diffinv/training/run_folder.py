@@ -228,18 +228,15 @@ class RunFolder:
       self._last.save(step, args=ocp.args.StandardSave(state))
 
   @contextlib.contextmanager
-  def saving(self, state: Callable[[], TrainState], report: Report = print) -> Iterator[None]:
-    """Save the state when the work within is interrupted or told to end."""
+  def saving(self, state: Callable[[], TrainState]) -> Iterator[None]:
+    """Save the state when the work within is told to stop."""
     try:
       yield
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except KeyboardInterrupt:
       self.save(state())
       self.close()
-      message = f"stopped after {int(state().step)} steps; the same command goes on from there"
-      if isinstance(stop, KeyboardInterrupt):
-        raise KeyboardInterrupt(message) from None
-      report(message, file=sys.stderr)
-      raise
+      with errors.interruption(f"{int(state().step)} steps are saved; the same command goes on from there"):
+        raise
 
   def best_loss(self) -> float:
     """Return the lowest validation loss so far, infinite if there is none."""
