@@ -316,9 +316,9 @@ def test_a_file_is_converted_from_python_as_by_the_command(safetensors_file, sta
   [
     ({}, "`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`"),
     ({"preset": "celeba"}, "`preset`: expected one of ffhq256, imagenet256, got 'celeba'"),
-    ({"image_size": 0}, "`image_size`: expected at least 1, got 0"),
+    ({"image_size": 0}, "`image_size`: expected a number from 1 to 65,536, got 0"),
     ({"image_size": 64, "num_heads": 1, "num_head_channels": 32}, "`num_heads`, `num_head_channels`: expected one of"),
-    ({"image_size": 64, "num_steps": 10**6}, "`num_steps`: expected a number from 1 to 100000, got 1e+06"),
+    ({"image_size": 64, "num_steps": 10**6}, "`num_steps`: expected a number from 1 to 100,000, got 1,000,000"),
   ],
 )
 def test_options_that_do_not_fit_are_errors_from_python(options, message):

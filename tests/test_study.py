@@ -184,7 +184,7 @@ def test_the_default_study_is_that_of_the_command():
     ({"tasks": 3}, "`tasks`: expected a name, a Task or an operator, got int"),
     ({"methods": [3]}, "`methods`: expected a name or a method with its fields, got int"),
     ({"methods": []}, "`methods`: expected one or more, each once, got none"),
-    ({"num_samples": 0}, "`num_samples`: expected at least 1, got 0"),
+    ({"num_samples": 0}, "`num_samples`: expected a number from 1 to 10,000, got 0"),
     ({"num_samples": 1.5}, "`num_samples`: expected a whole number, got 1.5"),
     ({"num_samples": 3, "antithetic": True}, "`num_samples`: expected an even number for `antithetic`, got 3"),
     ({"sigma": float("nan")}, "`sigma`: expected a finite number, got nan"),

@@ -266,11 +266,13 @@ def parse_size(text: str) -> tuple[int, int]:
   """Read "N" or "WxH" (width first, as image programs have it) as (height, width), pixels.
 
   Raises:
-    ValueError: it is neither, or not positive.
+    ValueError: it is neither, or not positive, or of more than MAX_PIXELS.
   """
   parts = text.lower().split("x")
   if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
     raise ValueError(f"size: expected N or WIDTHxHEIGHT in pixels, got {text!r}")
+  if int(parts[-1]) * int(parts[0]) > MAX_PIXELS:
+    raise ValueError(f"size: expected at most {MAX_PIXELS:,} pixels in all, got {text!r}")
   return int(parts[-1]), int(parts[0])
 
 

@@ -22,7 +22,7 @@ from diffinv.nets import guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import folder as priors
 from diffinv.priors.base import Prior
-from diffinv.priors.description import MAX_SCHEDULE_STEPS
+from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.schedules import BETAS, Schedule
 
 SAFETENSORS = ".safetensors"
@@ -40,14 +40,18 @@ class ConvertConfig:
 
   input: str = option(help="File to read, .pt or .safetensors; required.")
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
-  num_heads: int | None = option(None, "Heads of attention. Not set: the preset's.", low=1)
-  num_head_channels: int | None = option(None, "Channels a head, instead of the number of heads.", low=1)
+  num_heads: int | None = option(None, "Heads of attention. Not set: the preset's.", low=1, high=MAX_NUMBER)
+  num_head_channels: int | None = option(
+    None, "Channels a head, instead of the number of heads.", low=1, high=MAX_NUMBER
+  )
   attention_order: str | None = option(
     None,
     "Channels of q, k, v: head by head, or q of all heads, then k, then v. Not set: the preset's, or legacy.",
     choices=unet.ATTENTION_ORDERS,
   )
-  image_size: int | None = option(None, "Pixels of the images that it is for. Not set: the preset's.", low=1)
+  image_size: int | None = option(
+    None, "Pixels of the images that it is for. Not set: the preset's.", low=1, high=MAX_NUMBER
+  )
   schedule: str = option("linear", "Noise schedule that it was trained with.", choices=BETAS)
   num_steps: int = option(1000, "Steps of that schedule.", low=1, high=MAX_SCHEDULE_STEPS)
   variance: str = option(

@@ -50,7 +50,7 @@ class Restoration(Measuring):
   )
   mask_threshold: int | None = option(
     None,
-    "Gray level from which a pixel of the mask counts as kept, 1 to 255. Not set: only 0 and 255 are taken.",
+    "Gray level from which a pixel of the mask counts as kept. Not set: only 0 and 255 are taken.",
     low=1,
     high=255,
   )

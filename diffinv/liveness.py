@@ -1,0 +1,139 @@
+"""How much memory the values of a compiled function take, estimated from its jaxpr: nothing is compiled.
+
+The values that are alive together count, in the order of the jaxpr, as the compiler has them: element-wise operations
+are fused with what consumes them, and are in memory only where a product, a convolution, a loop or the result takes
+them whole, or where they are costly and used more than once. A gradient is part of the jaxpr, and with it what it keeps
+of the way forward. Compared with XLA's own figures on a CPU, steps of DPS and DiffPIR need 0.7 to 1.2 times as much.
+"""
+
+import collections
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from jax.extend import core
+
+# Beginnings of the names of operations that take whole values and give such; of those that only give such; of those
+# that are not done twice where their results are used more than once. All others are part of what uses their results.
+NAMES = {
+  "whole": """conv_ dot_ ragged_dot scan while cond fft sort gather scatter cum reduce_window select_and_ top_k
+    triangular_solve cholesky eig svd qr lu random_gamma pure_callback io_callback""",
+  "reducing": "reduce_ arg",
+  "costly": "exp log logistic tanh erf sin cos pow",
+}
+WHOLE, REDUCING, COSTLY = (tuple(names.split()) for names in NAMES.values())
+CALLS = "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call shard_map"
+MAPPED = "shard_map"  # over devices: what is within is a part of what is without
+BARRIER = "optimization_barrier"  # gives what it takes, and that is whole
+
+
+def nbytes(value: Any) -> int:
+  """Return the bytes of an array, or of its shape and type."""
+  return math.prod(value.shape) * value.dtype.itemsize
+
+
+class _Operation(NamedTuple):
+  """An operation on numbered values."""
+
+  name: str
+  takes: list[int]
+  gives: list[int]
+  inner: int  # bytes that it needs within
+
+
+class _Program:
+  """A jaxpr without its calls: operations on numbered values, in their order."""
+
+  def __init__(self, jaxpr: Any):
+    """Read a jaxpr."""
+    self.operations: list[_Operation] = []
+    self.sizes: list[int] = []  # bytes, of every value
+    names: dict[Any, int] = {}
+    self.given = {self._name(names, v) for v in (*jaxpr.constvars, *jaxpr.invars)}
+    self._read(jaxpr, names, 1)
+    self.results = [names[v] for v in jaxpr.outvars if not isinstance(v, core.Literal)]
+
+  def _name(self, names, variable, parts=1) -> int:
+    names[variable] = len(self.sizes)
+    self.sizes.append(parts * nbytes(variable.aval) if hasattr(variable.aval, "shape") else 0)
+    return names[variable]
+
+  def _read(self, jaxpr, names, parts) -> None:
+    """Add the operations of a jaxpr, of which so many run side by side."""
+    for equation in jaxpr.eqns:
+      takes = [None if isinstance(v, core.Literal) else names[v] for v in equation.invars]
+      inner = list(_inner(equation.params))
+      if equation.primitive.name in CALLS.split() and len(inner) == 1:
+        within = parts * (equation.params["mesh"].size if equation.primitive.name == MAPPED else 1)
+        self._call(inner[0], takes, equation.outvars, names, within)
+        continue
+      gives = [self._name(names, v, parts) for v in equation.outvars]
+      needed = parts * max(map(peak, inner), default=0)
+      self.operations.append(_Operation(equation.primitive.name, [v for v in takes if v is not None], gives, needed))
+
+  def _call(self, jaxpr, takes, results, names, parts) -> None:
+    """Read a call as if its operations stood here."""
+    within: dict[Any, int] = {}
+    for v in jaxpr.constvars:
+      self._name(within, v, parts)
+    for variable, value in zip(jaxpr.invars, takes, strict=True):
+      if value is None:
+        self._name(within, variable, parts)
+      else:
+        within[variable] = value
+    self._read(jaxpr, within, parts)
+    for outer, v in zip(results, jaxpr.outvars, strict=True):
+      if isinstance(v, core.Literal):
+        self._name(names, outer)
+      else:
+        names[outer] = within[v]
+
+
+def _inner(parameters: dict[str, Any]) -> Iterable[Any]:
+  """Give the jaxprs among the parameters of an operation."""
+  for value in parameters.values():
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+      jaxpr = getattr(one, "jaxpr", one)  # of one that is closed
+      if hasattr(jaxpr, "eqns"):
+        yield jaxpr
+
+
+def peak(jaxpr: Any) -> int:
+  """Return the most bytes that the values of a jaxpr take together, its results among them and not its arguments."""
+  program = _Program(jaxpr)
+  whole = _whole(program)
+  buffers: dict[int, frozenset[int]] = {}  # that a value is computed from; its own where it is in memory
+  last: dict[int, int] = {}  # operation that uses a buffer
+  for number, (_, takes, gives, _) in enumerate(program.operations):
+    sources: frozenset[int] = frozenset().union(*(buffers.get(v, frozenset()) for v in takes))
+    last.update(dict.fromkeys(sources, number))
+    for value in gives:
+      buffers[value] = frozenset([value]) if value in whole else sources
+      last[value] = number
+  last.update({b: len(program.operations) for v in program.results for b in buffers.get(v, ())})
+  ending: dict[int, list[int]] = {}
+  for buffer, number in last.items():
+    ending.setdefault(number, []).append(buffer)
+  alive = most = 0
+  for number, (_, _, gives, inner) in enumerate(program.operations):
+    alive += sum(program.sizes[v] for v in gives if v in whole)
+    most = max(most, alive + inner)
+    alive -= sum(program.sizes[v] for v in ending.get(number, ()) if v in whole)
+  return most
+
+
+def _whole(program: _Program) -> set[int]:
+  """Return the values that are in memory, without what is given."""
+  uses = collections.Counter(v for _, takes, _, _ in program.operations for v in set(takes))
+  needed, passed = set(program.results), set()
+  for name, takes, gives, _ in program.operations:
+    opaque = name.startswith(WHOLE)
+    if opaque or name == BARRIER:
+      needed.update(takes)
+    if opaque or name.startswith(REDUCING):
+      needed.update(gives)
+    if name.startswith(COSTLY):
+      needed.update(v for v in gives if uses[v] > 1)
+    if name == BARRIER:
+      passed.update(gives)
+  return needed - passed - program.given
