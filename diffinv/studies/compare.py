@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, progress
+from diffinv import devices, errors, memory, progress
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
@@ -107,6 +107,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
   lpips = read_lpips(study, cases[0].shape)
   found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
+  check_memory(found)
   return found._replace(plan=plan(found))
 
 
@@ -130,6 +131,29 @@ def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | 
     return perceptual.from_state_dict(state_dicts.read_state_dict(pathlib.Path(study.lpips)))
   except ValueError as error:
     raise ValueError(f"`lpips`: {error}") from None
+
+
+def check_memory(c: Comparison) -> None:
+  """Check that the machine has the memory for every method.
+
+  Raises:
+    UsageError: it has not.
+  """
+  part = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)[0]
+  kept = memory.pictures(len(c.cases), c.cases[0].shape)
+  for entrant in c.entrants:
+    if not entrant.excuse:
+      memory.check_chains(
+        c.prior,
+        entrant.method,
+        c.measure(entrant.task, 0),
+        entrant.grid,
+        chains=len(part) * c.study.num_samples,
+        batch_size=c.study.batch_size,
+        shape=c.cases[0].shape,
+        kept=kept,
+        mesh=devices.mesh(c.study.devices),
+      )
 
 
 # The plan

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, progress
+from diffinv import devices, errors, memory, progress
 from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
@@ -41,8 +41,8 @@ class Drawing(Running):
       raise errors.UsageError(f"`eta` is of `sampler=ddim`, got `sampler={self.sampler}`; leave it out")
 
 
-def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
-  """Return the sampler for pictures of the size asked for.
+def picture_shape(config: Drawing, prior: PicturePrior) -> tuple[int, int, int]:
+  """Return the shape [h, w, c] of the pictures, of the size asked for.
 
   Raises:
     UsageError: the prior does not have that size.
@@ -51,7 +51,11 @@ def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
   with errors.usage():
     wanted = None if config.size is None else images.parse_size(str(config.size))
     size = images.target_size((DEFAULT_SIZE, DEFAULT_SIZE), allowed, multiple, wanted)
-  shape = (*size, prior.image_shape[2])
+  return (*size, prior.image_shape[2])
+
+
+def build_sampler(config: Drawing, shape: tuple[int, int, int]) -> Method:
+  """Return the sampler for pictures of a shape."""
   return DDIM(shape, config.eta or 0.0) if config.sampler == "ddim" else SAMPLERS[config.sampler](shape)
 
 
@@ -110,12 +114,25 @@ def plan(config: Drawing) -> Job:
   """Load the prior and build the sampler.
 
   Raises:
-    UsageError: options do not fit together.
+    UsageError: options do not fit together, or the machine has not the memory.
   """
   devices.split_cpu(config.devices)
   prior = identity.load(config)
   devices.mesh(config.devices)
-  return Job(config, prior, build_sampler(config, prior), entrants.make_grid(prior, str(config.steps)))
+  shape = picture_shape(config, prior)
+  method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
+  memory.check_chains(
+    prior,
+    method,
+    None,
+    grid,
+    chains=min(config.num_samples, config.batch_size),
+    batch_size=config.batch_size,
+    shape=shape,
+    kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
+    mesh=devices.mesh(config.devices),
+  )
+  return Job(config, prior, method, grid)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, methods, progress
+from diffinv import devices, errors, files, memory, methods, progress
 from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
@@ -213,7 +213,29 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   check_method(config, name, task, built, cases)
   measurement.noise_model(config, task)
   devices.mesh(config.devices)
-  return Job(config, prior, name, task, built, grid, cases, read)
+  job = Job(config, prior, name, task, built, grid, cases, read)
+  check_memory(job)
+  return job
+
+
+def check_memory(job: Job) -> None:
+  """Check that the machine has the memory for pictures of every size.
+
+  Raises:
+    UsageError: it has not.
+  """
+  for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size):
+    if len(part) == count:  # the first of its size
+      memory.check_chains(
+        job.prior,
+        job.method,
+        job.load(part[0])[0],
+        job.grid,
+        chains=count * job.config.num_samples,
+        batch_size=job.config.batch_size,
+        shape=part[0].shape,
+        mesh=devices.mesh(job.config.devices),
+      )
 
 
 def picture_paths(config: Restoration) -> list[pathlib.Path]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, output, progress, reading, text
+from diffinv import devices, errors, files, memory, output, progress, reading, text
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
 from diffinv.methods import METHODS
@@ -230,7 +230,32 @@ def prepare(config: Search, file: pathlib.Path) -> Prepared:
     for name, task in tasks.items()
   }
   table = entrants.read_settings(config)
-  return Prepared(config, prior, table, cases, truths, problems, plan_jobs(config, prior, table, problems))
+  found = Prepared(config, prior, table, cases, truths, problems, plan_jobs(config, prior, table, problems))
+  check_memory(found)
+  return found
+
+
+def check_memory(p: Prepared) -> None:
+  """Check that the machine has the memory for every sweep.
+
+  Raises:
+    UsageError: it has not.
+  """
+  count = len(p.cases) * p.config.num_samples
+  for job in p.jobs:
+    size = max(size for _, size in search.parts(job.found, max(1, p.config.batch_size // count)))
+    memory.check_chains(
+      p.prior,
+      job.found[0].method,
+      p.problems[job.task][0],
+      job.grid,
+      chains=size * count,
+      batch_size=p.config.batch_size,
+      shape=p.cases[0].shape,
+      kept=memory.pictures(len(p.cases), p.cases[0].shape),
+      mesh=devices.mesh(p.config.devices),
+      swept=True,
+    )
 
 
 # What is tried
