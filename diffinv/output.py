@@ -318,6 +318,14 @@ def recover(path: pathlib.Path) -> None:
   _remove_replaced(aside)
 
 
+def tidy(path: pathlib.Path) -> None:
+  """Remove what a process left that was stopped when the folder `path` was already in its place."""
+  recover(path)
+  if os.path.lexists(path / LOCK):
+    with contextlib.suppress(FileExistsError), locked(path):  # which removes it, unless another process has it
+      pass
+
+
 def _remove_replaced(aside: pathlib.Path) -> None:
   found = Manifest.read(aside)
   if found is not None:

@@ -470,6 +470,7 @@ def is_done(
       f"output: {path} holds a finished {kind.noun} that differs in {changed[0]}; choose another `output`, or replace "
       "it with `overwrite`"
     )
+  output.tidy(path)
   progress.note(f"{path} holds this {kind.noun} already; nothing is done again")
   return True
 
