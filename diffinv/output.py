@@ -309,7 +309,11 @@ def recover(path: pathlib.Path) -> None:
     return
   found = Manifest.read(aside)
   if found is None:
-    raise FileExistsError(f"output: {aside} is in the way; move it, or choose another `output`")
+    try:
+      aside.rmdir()  # what is left where a stop came at the end of its removal
+    except OSError:
+      raise FileExistsError(f"output: {aside} is in the way; move it, or choose another `output`") from None
+    return
   with locked(aside):
     if not path.exists():
       os.rename(aside, path)

@@ -30,7 +30,7 @@ from diffinv.manifest import NAME
 ONE = "--prior=natural --steps=2 --compilation_cache="
 COMMANDS = {
   "sample": f"sample {ONE} --size=16 --num_samples=2 --batch_size=1",
-  "reconstruct": f"reconstruct {ONE} --input={{place}}/in --task=inpaint_random --method=ddrm --batch_size=1",
+  "reconstruct": f"reconstruct {ONE} --input={{place}}/in/a.png --task=inpaint_random --method=ddrm --batch_size=1",
   "compare": f"compare {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=ddrm --frames=0",
   "tune": f"tune {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=dps --search=dps.scale=0.1,0.2",
 }
@@ -63,15 +63,14 @@ class Disk:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(paths[0]))
 
 
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 watched: list[Disk] = []  # the one that the hook tells; hooks cannot be taken back
 
 
 def hook(event, arguments):
   if not watched:
     return
-  if (
-    event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-  ):
+  if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)) and arguments[2] & WRITES:
     watched[0].asked("open", os.fsdecode(arguments[0]))
   elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"):
     watched[0].asked(event, *(a for a in arguments[:2] if isinstance(a, (str, os.PathLike))))
@@ -134,7 +133,7 @@ def run(arguments):
 
 
 # What two runs may differ in: times, and the digests of what holds them.
-VARIES = ("seconds", "compile_seconds", "run_seconds", "peak_bytes", "digest", "output")
+VARIES = ("seconds", "compile_seconds", "run_seconds", "peak_bytes", "digest", "files", "output", "plan")
 
 
 def plain(value):
@@ -143,18 +142,18 @@ def plain(value):
   return [plain(entry) for entry in value] if isinstance(value, list) else value
 
 
-def content(path):
+def content(path, place):
   if path.name == NAME:
     return sorted(path.read_text().splitlines())
   if path.suffix in (".json", ".jsonl"):
-    text = path.read_text()
+    text = path.read_text().replace(str(place), "PLACE")
     return plain([json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text))
   return path.read_bytes()
 
 
 def everything(place):
   """Return all files below a folder, with what is in them that is the same in every run."""
-  return {path.relative_to(place).as_posix(): content(path) for path in place.rglob("*") if path.is_file()}
+  return {path.relative_to(place).as_posix(): content(path, place) for path in place.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -190,23 +189,14 @@ def check_every_request(command, way, expected, count, tmp_path, capsys, *more, 
     with watch(Disk(place, n, way)):
       status = run(words(command, place, *more))
     error = capsys.readouterr().err
-    assert status == (None if way == "dead" else 1) or everything_but_times(place) == everything_but_times_of(
-      expected
-    ), n
+    # Where the last requests are let down, the work may be done all the same.
+    assert status == (None if way == "dead" else 1) or sorted(everything(place)) == sorted(expected), n
     if status == 1:
       assert error.count("diffinv: error: ") == 1 and "No space left on device" in error, (n, error)
       assert "Traceback" not in error, (n, error)
     assert run(words(command, place, *more)) == 0, (n, capsys.readouterr().err)
     assert everything(place) == expected, n
     shutil.rmtree(place.parent)
-
-
-def everything_but_times(place):
-  return sorted(everything(place))
-
-
-def everything_but_times_of(expected):
-  return sorted(expected)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -217,16 +207,24 @@ def test_whatever_request_fails_the_same_command_finishes_the_same(command, way,
   check_every_request(command, way, expected, count, tmp_path, capsys)
 
 
-def with_an_old_one(place):
+@pytest.fixture(scope="module")
+def with_an_old_one(tmp_path_factory):
   """Begin with an output that is to be replaced."""
-  prepare(place)
-  assert run([*words("sample", place), "--seed=7", "--num_samples=3"]) == 0
-  return place
+  old = prepare(tmp_path_factory.mktemp("old") / "place")
+  assert run([*words("sample", old), "--seed=7", "--num_samples=1"]) == 0
+
+  def begin(place):
+    shutil.copytree(old, place)
+    return place
+
+  return begin
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.slow
-def test_whatever_request_fails_what_is_replaced_is_whole_until_the_new_one_is(way, undisturbed, tmp_path, capsys):
+def test_whatever_request_fails_what_is_replaced_is_whole_until_the_new_one_is(
+  way, undisturbed, with_an_old_one, tmp_path, capsys
+):
   expected, count = undisturbed("sample", "--overwrite", begin=with_an_old_one)
   check_every_request("sample", way, expected, count, tmp_path, capsys, "--overwrite", begin=with_an_old_one)
 

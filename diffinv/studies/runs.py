@@ -425,6 +425,12 @@ class RunFolder:
     """Remove OUTPUT.running, whose results are somewhere else; while it is `held`."""
     self._folder.discard()
 
+  def remove_left(self) -> None:
+    """Remove OUTPUT.running where a stop came before that was done, when its results were already somewhere else."""
+    if self.partial.exists():
+      with self._folder.held(restart=True):
+        pass
+
 
 def planned(plan: dict[str, Any], kind: Kind) -> dict[str, Any]:
   """Return a plan as run.json has it."""

@@ -199,9 +199,7 @@ def read_finished(p: Prepared, run: runs.RunFolder, file: pathlib.Path) -> Tuned
     outcome_of(p.config, job, [nan if mark is None else mark for mark in marks_of[job.task, job.name]])
     for job in p.jobs
   ]
-  if run.partial.exists():  # a stop came before it was removed
-    with run.held(restart=True):
-      pass
+  run.remove_left()
   return Tuned(outcomes, table, p.config.criterion)
 
 
