@@ -70,7 +70,7 @@ def test_the_weights_are_the_means_and_the_sources_are_recorded(tool, save, tmp_
     ("one", "--priors: expected two or more, got .*a$"),
     ("schedule", "d: expected the schedule of .*a, .*linear.*, got .*cosine"),
     ("missing", "none"),
-    ("taken", "output: expected a new folder, got one that exists, .*a; .*--overwrite"),
+    ("taken", "output: the folder .*a exists; .*--overwrite"),
   ],
 )
 def test_wrong_priors_are_refused_in_a_line(tool, save, tmp_path, bad, message):

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
 import re
 import zlib
 
@@ -22,6 +23,7 @@ from diffinv.priors import folder as checkpoint
 from diffinv.studies import chains as bench
 from diffinv.studies import identity
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 QUICK = "--steps=4 --prior=natural --compilation_cache="
 
@@ -95,6 +97,13 @@ def files(tmp_path_factory):
     text(f"mixed/{name}", (folder / name).read_bytes())
   (folder / "prior").mkdir()
   text("prior/prior.json", b'{"format": "diffinv')
+  os.mkfifo(folder / "fifo")
+  (folder / "dangling.png").symlink_to("gone")
+  (folder / "fifos").mkdir()
+  (folder / "fifos" / "prior.json").symlink_to(folder / "fifo")
+  (folder / "null").mkdir()
+  shipped = json.loads((ROOT / "checkpoints" / "photo" / "prior.json").read_text())
+  text("null/prior.json", json.dumps({**shipped, "schedule": None}).encode())
   return folder
 
 
@@ -324,7 +333,22 @@ CASES = {
     FAILURE,
     "prior.json: expected JSON, got only its beginning: it is cut off; the file is",
   ),
+  "FIFO as prior.json": (f"{SR} {GOOD} --prior={{in}}/fifos", FAILURE, "prior.json: expected a file, got a FIFO"),
+  "null in a prior": (
+    f"{SR} {GOOD} --prior={{in}}/null",
+    FAILURE,
+    "null/prior.json: expected a table at schedule, got null",
+  ),
   # pictures
+  "FIFO": (f"{SR} --input={{in}}/fifo", USAGE, "fifo: expected a file, got a FIFO; check the path"),
+  "device": (f"{SR} --input=/dev/zero", USAGE, "/dev/zero: expected a file, got a device; check the path"),
+  "dangling link": (
+    f"{SR} --input={{in}}/dangling.png",
+    FAILURE,
+    "dangling.png: expected a file, found a link to nothing",
+  ),
+  "FIFO as mask": (f"{INPAINT} {GOOD} --mask={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
+  "FIFO of settings": (f"{SR} {GOOD} --settings={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
   "no picture": (
     f"{SR} --input={{in}}/no.png",
     FAILURE,
@@ -575,8 +599,13 @@ CASES = {
     "--set: expected a field that is not searched, got diffpir.zeta; leave it out",
   ),
   # convert; what can be wrong with the tensors is in test_convert.py
-  "no weights": (f"{CONVERT} --input={{in}}/no.safetensors", FAILURE, "No such file or directory: .*no.safetensors"),
-  "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "Is a directory: .*none"),
+  "no weights": (
+    f"{CONVERT} --input={{in}}/no.safetensors",
+    FAILURE,
+    "no.safetensors: expected a file, found nothing there",
+  ),
+  "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "none: expected a file, got a folder"),
+  "FIFO of weights": (f"{CONVERT} --input={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
   "unknown preset": (f"{CONVERT} --input={{in}}/text.png --preset=celeba", USAGE, "--preset=celeba.*ffhq256"),
   "prior there": (
     f"{CONVERT} --input={{in}}/no.pt --output={{place}}/ours",

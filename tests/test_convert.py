@@ -78,7 +78,7 @@ def test_safetensors_file_becomes_a_prior_without_torch(capsys, safetensors_file
   assert description["schedule"] == {"name": "cosine", "num_steps": 400}
   assert description["provenance"]["source"] == "tiny.safetensors"
   assert description["provenance"]["sha256"] == hashlib.sha256(safetensors_file.read_bytes()).hexdigest()
-  assert "expected a new folder" in fails(capsys, *args)
+  assert "exists; choose another --output" in fails(capsys, *args)
   assert run(capsys, *args, "--overwrite")[0] == 0
   assert os.listdir(tmp_path) == ["tiny"]
 
@@ -272,7 +272,10 @@ def test_the_file_that_is_read_is_not_replaced(capsys, tmp_path):
   (tmp_path / "w.pt").write_bytes(b"weights")
   line = ["convert", f"--input={tmp_path / 'w.pt'}", f"--output={tmp_path}", "--overwrite", "--image_size=32"]
   assert main.execute(line) == 2
-  assert "w.pt lies in" in capsys.readouterr().err and (tmp_path / "w.pt").exists()
+  assert (
+    f"expected a place apart from --input, {tmp_path} contains" in capsys.readouterr().err
+    and (tmp_path / "w.pt").exists()
+  )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffinv import errors, options, reading
+from diffinv import errors, options, output, reading
 from diffinv.nets import guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import folder as priors
@@ -85,15 +85,14 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
     overwrite: replace a prior that is there.
 
   Raises:
-    UsageError: the file lies in the folder that would be replaced.
+    UsageError: the folder is not apart from the file, see `output.check_apart`.
     FileExistsError: the folder exists, see `folder.check_free`.
     ValueError: the file is damaged, or not the network that it should be; the message names the file.
     OSError: the file cannot be opened.
   """
   path = pathlib.Path(config.input)
+  output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
   priors.check_free(folder, overwrite=overwrite)
-  if pathlib.Path(folder).resolve() in path.resolve().parents:
-    raise errors.UsageError(f"`output`: {path} lies in {folder}, which would be replaced; choose another")
   state_dict = read_state_dict(path)
   try:
     network, params = _identify(state_dict, config)
