@@ -24,7 +24,8 @@ NAMES = {
 WHOLE, REDUCING, COSTLY = (tuple(names.split()) for names in NAMES.values())
 CALLS = "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call shard_map"
 MAPPED = "shard_map"  # over devices: what is within is a part of what is without
-BARRIER = "optimization_barrier"  # gives what it takes, and that is whole
+BARRIER = "optimization_barrier"  # takes whole values
+PASSING = ("reshape", "squeeze", "expand_dims", BARRIER)  # give what they take
 
 
 def nbytes(value: Any) -> int:
@@ -52,6 +53,7 @@ class _Program:
     self.given = {self._name(names, v) for v in (*jaxpr.constvars, *jaxpr.invars)}
     self._read(jaxpr, names, 1)
     self.results = [names[v] for v in jaxpr.outvars if not isinstance(v, core.Literal)]
+    self._prune()
 
   def _name(self, names, variable, parts=1) -> int:
     names[variable] = len(self.sizes)
@@ -70,6 +72,15 @@ class _Program:
       gives = [self._name(names, v, parts) for v in equation.outvars]
       needed = parts * max(map(peak, inner), default=0)
       self.operations.append(_Operation(equation.primitive.name, [v for v in takes if v is not None], gives, needed))
+
+  def _prune(self) -> None:
+    """Leave out the operations whose results nobody uses."""
+    used, kept = set(self.results), []
+    for operation in reversed(self.operations):
+      if used.intersection(operation.gives):
+        used.update(operation.takes)
+        kept.append(operation)
+    self.operations = kept[::-1]
 
   def _call(self, jaxpr, takes, results, names, parts) -> None:
     """Read a call as if its operations stood here."""
@@ -126,14 +137,14 @@ def _whole(program: _Program) -> set[int]:
   """Return the values that are in memory, without what is given."""
   uses = collections.Counter(v for _, takes, _, _ in program.operations for v in set(takes))
   needed, passed = set(program.results), set()
-  for name, takes, gives, _ in program.operations:
+  for name, takes, gives, _ in reversed(program.operations):
     opaque = name.startswith(WHOLE)
-    if opaque or name == BARRIER:
-      needed.update(takes)
-    if opaque or name.startswith(REDUCING):
-      needed.update(gives)
-    if name.startswith(COSTLY):
-      needed.update(v for v in gives if uses[v] > 1)
-    if name == BARRIER:
+    if name in PASSING:
       passed.update(gives)
+    elif opaque or name.startswith(REDUCING):
+      needed.update(gives)
+    elif name.startswith(COSTLY):
+      needed.update(v for v in gives if uses[v] > 1)
+    if opaque or name == BARRIER or (name in PASSING and needed.intersection(gives)):
+      needed.update(takes)
   return needed - passed - program.given
