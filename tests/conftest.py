@@ -19,9 +19,14 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag 
   XLA_FLAGS += ("--xla_cpu_use_fusion_emitters=false",)  # compiles small programs a quarter faster
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS))
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
+
+# The same examples on every run, and no limit on the time of one: machines differ.
+hypothesis.settings.register_profile("diffinv", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("diffinv")
 
 
 @pytest.hookimpl(tryfirst=True)
