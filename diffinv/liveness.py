@@ -1,9 +1,10 @@
 """How much memory the values of a compiled function take, estimated from its jaxpr: nothing is compiled.
 
-The values that are alive together count, in the order of the jaxpr, as the compiler has them: element-wise operations
-are fused with what consumes them, and are in memory only where a product, a convolution, a loop or the result takes
-them whole, or where they are costly and used more than once. A gradient is part of the jaxpr, and with it what it keeps
-of the way forward. Compared with XLA's own figures on a CPU, steps of DPS and DiffPIR need 0.7 to 1.2 times as much.
+The values that are alive together count, in the order of the jaxpr, as the compiler has them: an element-wise operation
+is fused with what consumes it, and its value is in memory only where a product, a convolution, a loop or the result
+takes it whole, or where it is used more than once. A gradient is part of the jaxpr, and with it what it keeps of the
+way forward. XLA makes copies for other layouts besides, and does not share all that could be: OVERHEAD is measured on a
+CPU, where steps of DPS, DiffPIR and training then come to 0.6 to 1.2 times its figures.
 """
 
 import collections
@@ -13,18 +14,21 @@ from typing import Any, NamedTuple
 
 from jax.extend import core
 
-# Beginnings of the names of operations that take whole values and give such; of those that only give such; of those
-# that are not done twice where their results are used more than once. All others are part of what uses their results.
+OVERHEAD = 1.5  # what is needed over what is alive
+
+# Beginnings of the names of operations that take whole values and give such, and of those that only give such. All
+# others are part of what uses their result once.
 NAMES = {
   "whole": """conv_ dot_ ragged_dot scan while cond fft sort gather scatter cum reduce_window select_and_ top_k
     triangular_solve cholesky eig svd qr lu random_gamma pure_callback io_callback""",
   "reducing": "reduce_ arg",
-  "costly": "exp log logistic tanh erf sin cos pow",
 }
-WHOLE, REDUCING, COSTLY = (tuple(names.split()) for names in NAMES.values())
+WHOLE, REDUCING = (tuple(names.split()) for names in NAMES.values())
 CALLS = "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call shard_map"
+CHEAP = ("broadcast_in_dim", "iota")  # done again for each use
 MAPPED = "shard_map"  # over devices: what is within is a part of what is without
-BARRIER = "optimization_barrier"  # gives what it takes, and that is whole
+BARRIER = "optimization_barrier"  # takes whole values
+PASSING = ("reshape", "squeeze", "expand_dims", BARRIER)  # give what they take
 
 
 def nbytes(value: Any) -> int:
@@ -52,6 +56,7 @@ class _Program:
     self.given = {self._name(names, v) for v in (*jaxpr.constvars, *jaxpr.invars)}
     self._read(jaxpr, names, 1)
     self.results = [names[v] for v in jaxpr.outvars if not isinstance(v, core.Literal)]
+    self._prune()
 
   def _name(self, names, variable, parts=1) -> int:
     names[variable] = len(self.sizes)
@@ -68,8 +73,17 @@ class _Program:
         self._call(inner[0], takes, equation.outvars, names, within)
         continue
       gives = [self._name(names, v, parts) for v in equation.outvars]
-      needed = parts * max(map(peak, inner), default=0)
+      needed = parts * max(map(alive, inner), default=0)
       self.operations.append(_Operation(equation.primitive.name, [v for v in takes if v is not None], gives, needed))
+
+  def _prune(self) -> None:
+    """Leave out the operations whose results nobody uses."""
+    used, kept = set(self.results), []
+    for operation in reversed(self.operations):
+      if used.intersection(operation.gives):
+        used.update(operation.takes)
+        kept.append(operation)
+    self.operations = kept[::-1]
 
   def _call(self, jaxpr, takes, results, names, parts) -> None:
     """Read a call as if its operations stood here."""
@@ -99,6 +113,11 @@ def _inner(parameters: dict[str, Any]) -> Iterable[Any]:
 
 
 def peak(jaxpr: Any) -> int:
+  """Return about how many bytes a jaxpr needs, compiled, besides its arguments; its results are among them."""
+  return int(OVERHEAD * alive(jaxpr))
+
+
+def alive(jaxpr: Any) -> int:
   """Return the most bytes that the values of a jaxpr take together, its results among them and not its arguments."""
   program = _Program(jaxpr)
   whole = _whole(program)
@@ -114,11 +133,11 @@ def peak(jaxpr: Any) -> int:
   ending: dict[int, list[int]] = {}
   for buffer, number in last.items():
     ending.setdefault(number, []).append(buffer)
-  alive = most = 0
+  now = most = 0
   for number, (_, _, gives, inner) in enumerate(program.operations):
-    alive += sum(program.sizes[v] for v in gives if v in whole)
-    most = max(most, alive + inner)
-    alive -= sum(program.sizes[v] for v in ending.get(number, ()) if v in whole)
+    now += sum(program.sizes[v] for v in gives if v in whole)
+    most = max(most, now + inner)
+    now -= sum(program.sizes[v] for v in ending.get(number, ()) if v in whole)
   return most
 
 
@@ -126,14 +145,14 @@ def _whole(program: _Program) -> set[int]:
   """Return the values that are in memory, without what is given."""
   uses = collections.Counter(v for _, takes, _, _ in program.operations for v in set(takes))
   needed, passed = set(program.results), set()
-  for name, takes, gives, _ in program.operations:
+  for name, takes, gives, _ in reversed(program.operations):
     opaque = name.startswith(WHOLE)
-    if opaque or name == BARRIER:
-      needed.update(takes)
-    if opaque or name.startswith(REDUCING):
-      needed.update(gives)
-    if name.startswith(COSTLY):
-      needed.update(v for v in gives if uses[v] > 1)
-    if name == BARRIER:
+    if name in PASSING:
       passed.update(gives)
+    elif opaque or name.startswith(REDUCING):
+      needed.update(gives)
+    elif name not in CHEAP:
+      needed.update(v for v in gives if uses[v] > 1)
+    if opaque or name == BARRIER or (name in PASSING and needed.intersection(gives)):
+      needed.update(takes)
   return needed - passed - program.given

@@ -19,7 +19,7 @@ from diffinv.schedules import Level
 FLOAT = 4  # bytes
 GIGA = 1e9
 SMALL = 0.1  # of what there is: what certainly needs less is not traced
-TRUST = 0.75  # of an estimate is needed with certainty: it is up to 1.2 times what the compiler needs
+TRUST = 0.75  # of an estimate is needed with certainty, see `diffinv.liveness`
 CHAINS_ADVICE = "lower `batch_size`, `size` or `num_samples`"
 TRAINING_ADVICE = "lower `batch_size`, `size` or `channels`, or raise `accumulate`"
 
