@@ -58,10 +58,13 @@ def interruption(advice: str) -> Iterator[None]:
   """Say what is left of the work within, and how to go on, when it is interrupted."""
   try:
     yield
-  except Stopped as stop:
-    raise Stopped(stop.number, advice) from None
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(f"interrupted; {advice}") from None
+  except KeyboardInterrupt as stop:
+    raise interrupted(stop, advice) from None
+
+
+def interrupted(stop: KeyboardInterrupt, left: str) -> KeyboardInterrupt:
+  """Return an interruption of the same signal that says what is left of the work."""
+  return Stopped(stop.number, left) if isinstance(stop, Stopped) else KeyboardInterrupt(f"interrupted; {left}")
 
 
 def exit_code(error: BaseException) -> int | None:

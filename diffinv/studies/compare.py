@@ -69,14 +69,13 @@ def compare(
   """
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
+  casing.check_apart(study, path)
   runs.check_free(path, overwrite=overwrite)
   comparison = prepare(study, None if kept is not None else path)
   if runs.is_done(path, comparison.plan, overwrite=overwrite):
     return read_results(path)
   run = runs.RunFolder(path, comparison.plan)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} rows are there")
+  with run.held(restart=restart):
     write_measurements(run, comparison)
     restore_all(run, comparison)
     write_sheets(run, comparison)
@@ -96,8 +95,6 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   prior, tasks = identity.load(study), named_tasks(study.tasks)
   entrants.note_settings(study)
   study = study if study.data else dataclasses.replace(study, data=(str(bundled.ASTRONAUT),))
-  if folder is not None:
-    casing.check_apart(study, folder)
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
   devices.mesh(study.devices)  # tells too many

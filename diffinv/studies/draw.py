@@ -93,16 +93,14 @@ def draw_all(
     FileExistsError: the folder may not be written.
   """
   path = pathlib.Path(os.path.expanduser(folder))
-  runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   cases.check_apart(config, path)
+  runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   job = plan(config)
   about = describe(job, path)
   if runs.is_done(path, about, runs.DRAWING, overwrite=overwrite):
     return runs.read_results(path, runs.DRAWING)
   run = runs.RunFolder(path, about, kind=runs.DRAWING)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+  with run.held(restart=restart):
     run_all(run, job)
     write_grid(run, job)
     found = contents(job, run)

@@ -395,16 +395,14 @@ def restore_all(
     FileExistsError: the folder may not be written.
   """
   path = pathlib.Path(os.path.expanduser(folder))
-  runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
   casing.check_apart(config, path)
+  runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
   job = plan(config)
   about = describe(job, path)
   if runs.is_done(path, about, runs.RESTORATION, overwrite=overwrite):
     return runs.read_results(path, runs.RESTORATION)
   run = runs.RunFolder(path, about, kind=runs.RESTORATION)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+  with run.held(restart=restart):
     run_all(run, job)
     entries = [run.rows[(case.name,)] for case in job.cases]
     if len(failures(entries)) == len(entries):

@@ -159,15 +159,14 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
   if pathlib.Path(file).suffix != ".json":
     raise errors.UsageError(f"`output`: expected a file NAME.json to write, got {file}")
   file = pathlib.Path(os.path.expanduser(file))
+  casing.check_apart(config, file)
   if not reading.is_file(file) or overwrite:
     output.check_file(file, overwrite=overwrite)
   p = prepare(config, file)
   run = runs.RunFolder(file, plan(p), kind=runs.SEARCH)
   if reading.is_file(file) and not overwrite:
     return read_finished(p, run, file)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} candidates are there")
+  with run.held(restart=restart):
     run_all(run, p)
     outcomes = [judge(config, job, run) for job in p.jobs]
     if all(outcome.best is None for outcome in outcomes):
@@ -215,7 +214,6 @@ class _About(TypedDict):
 
 def prepare(config: Search, file: pathlib.Path) -> Prepared:
   """Load the prior and the pictures, and build every candidate."""
-  casing.check_apart(config, file)
   devices.split_cpu(config.devices)
   prior, tasks = identity.load(config), named_tasks(config.tasks)
   entrants.note_settings(config)
