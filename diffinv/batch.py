@@ -6,7 +6,7 @@ which other images share its batch.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from diffinv import sampler
 from diffinv.methods.base import Info, Method
 from diffinv.priors import AnyPrior
-from diffinv.problems import Problem
+from diffinv.problems import Problem, stack
 from diffinv.schedules import Level, as_arrays
 
 AXIS = "image"  # the mesh axis over which chains are spread
@@ -79,9 +79,7 @@ def sample_batch(
   if counts - {images}:
     raise ValueError(f"problems: expected {images} images as in keys, got {sorted(counts)}; use problems.stack")
   chains = images * samples
-  devices = 1 if mesh is None else mesh.shape[AXIS]
-  chunk = chains if chunk is None else min(chunk, chains)
-  chunk = -(-chunk // devices) * devices
+  chunk = chunk_size(chains, chains if chunk is None else chunk, 1 if mesh is None else mesh.shape[AXIS])
   grid = as_arrays(grid)
   keys = keys.reshape(-1)
   starts = range(0, chains, chunk)
@@ -101,13 +99,39 @@ def sample_batch(
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
 
 
+def chunk_size(chains: int, chunk: int, devices: int) -> int:
+  """Return how many of so many chains run at once: at most `chunk`, rounded up to as many on each device."""
+  return -(-min(chunk, chains) // devices) * devices
+
+
+def step_jaxpr(
+  method: Method, prior: AnyPrior, problem: Problem | None, grid: Level, *, chains: int, swept: bool = False
+) -> Any:
+  """Return the jaxpr of a step of so many chains, by shapes alone; the chains themselves need not be traced again.
+
+  Args:
+    method, prior, grid: as in `sample_batch`; `method` is that of one chain where each has its own.
+    problem: of one image.
+    chains: that run at once.
+    swept: as in `sample_batch`.
+  """
+  several = lambda leaf: jax.ShapeDtypeStruct((chains, *leaf.shape[1:]), leaf.dtype, weak_type=leaf.weak_type)
+  problems = None if problem is None else jax.tree.map(several, jax.eval_shape(lambda: stack([problem])))
+  if swept:
+    method = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chains, *jnp.shape(leaf)), jnp.float32), method)
+  keys, grid = jax.ShapeDtypeStruct((chains,), jax.random.key(0).dtype), as_arrays(grid)
+  total = _total_steps(method, grid, swept)
+  state = jax.eval_shape(_start, keys, problems, method, prior, grid, swept)
+  steps = jnp.arange(_block(total))
+  return _advance.trace(keys, state, steps, problems, method, prior, grid, swept).jaxpr.jaxpr
+
+
 def _run(batch, prior, grid, swept, progress, watch, view):
   keys, problems, method = batch
   if progress is None and watch is None:
     return _whole(keys, problems, method, prior, grid, swept)
-  one = jax.tree.map(lambda leaf: leaf[0], method) if swept else method
-  total = one.levels(grid).alpha.shape[0] - 1
-  block = max(1, -(-total // NUM_BLOCKS))
+  total = _total_steps(method, grid, swept)
+  block = _block(total)
   state = _start(keys, problems, method, prior, grid, swept)
   traces = []
 
@@ -132,6 +156,16 @@ def _run(batch, prior, grid, swept, progress, watch, view):
     report(min(first + block, total))
   info = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, :total], *traces)
   return _finish(state, problems, method, prior, swept), info
+
+
+def _total_steps(method, grid, swept):
+  one = lambda method: (jax.tree.map(lambda leaf: leaf[0], method) if swept else method).levels(grid)
+  return jax.eval_shape(one, method).alpha.shape[0] - 1
+
+
+def _block(total):
+  """Return the steps of a block."""
+  return max(1, -(-total // NUM_BLOCKS))
 
 
 def _total_bytes(memory):

@@ -6,10 +6,13 @@ else that was foreseen with 1. An error that was not foreseen keeps its tracebac
 
 import contextlib
 import errno
+import os
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 
+from diffinv import text
 from diffinv.stopping import LEFT, Stopped
 
 EXIT_FAILURE = 1
@@ -17,12 +20,17 @@ EXIT_USAGE = 2
 EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins the message
-MEMORY_ADVICE = "not enough memory; lower --batch_size, or ask for a smaller --size"
+MEMORY_ADVICE = "not enough memory; lower --batch_size or --size where the command has them, or end other programs"
 ADVICE: dict[int | None, str] = {
   errno.ENOSPC: "; free some space, or write to another disk with --output",
   errno.EDQUOT: "; free some space, or write to another disk with --output",
-  errno.EACCES: "; choose a place that you may use",
+  errno.EFBIG: "; allow larger files with ulimit -f, or write to another disk with --output",
+  errno.EACCES: "; change its permissions, or choose another place",
+  errno.EPERM: "; change its permissions, or choose another place",
   errno.EROFS: "; choose a place that you may use",
+  errno.ENAMETOOLONG: "; choose a shorter name",
+  errno.EMFILE: "; allow more with ulimit -n",
+  errno.ENFILE: "; end other programs, or allow more",
 }
 
 
@@ -50,10 +58,13 @@ def interruption(advice: str) -> Iterator[None]:
   """Say what is left of the work within, and how to go on, when it is interrupted."""
   try:
     yield
-  except Stopped as stop:
-    raise Stopped(stop.number, advice) from None
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(f"interrupted; {advice}") from None
+  except KeyboardInterrupt as stop:
+    raise interrupted(stop, advice) from None
+
+
+def interrupted(stop: KeyboardInterrupt, left: str) -> KeyboardInterrupt:
+  """Return an interruption of the same signal that says what is left of the work."""
+  return Stopped(stop.number, left) if isinstance(stop, Stopped) else KeyboardInterrupt(f"interrupted; {left}")
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -62,23 +73,24 @@ def exit_code(error: BaseException) -> int | None:
     return EXIT_USAGE
   if isinstance(error, KeyboardInterrupt):
     return EXIT_SIGNAL + (error.number if isinstance(error, Stopped) else signal.SIGINT)
-  if isinstance(error, (OSError, MemoryError)) or _is_out_of_memory(error):
+  if isinstance(error, OSError) or _is_out_of_memory(error):
     return EXIT_FAILURE
-  # Messages of this package are one line; those of libraries that were handed something wrong rarely are.
-  return EXIT_FAILURE if type(error) is ValueError and "\n" not in str(error).strip() else None
+  # Messages of this package are one line, but for names; those of libraries that got something wrong rarely are.
+  return EXIT_FAILURE if type(error) is ValueError and ("\n" not in str(error).strip() or _is_ours(error)) else None
 
 
 def one_line(error: BaseException) -> str:
-  """Return the message of such an error on one line."""
+  """Return the message of such an error on one line, what cannot be seen in it visible."""
   if isinstance(error, KeyboardInterrupt):
-    return str(error) or f"interrupted; {LEFT}"
-  if isinstance(error, MemoryError) or _is_out_of_memory(error):
+    return text.visible(str(error)) or f"interrupted; {LEFT}"
+  if _is_out_of_memory(error):
     return MEMORY_ADVICE
   message = str(error)
   if isinstance(error, OSError) and error.strerror is not None:
     place = error.filename2 or error.filename
-    message = f"{error.strerror}{'' if place is None else f': {place}'}{ADVICE.get(error.errno, '')}"
-  return as_flags(" ".join(message.split())) or type(error).__name__
+    place = "" if place is None else f": {text.visible(str(place))}"
+    message = f"{error.strerror}{place}{ADVICE.get(error.errno, '')}"
+  return as_flags(text.visible(" ".join(message.split()))) or type(error).__name__
 
 
 def as_flags(message: str) -> str:
@@ -92,6 +104,15 @@ def brief(error: BaseException) -> str:
   return message if type(error) is ValueError and message else f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
+def _is_ours(error: BaseException) -> bool:
+  """Tell whether a statement of this package raised an error, and not a library that it called."""
+  *_, last = (None, *traceback.extract_tb(error.__traceback__))
+  package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+  return last is not None and last.filename.startswith(package) and (last.line or "").startswith("raise ")
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
   # Told by its message, so that an error is reported without importing JAX.
-  return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
+  if isinstance(error, OSError):
+    return error.errno == errno.ENOMEM
+  return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error))

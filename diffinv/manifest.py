@@ -127,8 +127,8 @@ class Manifest:
       self.names = {}
       self._rewrite()
       return
-    (self.folder / NAME).unlink(missing_ok=True)
     (self.folder / LOCK).unlink(missing_ok=True)
+    (self.folder / NAME).unlink(missing_ok=True)
     files.remove_if_empty(self.folder)
 
   def _remove(self, name: str) -> None:

@@ -6,13 +6,20 @@ the same for any noise. `variance` is what the gradient divides by, the inverse 
 -2 sigma^2 (y - clean) / variance.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffinv import options
 from diffinv.pytree import pytree
 
 PEAK = 255.0  # photons of a white pixel at rate 1: Poisson(255 rate x01) / (255 rate), DPS's convention
 MIN_PHOTONS = 1.0  # a dark pixel counts as one photon, so that no weight is infinite
+MIN_SIGMA, MAX_SIGMA = 1e-6, 1e3  # on [-1, 1]: their squares, and the inverses of these, are far within float32
+MIN_RATE, MAX_RATE = 1e-6, 1e4
+MAX_PHOTONS = 2.0**24  # float32 has every whole number up to it: 6.6 times white at the largest rate
 MIN_PART = 0.25  # of the count: below this prediction a parabola continues the log-likelihood
 
 
@@ -27,7 +34,12 @@ class Gaussian:
   sigma: jax.Array | float  # positive, [], or one for each value of y
 
   def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
-    """Return clean + n, the shape of `clean`."""
+    """Return clean + n, the shape of `clean`.
+
+    Raises:
+      ValueError: sigma is negative, or so large that float32 does not hold its square.
+    """
+    _check("sigma", self.sigma, 0.0, MAX_SIGMA)
     return clean + self.sigma * jax.random.normal(key, clean.shape, clean.dtype)
 
   def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
@@ -52,12 +64,18 @@ class Gaussian:
 class Poisson:
   """Shot noise: y01 = Poisson(255 rate x01) / (255 rate), x01 = (x + 1) / 2 clipped from below at 0."""
 
-  rate: jax.Array | float  # exposure; 1 is 255 photons at white
+  rate: jax.Array | float  # exposure; 1 is 255 photons at white; 1e-6 to 1e4
 
   def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
-    """Return a noisy measurement on [-1, 1], the shape of `clean`."""
-    photons = jax.random.poisson(key, self._photons(clean)).astype(clean.dtype)
-    return 2.0 * photons / (PEAK * self.rate) - 1.0
+    """Return a noisy measurement on [-1, 1], the shape of `clean`; NaN where there is too much light to be counted.
+
+    Raises:
+      ValueError: the rate is out of its bounds.
+    """
+    _check("rate", self.rate, MIN_RATE, MAX_RATE)
+    expected = self._photons(clean)
+    photons = jax.random.poisson(key, jnp.minimum(expected, MAX_PHOTONS)).astype(clean.dtype)
+    return jnp.where(expected <= MAX_PHOTONS, 2.0 * photons / (PEAK * self.rate) - 1.0, jnp.nan)
 
   def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return log p(count_i | clean_i) per value, the shape of `y`."""
@@ -120,3 +138,17 @@ class NoNoise:
   def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return 0, []."""
     return self.std(y)
+
+
+def _check(name: str, value: Any, low: float, high: float) -> None:
+  """Check that a parameter is within its bounds; a traced one passes.
+
+  Raises:
+    ValueError: it is not.
+  """
+  if isinstance(value, jax.core.Tracer):
+    return
+  for number in np.ravel(value):
+    if not low <= number <= high:
+      expected = f"a number from {options.shown(low)} to {options.shown(high)}"
+      raise ValueError(f"{name}: expected {expected}, got {options.shown(number)}")

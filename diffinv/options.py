@@ -8,25 +8,48 @@ the same names (`diffinv.apps.flags`). Both are held to the same bounds by `chec
 import dataclasses
 import math
 import numbers
+import re
+import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from diffinv import errors
 
 KEY = "option"
 MAX_SEED = 2**32 - 1  # of every seed that is an option
+MAX_LETTERS = 1000  # of a text that is read for numbers
+LONGEST = 10**15  # beyond, a number is written with its power of ten
 
 
 class Option(NamedTuple):
-  """What is known of a field besides its type and its default."""
+  """What is known of a field besides its type and its default.
+
+  Every number has both bounds. Those of a text, or of several values, are of each number in it.
+  """
 
   help: str  # one or two sentences, with the unit
   low: float | None  # the least value
   high: float | None  # the largest value
   choices: tuple[str, ...] | None  # None: any
   repeated: bool  # of several values: given one flag a value, not one flag with commas
+  form: Callable[[str], Any] | None  # of a text with numbers: reads it, or raises ValueError
+  advice: str  # what to do in place of a number out of its bounds
+
+  @property
+  def bounded(self) -> bool:
+    """Whether it has bounds."""
+    return self.low is not None and self.high is not None
+
+  @property
+  def bounds(self) -> str:
+    """The bounds as text, "1 to 4,096"."""
+    return f"{shown(self.low)} to {shown(self.high)}"
+
+  def holds(self, number: Any) -> bool:
+    """Tell whether a number is within the bounds."""
+    return (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
 
 
 def option(
@@ -37,17 +60,21 @@ def option(
   high: float | None = None,
   choices: typing.Iterable[str] | None = None,
   repeated: bool = False,
+  form: Callable[[str], Any] | None = None,
+  advice: str = "",
 ) -> Any:
   """Declare a field of a configuration.
 
   Args:
     default: of the field; None for a value that may be left out.
     help: what it means, for the command's help.
-    low, high: bounds of a number, which are allowed themselves.
+    low, high: bounds of a number, or of each number in a text or among several; they are allowed themselves.
     choices: what a text, or each of several texts, may be.
     repeated: of several values: one flag a value on the command line, so that a value may hold commas.
+    form: of a text with numbers: reads it, or raises ValueError.
+    advice: what to do in place of a number out of its bounds.
   """
-  about = Option(help, low, high, None if choices is None else tuple(choices), repeated)
+  about = Option(help, low, high, None if choices is None else tuple(choices), repeated, form, advice)
   return dataclasses.field(default=default, metadata={KEY: about})
 
 
@@ -86,6 +113,8 @@ def _check_value(name: str, value: Any, wanted: type | None, about: Option) -> N
     _check_number(name, value, wanted, about)
   elif wanted is bool and not isinstance(value, bool):
     raise errors.UsageError(f"`{name}`: expected true or false, got {value!r}")
+  elif about.form is not None:
+    _check_text(name, value, about)
   elif about.choices is not None:
     for one in value if isinstance(value, (tuple, list)) else (value,):
       if isinstance(one, str) and one not in about.choices:
@@ -96,16 +125,41 @@ def _check_number(name: str, value: Any, wanted: type, about: Option) -> None:
   real = isinstance(value, numbers.Integral if wanted is int else numbers.Real) and not isinstance(value, bool)
   if not real:
     raise errors.UsageError(f"`{name}`: expected a {'whole ' if wanted is int else ''}number, got {value!r}")
-  if not math.isfinite(value):
+  if not is_finite(value):
     raise errors.UsageError(f"`{name}`: expected a finite number, got {value}")
-  if (about.low is not None and value < about.low) or (about.high is not None and value > about.high):
-    raise errors.UsageError(f"`{name}`: expected {_bounds(about)}, got {value:g}")
+  if not about.holds(value):
+    raise errors.UsageError(f"`{name}`: expected a number from {about.bounds}, got {shown(value)}{about.advice}")
 
 
-def _bounds(about: Option) -> str:
-  if about.low is not None and about.high is not None:
-    return f"a number from {about.low:g} to {about.high:g}"
-  return f"at least {about.low:g}" if about.high is None else f"at most {about.high:g}"
+def _check_text(name: str, value: Any, about: Option) -> None:
+  """Check a text, or the number that stands for it, by its form and the bounds of the numbers in it."""
+  if not isinstance(value, str) and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+    raise errors.UsageError(f"`{name}`: expected a whole number or a text, got {value!r}")
+  text = value if isinstance(value, str) else shown(value, commas=False)
+  if len(text) > MAX_LETTERS:
+    raise errors.UsageError(f"`{name}`: expected a text of at most {MAX_LETTERS} letters, got {len(text)}")
+  try:
+    if about.form is not None:
+      about.form(text)
+  except ValueError as error:
+    raise errors.UsageError(f"`{name}`: {str(error).partition(': ')[2]}") from None  # it begins with another name
+  if not all(about.holds(int(digits)) for digits in re.findall(r"\d+", text)):
+    raise errors.UsageError(f"`{name}`: expected numbers from {about.bounds}, got {text!r}{about.advice}")
+
+
+def is_finite(value: Any) -> bool:
+  """Tell whether a number is finite; a whole number always is, however long."""
+  return isinstance(value, numbers.Integral) or math.isfinite(value)
+
+
+def shown(value: Any, *, commas: bool = True) -> str:
+  """Return a number as a message has it, however long it is."""
+  whole = isinstance(value, numbers.Integral) or (math.isfinite(value) and value == int(value))
+  if whole and abs(value) < LONGEST:
+    return f"{int(value):,}" if commas else str(int(value))
+  if isinstance(value, numbers.Integral) and abs(int(value)) > sys.float_info.max:
+    return f"a number of more than {sys.float_info.max_10_exp} digits"
+  return f"{float(value):g}"
 
 
 def settings(config: Any) -> Mapping[str, Any]:

@@ -274,7 +274,8 @@ class Folder:
 
   def discard(self) -> None:
     """Remove what was written, while the folder is held."""
-    self.manifest.remove(keep_folder=True)
+    self.manifest.remove()
+    self.manifest.names.clear()
 
 
 def replace(place: pathlib.Path, path: pathlib.Path) -> None:
@@ -308,13 +309,25 @@ def recover(path: pathlib.Path) -> None:
     return
   found = Manifest.read(aside)
   if found is None:
-    raise FileExistsError(f"output: {aside} is in the way; move it, or choose another `output`")
+    try:
+      aside.rmdir()  # what is left where a stop came at the end of its removal
+    except OSError:
+      raise FileExistsError(f"output: {aside} is in the way; move it, or choose another `output`") from None
+    return
   with locked(aside):
     if not path.exists():
       os.rename(aside, path)
       (path / LOCK).unlink(missing_ok=True)  # which moved along
       return
   _remove_replaced(aside)
+
+
+def tidy(path: pathlib.Path) -> None:
+  """Remove what a process left that was stopped when the folder `path` was already in its place."""
+  recover(path)
+  if os.path.lexists(path / LOCK):
+    with contextlib.suppress(FileExistsError), locked(path):  # which removes it, unless another process has it
+      pass
 
 
 def _remove_replaced(aside: pathlib.Path) -> None:

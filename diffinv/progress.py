@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from diffinv import stopping
+from diffinv import stopping, text
 
 WIDTH = 24  # characters of the bar
 REDRAW_SECONDS = 0.1
@@ -19,9 +19,9 @@ LOG_SECONDS = 30.0
 NOTEBOOK = "ipykernel"  # the package of the streams that Jupyter gives a program
 
 
-def note(text: str) -> None:
+def note(words: str) -> None:
   """Print a line on stderr about something that a person may want to know."""
-  print(f"note: {text}", file=sys.stderr, flush=True)
+  print(f"note: {text.visible(words)}", file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -67,6 +67,7 @@ class Bar:
       Stopped: by either, if a stop was asked for and the part is not done. What is done is there to be kept.
     """
     stopping.check()
+    label = text.visible(label)
     last: tuple[float, float] | None = None  # (weight done, time) at the previous report
     self._draw(0.0, label)
 

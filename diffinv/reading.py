@@ -4,6 +4,7 @@ A FIFO, a device or a socket could block or flood what reads it, a huge file cou
 would show itself much later. Here each is one line: "FILE: expected ..., got ...; what to do".
 """
 
+import errno
 import os
 import pathlib
 import re
@@ -14,8 +15,10 @@ import msgspec
 
 MOST_JSON = 64_000_000  # bytes: the results of 10,000 pictures take a third; parsed, JSON takes up to 24 times as much
 SHOWN = 40  # characters of a value in a message
+OF_CONTENTS = (None, errno.EINVAL, errno.EOVERFLOW)  # errors of decoders, and those of seeking where a file says
 BLOCKS = getattr(os, "O_NONBLOCK", 0)  # so that opening a FIFO put in the place of a file does not wait for its writer
 BINARY = getattr(os, "O_BINARY", 0)  # Windows
+RIGHT = "check that it is the right file"
 MARK = b"\xef\xbb\xbf"  # of byte order; some editors write it
 
 KINDS = {
@@ -49,7 +52,7 @@ def require_file(path: str | os.PathLike[str]) -> pathlib.Path:
   try:
     _check_regular(os.stat(path), path)
   except (FileNotFoundError, NotADirectoryError):
-    found = f"a link to nothing, {os.readlink(path)}" if path.is_symlink() else "nothing"
+    found = f"a link to nothing, {os.readlink(path)}" if path.is_symlink() else "nothing there"
     raise FileNotFoundError(f"{path}: expected a file, found {found}; check the path") from None
   return path
 
@@ -62,16 +65,24 @@ def is_file(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str], *, most: int | None = None, advice: str = RIGHT) -> BinaryIO:
   """Open a regular file to read its bytes.
 
+  Args:
+    path: of the file.
+    most: bytes that it may have; None for any number.
+    advice: what to do about a larger one.
+
   Raises:
-    FileNotFoundError, ValueError, OSError: see `require_file`.
+    FileNotFoundError, ValueError, OSError: it is larger, or see `require_file`.
   """
   path = require_file(path)
   file = os.fdopen(os.open(path, os.O_RDONLY | BLOCKS | BINARY), "rb")
   try:
-    _check_regular(os.fstat(file.fileno()), path)  # once more: something else may have taken its place
+    found = os.fstat(file.fileno())
+    _check_regular(found, path)  # once more: something else may have taken its place
+    if most is not None:
+      _check_size(found.st_size, most, path, advice)
   except BaseException:
     file.close()
     raise
@@ -84,31 +95,27 @@ def _check_regular(found: os.stat_result, path: pathlib.Path) -> None:
     raise ValueError(f"{path}: expected a file, got {kind}; check the path")
 
 
-def check_size(path: str | os.PathLike[str], most: int, advice: str = "check that it is the right file") -> None:
-  """Check that a regular file has at most so many bytes.
-
-  Raises:
-    FileNotFoundError, ValueError, OSError: it has more, or see `require_file`.
-  """
-  _check_size(os.stat(require_file(path)).st_size, most, path, advice)
-
-
 def _check_size(size: int, most: int, path: str | os.PathLike[str], advice: str) -> None:
   if size > most:
     raise ValueError(f"{os.fspath(path)}: expected at most {most:,} bytes, got {size:,}; {advice}")
 
 
-def read_bytes(path: str | os.PathLike[str], *, most: int, advice: str = "check that it is the right file") -> bytes:
+def read_bytes(path: str | os.PathLike[str], *, most: int, advice: str = RIGHT) -> bytes:
   """Return the contents of a regular file of at most `most` bytes; its size is looked at before it is read.
 
   Raises:
     FileNotFoundError, ValueError, OSError: it is larger, or see `require_file`.
   """
-  with open_file(path) as file:
-    _check_size(os.fstat(file.fileno()).st_size, most, path, advice)
+  with open_file(path, most=most, advice=advice) as file:
     data = file.read(most + 1)
   _check_size(len(data), most, path, advice)  # it may have grown
   return data
+
+
+def raise_system_error(error: BaseException, path: str | os.PathLike[str]) -> None:
+  """Raise an error again, with the file's name, if the system made it: what the file holds may well be whole."""
+  if isinstance(error, OSError) and error.errno not in OF_CONTENTS:
+    raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def read_json(path: str | os.PathLike[str], schema: Any, *, most: int = MOST_JSON, advice: str) -> Any:

@@ -118,16 +118,7 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
     ValueError: the spacing is malformed, or asks for more steps than there are.
   """
   num_steps = len(alpha_bar)
-  name = next((name for name in ("ddim", *EVEN_IN) if spacing.startswith(name)), "")
-  try:
-    counts = [int(part) for part in spacing.removeprefix(name).split(",")]
-  except ValueError:
-    *others, last = map(repr, SPACINGS)
-    raise ValueError(f"steps: expected {', '.join(others)} or {last} with whole numbers, got {spacing!r}") from None
-  if name and len(counts) != 1:
-    raise ValueError(f"steps: expected '{name}N' with one number, got {spacing!r}")
-  if min(counts) < 1:
-    raise ValueError(f"steps: expected at least 1, got {spacing!r}")
+  name, counts = parse_spacing(spacing)
   if counts == [1]:
     return np.array([num_steps - 1])
   if name == "ddim":
@@ -149,6 +140,25 @@ def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:
       position += stride
     start += size
   return np.array(chosen)
+
+
+def parse_spacing(spacing: str) -> tuple[str, list[int]]:
+  """Return the name and the numbers of a spacing, see `respace`.
+
+  Raises:
+    ValueError: it is malformed.
+  """
+  name = next((name for name in ("ddim", *EVEN_IN) if spacing.startswith(name)), "")
+  try:
+    counts = [int(part) for part in spacing.removeprefix(name).split(",")]
+  except ValueError:
+    *others, last = map(repr, SPACINGS)
+    raise ValueError(f"steps: expected {', '.join(others)} or {last} with whole numbers, got {spacing!r}") from None
+  if name and len(counts) != 1:
+    raise ValueError(f"steps: expected '{name}N' with one number, got {spacing!r}")
+  if min(counts) < 1:
+    raise ValueError(f"steps: expected at least 1, got {spacing!r}")
+  return name, counts
 
 
 def _mean_of_both(log_sbar):

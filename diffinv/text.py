@@ -1,4 +1,4 @@
-"""Tables and numbers for a terminal."""
+"""Tables, numbers and names for a terminal."""
 
 import math
 import re
@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 
 ABSENT = "-"  # where there is no number
 GAP = "  "  # between columns
+# What acts on a terminal, or on the lines and the direction of a text, instead of being read: control characters, line
+# separators, overrides of the direction, and halves of surrogate pairs, which stand for bytes that are no UTF-8.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NUMBER = re.compile(r"-|-?\d+(\.\d*)?(e[-+]?\d+)?(±\d+(\.\d*)?)?")
 
 
+def visible(words: str, *, keep: str = "") -> str:
+  r"""Return text with what cannot be seen in it written as in Python's strings, ESC as "\x1b"; but for `keep`."""
+  code = lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode()
+  return _UNSEEN.sub(code, words)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Lay out a table, numbers to the right and text to the left; return its lines.
+  """Lay out a table, numbers to the right and text to the left, what cannot be seen visible; return its lines.
 
   A column is one of numbers if all its cells are numbers, intervals or ABSENT.
 
@@ -23,6 +32,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _column(heading: str, cells: Sequence[str]) -> list[str]:
+  heading, *cells = map(visible, (heading, *cells))
   width = max(map(len, (heading, *cells)))
   pad = str.rjust if all(map(_NUMBER.fullmatch, cells)) else str.ljust
   return [pad(cell, width) for cell in (heading, *cells)]

@@ -46,6 +46,7 @@ OFFHAND = ("--prior=natural", "--compilation_cache=")  # nothing to load, nothin
 QUICK = ("--steps=4", *OFFHAND)
 INPAINT = ("--task=inpaint_random", "--method=dps", "--set=scale=0.5", "--set=rule=code")
 ENDS = (".png", "-mask.png", "-measurement.png", "-measurement.npy", "-sheet.png")  # files about an inpainted picture
+RECORDS = ("manifest.jsonl", "results.json", "rows.jsonl", "run.json")
 CHOSEN = {"rule": "code", "misfit": "likelihood"}  # algorithms of DPS in these tests
 LEVEL = 1  # of 255: programs for other batches round differently, and a file shows it by one at most
 
@@ -136,7 +137,7 @@ def test_sample_writes_what_the_library_draws(drawn):
   expected = drawn_by_library(DDPM((16, 16, 3)), 5, 3)
   near(np.stack([load(drawn / f"{i}.png") for i in range(3)]), expected)
   assert np.ptp(expected) > 20 and not np.array_equal(expected[0], expected[1])
-  assert sorted(os.listdir(drawn)) == ["0.png", "1.png", "2.png", "grid.png", "results.json"]
+  assert sorted(os.listdir(drawn)) == sorted(["0.png", "1.png", "2.png", "grid.png", *RECORDS])
 
 
 def test_sample_grid_holds_every_picture(drawn):
@@ -199,7 +200,11 @@ def test_results_hold_settings_seed_and_versions(inpainted, photos):
   got = results(inpainted)
   assert got["command"] == "reconstruct" and got["task"] == "inpaint_random" and got["seed"] == 3
   settings = got["settings"]
-  assert set(settings) == set(reconstruct.FLAGS) - {"compilation_cache"}  # which no result depends on
+  assert set(settings) == set(reconstruct.FLAGS) - {
+    "compilation_cache",
+    "overwrite",
+    "restart",
+  }  # which no result depends on
   assert (settings["steps"], settings["input"], settings["mask"]) == ("4", [str(photos / "a.png")], None)
   assert got["method"]["name"] == "dps" and got["method"]["fields"] == CHOSEN | {"scale": 0.5}
   assert got["noise"] == {"kind": "gaussian", "sigma": 0.05}
@@ -454,7 +459,7 @@ def test_files_of_pictures_with_like_names_are_apart(photos, tmp_path):
   names = [entry["name"] for entry in got["images"]]
   assert len(set(names)) == 3 and names[0] == "a"
   expected = {f"{name}{end}" for name in names for end in ENDS}
-  assert set(os.listdir(tmp_path / "out")) == {*expected, "results.json"} and len(expected) == 15
+  assert set(os.listdir(tmp_path / "out")) == {*expected, *RECORDS} and len(expected) == 15
   for entry in got["images"]:
     y = np.load(tmp_path / "out" / f"{entry['name']}-measurement.npy")
     near(load(tmp_path / "out" / f"{entry['name']}-measurement.png"), images.to_uint8(y), 0)
@@ -474,7 +479,7 @@ def test_files_about_a_picture_of_any_name_can_be_written(name, wanted, tmp_path
   source = save(tmp_path / os.fsdecode(name), picture(1))
   got = run("reconstruct", tmp_path / "out", f"--input={source}", *INPAINT, "--set=scale=0")
   assert [entry["name"] for entry in got["images"]] == [wanted]
-  assert set(os.listdir(tmp_path / "out")) == {*(f"{wanted}{end}" for end in ENDS), "results.json"}
+  assert set(os.listdir(tmp_path / "out")) == {*(f"{wanted}{end}" for end in ENDS), *RECORDS}
 
 
 def test_names_collide_where_files_about_pictures_would():

@@ -11,7 +11,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from diffinv.nets import small
-from diffinv.priors import Prior
+from diffinv.priors import Prior, arrays
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Schedule
 
@@ -59,7 +59,9 @@ def test_the_weights_are_the_means_and_the_sources_are_recorded(tool, save, tmp_
   sources = [checkpoint.load_provenance(name) for name in names]
   # Nothing was measured of the mean: no figure of the last prior may seem to be of it.
   assert description.pop("provenance") == {"data": "faces", "seed": 3, "images_seen": 1280, "average_of": sources}
-  assert description == {k: v for k, v in checkpoint.load_description(names[0])[0].items() if k != "provenance"}
+  assert description.pop("digests") == arrays.digests(found.params)
+  own = ("provenance", "digests")
+  assert description == {k: v for k, v in checkpoint.load_description(names[0])[0].items() if k not in own}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_the_weights_are_the_means_and_the_sources_are_recorded(tool, save, tmp_
     ("one", "--priors: expected two or more, got .*a$"),
     ("schedule", "d: expected the schedule of .*a, .*linear.*, got .*cosine"),
     ("missing", "none"),
-    ("taken", "output: expected a new folder, got one that exists, .*a; .*--overwrite"),
+    ("taken", "output: the folder .*a exists; .*--overwrite"),
   ],
 )
 def test_wrong_priors_are_refused_in_a_line(tool, save, tmp_path, bad, message):

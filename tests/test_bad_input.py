@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
 import re
 import zlib
 
@@ -18,10 +19,12 @@ from PIL import Image
 
 from diffinv.apps import main
 from diffinv.data import images
+from diffinv.manifest import Manifest
 from diffinv.priors import folder as checkpoint
 from diffinv.studies import chains as bench
 from diffinv.studies import identity
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 QUICK = "--steps=4 --prior=natural --compilation_cache="
 
@@ -95,6 +98,13 @@ def files(tmp_path_factory):
     text(f"mixed/{name}", (folder / name).read_bytes())
   (folder / "prior").mkdir()
   text("prior/prior.json", b'{"format": "diffinv')
+  os.mkfifo(folder / "fifo")
+  (folder / "dangling.png").symlink_to("gone")
+  (folder / "fifos").mkdir()
+  (folder / "fifos" / "prior.json").symlink_to(folder / "fifo")
+  (folder / "null").mkdir()
+  shipped = json.loads((ROOT / "checkpoints" / "photo" / "prior.json").read_text())
+  text("null/prior.json", json.dumps({**shipped, "schedule": None}).encode())
   return folder
 
 
@@ -117,6 +127,7 @@ def place(tmp_path):
     (tmp_path / name).mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / name / "photo.png")
   (tmp_path / "ours" / "results.json").write_text("{}")
+  Manifest.begin(tmp_path / "ours", "drawing", "sample").add("photo.png", "results.json")
   (tmp_path / "file").write_text("a file")
   (tmp_path / "link").symlink_to("ours")
   return tmp_path
@@ -166,11 +177,11 @@ CASES = {
   "no flag": (f"{SR} {{in}}/good.png", USAGE, "expected flags only, got '.*good.png'"),
   "flag without value": (f"{SR} {GOOD} --seed", USAGE, "seed"),
   "word for a number": (f"{SR} {GOOD} --seed=first", USAGE, "--seed=first"),
-  "negative seed": (f"{SR} {GOOD} --seed=-1", USAGE, "--seed=-1"),
+  "negative seed": (f"{SR} {GOOD} --seed=-1", USAGE, "--seed: expected a number from 0 to 4,294,967,295, got -1"),
   "fraction for a count": (f"{SR} {GOOD} --num_samples=1.5", USAGE, "--num_samples=1.5"),
-  "no samples": (f"{SR} {GOOD} --num_samples=0", USAGE, "--num_samples=0"),
+  "no samples": (f"{SR} {GOOD} --num_samples=0", USAGE, "--num_samples: expected a number from 1 to 10,000, got 0"),
   "sample without partner": (f"{SR} {GOOD} --num_samples=3 --antithetic", USAGE, "even number for --antithetic, got 3"),
-  "no chain at once": (f"{SR} {GOOD} --batch_size=0", USAGE, "--batch_size=0"),
+  "no chain at once": (f"{SR} {GOOD} --batch_size=0", USAGE, "--batch_size: expected a number from 1 to .*, got 0"),
   "unknown task": (f"{SR} {GOOD} --task=deblur", USAGE, "--task=deblur.*inpaint_box"),
   "unknown method": (f"{SR} {GOOD} --method=magic", USAGE, "--method=magic.*sdedit"),
   "unknown noise": (f"{SR} {GOOD} --noise=salt", USAGE, "--noise=salt.*gaussian"),
@@ -214,7 +225,11 @@ CASES = {
     "--mask is for inpainting and MRI, got --task=motion_blur; leave it out",
   ),
   "eta without DDIM": (f"{SAMPLE} --output={{out}} --eta=1", USAGE, "--eta is of --sampler=ddim, got --sampler=ddpm"),
-  "eta out of range": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=1.5", USAGE, "--eta=1.5"),
+  "eta out of range": (
+    f"{SAMPLE} --output={{out}} --sampler=ddim --eta=1.5",
+    USAGE,
+    "--eta: expected a number from 0 to 1, got 1.5",
+  ),
   "NaN for eta": (f"{SAMPLE} --output={{out}} --sampler=ddim --eta=nan", USAGE, "--eta: expected a finite number"),
   "sigma of Poisson": (
     f"{SR} {GOOD} --noise=poisson --sigma=0.1",
@@ -222,8 +237,12 @@ CASES = {
     "--sigma is of gaussian noise, got --noise=poi",
   ),
   "rate of Gaussian": (f"{SR} {GOOD} --rate=2", USAGE, "--rate is of poisson noise, got --noise=gaussian"),
-  "zero sigma": (f"{SR} {GOOD} --sigma=0", USAGE, "--sigma: expected a positive number, got 0; pass --noise=none"),
-  "negative sigma": (f"{SR} {GOOD} --sigma=-1", USAGE, "--sigma=-1"),
+  "zero sigma": (
+    f"{SR} {GOOD} --sigma=0",
+    USAGE,
+    "--sigma: expected a number from 1e-06 to 1,000, got 0; pass --noise=none",
+  ),
+  "negative sigma": (f"{SR} {GOOD} --sigma=-1", USAGE, "--sigma: expected a number from 1e-06 to 1,000, got -1"),
   "NaN for sigma": (f"{SR} {GOOD} --sigma=nan", USAGE, "--sigma: expected a finite number, got nan"),
   "infinite rate": (f"{SR} {GOOD} --noise=poisson --rate=inf", USAGE, "--rate: expected a finite number, got inf"),
   "too many devices": (f"{SR} {GOOD} --devices=99", USAGE, "--devices: expected at most \\d+, .* got 99"),
@@ -284,11 +303,15 @@ CASES = {
     USAGE,
     "keep_known re-imposes observed",
   ),
-  "no settings file": (f"{SR} {GOOD} --settings={{in}}/no.json", FAILURE, "No such file or directory: .*no.json"),
+  "no settings file": (
+    f"{SR} {GOOD} --settings={{in}}/no.json",
+    FAILURE,
+    "no.json: expected a file, found nothing there; check the path",
+  ),
   "cut settings": (
     f"{SR} {GOOD} --settings={{in}}/settings-cut.json",
     FAILURE,
-    "settings: expected JSON in .*cut.json",
+    "cut.json: expected JSON, got only its beginning: it is cut off; see .*literature.json",
   ),
   "list of settings": (f"{SR} {GOOD} --settings={{in}}/settings-list.json", FAILURE, "got another structure"),
   "flat settings": (f"{SR} {GOOD} --settings={{in}}/settings-flat.json", FAILURE, "got another structure"),
@@ -315,8 +338,27 @@ CASES = {
   # priors
   "unknown prior": (f"{SR} {GOOD} --prior=ffhq", FAILURE, "ffhq: no such prior; give a folder .*natural"),
   "folder without prior": (f"{SR} {GOOD} --prior={{in}}/none", FAILURE, "none is not a prior, make one with"),
-  "cut prior": (f"{SR} {GOOD} --prior={{in}}/prior", FAILURE, "prior.json: expected JSON, .* truncated or damaged"),
+  "cut prior": (
+    f"{SR} {GOOD} --prior={{in}}/prior",
+    FAILURE,
+    "prior.json: expected JSON, got only its beginning: it is cut off; the file is",
+  ),
+  "FIFO as prior.json": (f"{SR} {GOOD} --prior={{in}}/fifos", FAILURE, "prior.json: expected a file, got a FIFO"),
+  "null in a prior": (
+    f"{SR} {GOOD} --prior={{in}}/null",
+    FAILURE,
+    "null/prior.json: expected a table at schedule, got null",
+  ),
   # pictures
+  "FIFO": (f"{SR} --input={{in}}/fifo", USAGE, "fifo: expected a file, got a FIFO; check the path"),
+  "device": (f"{SR} --input=/dev/zero", USAGE, "/dev/zero: expected a file, got a device; check the path"),
+  "dangling link": (
+    f"{SR} --input={{in}}/dangling.png",
+    FAILURE,
+    "dangling.png: expected a file, found a link to nothing",
+  ),
+  "FIFO as mask": (f"{INPAINT} {GOOD} --mask={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
+  "FIFO of settings": (f"{SR} {GOOD} --settings={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
   "no picture": (
     f"{SR} --input={{in}}/no.png",
     FAILURE,
@@ -338,7 +380,7 @@ CASES = {
   "gray with alpha": (f"{SR} --input={{in}}/gray-alpha.png", FAILURE, "got grayscale with alpha; .* pass --convert"),
   "16-bit gray": (f"{SR} --input={{in}}/deep.png", FAILURE, "expected 8-bit RGB, got 16-bit grayscale; .* --convert"),
   "16-bit RGB": (f"{SR} --input={{in}}/deep-rgb.png", FAILURE, "expected 8-bit RGB, got 16-bit RGB; .* --convert"),
-  "animation": (f"{SR} --input={{in}}/frames.gif", FAILURE, "got an animation or several pages \\(2 frames\\)"),
+  "animation": (f"{SR} --input={{in}}/frames.gif", FAILURE, "got an animation or several pages; .* pass --convert"),
   "odd size": (f"{SR} --input={{in}}/odd.png", FAILURE, "odd.png: expected 16x16 pixels, got 18x17; pass --fit=crop"),
   "second of odd size": (f"{SR} --input={{in}}/mixed", FAILURE, "odd.png: expected 16x16 pixels, got 18x17"),
   "too small": (f"{SR} --input={{in}}/tiny.png", FAILURE, "tiny.png: expected at least 4x4 pixels, got 3x3"),
@@ -371,7 +413,11 @@ CASES = {
     "expected an array of shape \\[h, w, 3\\], got \\(16, 16\\)",
   ),
   "objects": (f"{SR} --input={{in}}/objects.npy", FAILURE, "objects.npy: expected a .npy array of numbers"),
-  "cut array": (f"{SR} --input={{in}}/cut.npy", FAILURE, "cut.npy: expected a .npy array of numbers, got a damaged"),
+  "cut array": (
+    f"{SR} --input={{in}}/cut.npy",
+    FAILURE,
+    "cut.npy: expected a .npy array of numbers, got one that is cut",
+  ),
   # measurements, masks and kernels
   "no measurement": (f"{SR} --measurement={{in}}/no.npy", FAILURE, "no.npy: expected a file, found nothing there"),
   "NaN in a measurement": (f"{SR} --measurement={{in}}/nan.npy", FAILURE, "expected finite values, got 1 that are NaN"),
@@ -426,7 +472,7 @@ CASES = {
   "threshold out of range": (
     f"{INPAINT} {GOOD} --mask={{in}}/mask.png --mask_threshold=256",
     USAGE,
-    "mask_threshold=256",
+    "mask_threshold: expected a number from 1 to 255, got 256",
   ),
   "no kernel": (
     f"{BLUR} --measurement={{in}}/good.npy",
@@ -461,7 +507,11 @@ CASES = {
     FAILURE,
     "ours exists; choose another --output",
   ),
-  "their folder": (f"{SR} {GOOD} --output={{place}}/theirs --overwrite", FAILURE, "replaces folders that diffinv made"),
+  "their folder": (
+    f"{SR} {GOOD} --output={{place}}/theirs --overwrite",
+    FAILURE,
+    "expected a restoration that diffinv wrote, .*theirs holds no manifest.jsonl",
+  ),
   "a file there": (
     f"{SR} {GOOD} --output={{place}}/file --overwrite",
     FAILURE,
@@ -477,7 +527,7 @@ CASES = {
   "over its own input": (
     f"{SR} --input={{place}}/ours/photo.png --output={{place}}/ours --overwrite",
     USAGE,
-    "photo.png lies in .*ours, which",
+    "expected a place apart from --input, .*ours contains .*photo.png",
   ),
   "photons of a spectrum": (
     f"{SR} {GOOD} --task=phase_retrieval --method=daps --noise=poisson",
@@ -517,12 +567,12 @@ CASES = {
   "over its own photograph": (
     f"{COMPARE} --input={{place}}/ours --output={{place}}/ours --overwrite",
     USAGE,
-    "photo.png lies in .*ours, which",
+    "expected a place apart from --data, .*ours is .*ours",
   ),
   "over its own settings": (
     f"{COMPARE} --data=photos --settings={{place}}/ours/results.json --output={{place}}/ours --overwrite",
     USAGE,
-    "results.json lies in .*ours, which",
+    "expected a place apart from --settings, .*ours contains .*results.json",
   ),
   "field of one of several out of its range": (
     f"{COMPARE} {GOOD} --methods=diffpir --set=diffpir.zeta=-1",
@@ -563,18 +613,23 @@ CASES = {
     "--set: expected a field that is not searched, got diffpir.zeta; leave it out",
   ),
   # convert; what can be wrong with the tensors is in test_convert.py
-  "no weights": (f"{CONVERT} --input={{in}}/no.safetensors", FAILURE, "No such file or directory: .*no.safetensors"),
-  "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "Is a directory: .*none"),
+  "no weights": (
+    f"{CONVERT} --input={{in}}/no.safetensors",
+    FAILURE,
+    "no.safetensors: expected a file, found nothing there",
+  ),
+  "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "none: expected a file, got a folder"),
+  "FIFO of weights": (f"{CONVERT} --input={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
   "unknown preset": (f"{CONVERT} --input={{in}}/text.png --preset=celeba", USAGE, "--preset=celeba.*ffhq256"),
   "prior there": (
     f"{CONVERT} --input={{in}}/no.pt --output={{place}}/ours",
     FAILURE,
-    "expected a new folder, got one that",
+    "the folder .*ours exists",
   ),
   "no prior to replace": (
     f"{CONVERT} --input={{in}}/no.pt --output={{place}}/theirs --overwrite",
     FAILURE,
-    "expected a prior to overwrite",
+    "expected a prior that diffinv wrote, .*theirs holds no",
   ),
 }
 
@@ -588,7 +643,7 @@ def test_bad_input_is_one_line(line, code, message, files, place, capfd):
 def test_a_prior_that_is_read_is_not_replaced(files, place, capfd):
   (place / "ours" / "prior.json").write_text("{}")
   line = f"{SAMPLE} --prior={{place}}/ours --output={{place}}/ours --overwrite"
-  fails(line, USAGE, "prior.json lies in .*ours, which", files, place, capfd)
+  fails(line, USAGE, "expected a place apart from --prior, .*ours is .*ours", files, place, capfd)
 
 
 # Failures in the middle of the work. All run the same two programs, of `SR` and `SAMPLE`.
@@ -628,19 +683,17 @@ def test_diverging_chain_is_one_line(files, place, capfd, monkeypatch):
   fails(f"{SR} {GOOD}", FAILURE, message, files, place, capfd)
 
 
-@pytest.mark.parametrize("call", ["mkdtemp", "rename"])
+@pytest.mark.parametrize("call", ["mkdir", "replace"])
 def test_read_only_disk_is_one_line(call, files, place, capfd, monkeypatch):
-  import tempfile
-
   def fail(*args, **kwargs):
     raise OSError(errno.EROFS, "Read-only file system", str(place / "out"))
 
-  monkeypatch.setattr({"mkdtemp": tempfile, "rename": os}[call], call, fail)
+  monkeypatch.setattr(os, call, fail)
   line = f"{SAMPLE} --output={{out}}"
   fails(line, FAILURE, "Read-only file system: .*out; choose a place that you may use", files, place, capfd)
 
 
-def test_interrupted_exchange_keeps_the_old_folder(files, place, capfd, monkeypatch):
+def test_interrupted_exchange_keeps_both_folders(files, place, monkeypatch):
   """Between moving the old folder aside and the new one in."""
   rename, calls = os.rename, []
 
@@ -650,9 +703,14 @@ def test_interrupted_exchange_keeps_the_old_folder(files, place, capfd, monkeypa
       raise KeyboardInterrupt
     rename(source, target)
 
-  monkeypatch.setattr(os, "rename", fail)
-  fails(f"{SAMPLE} --output={{place}}/ours --overwrite", INTERRUPTED, "interrupted", files, place, capfd)
-  assert len(calls) == 3
+  before, line = snapshot(place / "ours"), [*SAMPLE.split(), f"--output={place / 'ours'}", "--overwrite"]
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "rename", fail)
+    assert main.execute(line) == INTERRUPTED
+  assert len(calls) == 3 and snapshot(place / "ours") == before
+  assert (place / "ours.running" / "0.png").is_file()
+  assert main.execute(line) == 0
+  assert not (place / "ours.running").exists() and not (place / "ours" / "photo.png").exists()
 
 
 def test_fault_of_the_program_keeps_its_traceback(files, place, monkeypatch):

@@ -99,7 +99,7 @@ def test_the_memory_of_a_step_grows_with_the_chains(prior, measured):
 
 
 def test_a_chain_that_leaves_the_numbers_is_told(prior, measured):
-  got = restore(METHODS["dps"](scale=1e38, rule="squared"), prior, measured).images
+  got = restore(METHODS["dps"](scale=1e12, rule="squared"), prior, measured).images
   assert marking.failure(got[0]) == "NaN or infinity in 2 of 2 chains; its steps are too large, lower them"
   with pytest.raises(ValueError, match="dps: expected finite pictures, got NaN or infinity in 2 of 2 chains; its step"):
     marking.require_finite("dps", got)

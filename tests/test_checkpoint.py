@@ -1,8 +1,14 @@
+import copy
 import dataclasses
+import functools
+import gc
+import hashlib
 import json
 import os
+import pathlib
 import re
 import shutil
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +17,7 @@ import pytest
 import reference_networks
 from PIL import Image
 
-from diffinv import errors, output
+from diffinv import errors, files
 from diffinv.apps import main
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian, arrays
@@ -210,7 +216,7 @@ def test_folder_without_a_prior_is_named(tmp_path):
 def test_existing_folder_is_kept_unless_overwritten(prior, tmp_path):
   folder = checkpoint.save_prior(tmp_path / "p", prior, TINY)
   other = dataclasses.replace(prior, params=jax.tree.map(lambda v: v + np.float32(1), prior.params))
-  with pytest.raises(FileExistsError, match="expected a new folder, got one that exists"):
+  with pytest.raises(FileExistsError, match="the folder .* exists; choose another"):
     checkpoint.save_prior(folder, other, TINY)
   checkpoint.save_prior(folder, other, TINY, overwrite=True)
   np.testing.assert_array_equal(checkpoint.load_prior(folder).params["out_0"]["bias"], other.params["out_0"]["bias"])
@@ -220,12 +226,12 @@ def test_existing_folder_is_kept_unless_overwritten(prior, tmp_path):
 def test_overwriting_something_else_is_refused(prior, tmp_path):
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "holiday.png").write_bytes(b"irreplaceable")
-  with pytest.raises(FileExistsError, match="expected a prior to overwrite, got something else"):
+  with pytest.raises(FileExistsError, match="expected a prior that diffinv wrote, .* holds no manifest"):
     checkpoint.save_prior(tmp_path / "photos", prior, TINY, overwrite=True)
   assert (tmp_path / "photos" / "holiday.png").exists()
 
 
-@pytest.mark.parametrize("module, failing", [(arrays, "write"), (output, "_replace")], ids=["write_arrays", "_replace"])
+@pytest.mark.parametrize("module, failing", [(arrays, "write"), (files, "write_text")], ids=["arrays", "description"])
 @pytest.mark.slow
 def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, module, failing):
   checkpoint.save_prior(tmp_path / "old", prior, TINY)
@@ -277,11 +283,11 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
 @pytest.mark.parametrize(
   "edit, message",
   [
-    (lambda d: d.update(format="other-9"), "format: expected 'diffinv-prior-1', got 'other-9'"),
+    (lambda d: d.update(format="other-9"), "format: expected 'diffinv-prior-1', got 'other-9', of another version"),
     (lambda d: d.update(color="red"), "unknown field 'color'; the fields are format, network"),
     (lambda d: d.pop("schedule"), "the field 'schedule' is missing"),
-    (lambda d: d.update(clip="yes"), "clip: expected bool, got 'yes'"),
-    (lambda d: d.update(size_multiple=True), "size_multiple: expected int, got True"),
+    (lambda d: d.update(clip="yes"), "expected true or false at clip, got text"),
+    (lambda d: d.update(size_multiple=True), "expected an integer at size_multiple, got true or false"),
     (lambda d: d.update(size_multiple=3), "size_multiple: expected a multiple of the network's 2, got 3"),
     (lambda d: d.update(image_shape=[17, 16, 3]), "image_shape: expected multiples of 2 pixels"),
     (lambda d: d.update(image_shape=[16, 16, 1]), "image_shape: the network takes 3 channels"),
@@ -289,12 +295,13 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, got 'noise'"),
     (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
     (lambda d: d.update(image_shape=[10**12, 16, 3]), r"image_shape: expected \[height, width, channels\]"),
-    (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine"),
-    (lambda d: d["schedule"].update(name=["linear"]), "schedule: expected a name of linear, cosine"),
-    (
-      lambda d: d["schedule"].update(num_steps=500.0),
-      "schedule: expected a name of linear, cosine and whole num_steps",
-    ),
+    (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine, got 'square'"),
+    (lambda d: d["schedule"].update(name=["linear"]), "expected text at schedule.name, got a list"),
+    (lambda d: d["schedule"].update(num_steps=500.0), "expected an integer at schedule.num_steps, got a number"),
+    (lambda d: d["schedule"].update(color="red"), "schedule: expected name and num_steps alone, got a table of 3"),
+    (lambda d: d.update(provenance=[1]), "expected a table at provenance, got a list"),
+    (lambda d: d.update(digests=None), "expected a table at digests, got null"),
+    (lambda d: d["digests"].update({"params/in": "abc"}), r"expected text of length >= 64 at digests\[...\]"),
     (lambda d: d["schedule"].update(num_steps=10**12), "schedule: expected num_steps in 1..100000, got 1000000000000"),
     (lambda d: d["schedule"].update(num_steps=0), "schedule: expected num_steps in 1..100000, got 0"),
     (
@@ -311,7 +318,10 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d["network"].update(model_channels=10**9), "model_channels: expected at most 65536, got 1000000000"),
     (lambda d: d["network"].update(num_res_blocks=1000), "num_res_blocks: expected at most 64, got 1000"),
     (lambda d: d["network"].update(channel_mult=3), r"channel_mult: expected tuple\[float, ...\], got 3"),
-    (lambda d: d["network"].update(channel_mult=[1, float("nan")]), r"channel_mult: expected tuple\[float, ...\], got"),
+    (
+      lambda d: d["network"].update(channel_mult=[1, float("nan")]),
+      "expected JSON, got NaN at byte .*which JSON lacks",
+    ),
     (lambda d: d["network"].update(channel_mult=[1] * 17), "channel_mult: expected at most 16 levels, got 17"),
     (lambda d: d["network"].update(num_classes=2.5), r"num_classes: expected int \| None, got 2.5"),
     (lambda d: d["network"].update(scale_shift_norm=1), "scale_shift_norm: expected bool, got 1"),
@@ -338,8 +348,8 @@ def saved_small(tmp_path_factory):
     ({"multipliers": []}, "no such network can be built"),
     ({"blocks": 1000}, "blocks: expected at most 64, got 1000"),
     ({"attention": 1}, "attention: expected bool, got 1"),
-    ({"time_scale": float("nan")}, "time_scale: expected float, got nan"),
-    ({"time_scale": float("inf")}, "time_scale: expected float, got inf"),
+    ({"time_scale": float("nan")}, "expected JSON, got NaN"),
+    ({"time_scale": float("inf")}, "expected JSON, got Inf"),
     ({"time_scale": 10**400}, "time_scale: expected at most 65536, got 1000"),
     ({"time_scale": "1"}, "time_scale: expected float, got '1'"),
   ],
@@ -376,7 +386,9 @@ def test_arrays_of_other_than_finite_floats_are_named(saved_small, tmp_path, cha
 
   params = reference_networks.random_params(checkpoint.param_shapes(SMALL))
   params["params"]["in"]["kernel"] = change(jnp.asarray(params["params"]["in"]["kernel"]))
-  (tmp_path / "prior.json").write_text((saved_small / "prior.json").read_text())
+  description = json.loads((saved_small / "prior.json").read_text())
+  del description["digests"]
+  (tmp_path / "prior.json").write_text(json.dumps(description))
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(tmp_path / "params", params)
   with pytest.raises(ValueError, match=message.replace("in/kernel", "params/in/kernel")) as caught:
@@ -415,9 +427,237 @@ def test_a_full_disk_is_reported_as_one(tmp_path, monkeypatch):
 def test_truncated_description_is_one_line(damaged, content):
   folder = damaged(lambda d: None)
   (folder / "prior.json").write_bytes(content)
-  with pytest.raises(ValueError, match="expected (a )?JSON") as caught:
+  with pytest.raises(ValueError, match="expected (a table, got a list|JSON)") as caught:
     checkpoint.load_prior(folder)
   assert "\n" not in str(caught.value)
+
+
+WRONG = (None, True, -1, 0.5, 10**30, 1e300, "", "x" * 1000, "\x1b[31m", [], [[]], [None], {}, {"a": None})
+
+
+def entries(value, path=()):
+  """Give the path of every entry within tables and lists."""
+  for key in value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0):
+    yield (*path, key)
+    yield from entries(value[key], (*path, key))
+
+
+def test_a_wrong_entry_anywhere_is_one_line_or_fits(saved_small, tmp_path):
+  """As for `null`, whatever stands in the place of any entry: no other error than one that a person can act on."""
+  description = json.loads((saved_small / "prior.json").read_text())
+  description["digests"] = dict(list(description["digests"].items())[:1])
+  for path in entries(description):
+    for wrong in WRONG:
+      changed = copy.deepcopy(description)
+      functools.reduce(lambda part, key: part[key], path[:-1], changed)[path[-1]] = wrong
+      (tmp_path / "prior.json").write_text(json.dumps(changed))
+      for load in (checkpoint.load_description, checkpoint.load_provenance):
+        try:
+          load(tmp_path)
+        except ValueError as error:
+          assert str(error).isprintable() and len(str(error)) < 600, (path, wrong)
+
+
+# Weights that are not those that were written
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  config = small.SmallConfig(channels=16, multipliers=(1,), blocks=1, middle_blocks=1, embedding=16)
+  return checkpoint.save_prior(tmp_path_factory.mktemp("priors") / "whole", make_prior(config), config)
+
+
+@pytest.fixture
+def stored(whole, tmp_path):
+  """Copy a prior; return its folder and its stored chunks by name, to be read and written as bytes."""
+  import tensorstore
+
+  folder = tmp_path / "stored"
+  shutil.copytree(whole, folder)
+  base = f"file://{folder / 'params'}/"
+  return folder, tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+
+
+def chunks(store):
+  """Return the names of the chunks of all arrays, of which each has one here."""
+  names = [name for name in store.list().result() if not name.endswith(b"/.zarray")]
+  assert len(names) == 12
+  return names
+
+
+def refused(folder, message=None):
+  """Check that a prior is refused in one line; return whether by its digests."""
+  with pytest.raises(ValueError, match=message) as caught:
+    checkpoint.load_prior(folder)
+  assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+  return "expected the numbers of its digest, got others" in str(caught.value)
+
+
+def flip(data, bit):
+  return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+
+DAMAGE = {
+  "first bit": lambda data, other: flip(data, 0),
+  "bit amid": lambda data, other: flip(data, 4 * len(data)),
+  "last bit": lambda data, other: flip(data, 8 * len(data) - 1),
+  "zeroed": lambda data, other: bytes(len(data)),
+  "cut": lambda data, other: data[: len(data) // 2],
+  "empty": lambda data, other: b"",
+  "lost": lambda data, other: None,
+  "exchanged": lambda data, other: other,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_chunk_of_any_array_is_refused(stored, damage):
+  folder, store = stored
+  data = {name: store[name] for name in chunks(store)}
+  for name, old in data.items():
+    others = [other for other in data.values() if other != old]
+    store.write(name, damage(old, min(others, key=lambda other: abs(len(other) - len(old))))).result()
+    refused(folder)
+    store.write(name, old).result()
+  checkpoint.load_prior(folder)
+
+
+def test_many_damaged_arrays_are_one_line_of_the_command(stored, tmp_path, capfd):
+  """Read by Orbax, they could be pages of tracebacks."""
+  folder, store = stored
+  for name in chunks(store):
+    store.write(name, b"").result()
+  for _ in range(3):
+    assert main.execute(["sample", f"--prior={folder}", "--num_samples=1", f"--output={tmp_path / 'out'}"]) == 1
+    gc.collect()
+    assert re.fullmatch(r"diffinv: error: .*array 'params/.*': it cannot be read: .*\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"use_ocdbt": False}, {"use_zarr3": True}, {"use_ocdbt": False, "use_zarr3": True}]
+)
+def test_every_layout_that_orbax_writes_is_read(whole, tmp_path, options):
+  import orbax.checkpoint as ocp
+
+  shutil.copy(whole / "prior.json", tmp_path)
+  params = checkpoint.load_prior(whole).params
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
+    checkpointer.save(tmp_path / "params", params)
+  assert arrays.digests(checkpoint.load_prior(tmp_path).params) == arrays.digests(params)
+
+
+def test_the_least_bit_of_one_number_of_any_array_is_seen(stored):
+  import tensorstore
+
+  folder, store = stored
+  for name in chunks(store):
+    kvstore = {
+      "driver": "ocdbt",
+      "base": f"file://{folder / 'params'}/",
+      "path": name.decode().rpartition("/")[0] + "/",
+    }
+    array = tensorstore.open({"driver": "zarr", "kvstore": kvstore}).result()
+    old = array.read().result()
+    changed = old.copy()
+    changed.reshape(-1).view(np.uint32)[-1] ^= 1
+    array.write(changed).result()
+    assert refused(folder, re.escape(name.decode().rpartition("/")[0].replace(".", "/")))
+    array.write(old).result()
+  checkpoint.load_prior(folder)
+
+
+def test_arrays_of_one_shape_are_not_exchanged(whole, tmp_path):
+  description = json.loads((whole / "prior.json").read_text())
+  kernels = [f"params/middle_0/conv{i}/kernel" for i in (1, 2)]
+  a, b = (description["digests"][name] for name in kernels)
+  description["digests"].update(zip(kernels, (b, a)))
+  shutil.copytree(whole, tmp_path / "p")
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(description))
+  assert refused(tmp_path / "p", kernels[0])
+
+
+def test_a_flipped_bit_in_any_file_is_refused_or_harmless(whole, tmp_path):
+  params = checkpoint.load_prior(whole).params
+  shutil.copytree(whole / "params", tmp_path / "params")
+  shutil.copy(whole / "prior.json", tmp_path)
+  for path in [path for path in (tmp_path / "params").rglob("*") if path.is_file()]:
+    old = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(8 * len(old), size=6 * bool(old)):
+      path.write_bytes(flip(old, int(bit)))
+      try:
+        found = checkpoint.load_prior(tmp_path).params
+      except ValueError as error:
+        assert "\n" not in str(error)
+      else:
+        assert arrays.digests(found) == arrays.digests(params), path
+    path.write_bytes(old)
+
+
+@pytest.mark.parametrize(
+  "edit, message",
+  [
+    (lambda digests: digests.pop("params/in/kernel"), "array 'params/in/kernel': expected a digest of it"),
+    (lambda digests: digests.clear(), "array '.*': expected a digest of it"),
+    (
+      lambda digests: digests.update({"params/no": "0" * 64}),
+      "expected an array 'params/no', of which there is a digest",
+    ),
+    (lambda digests: digests.update({"params/in/kernel": "0" * 64}), "array 'params/in/kernel': expected the numbers"),
+  ],
+  ids=["missing", "all missing", "left over", "wrong"],
+)
+def test_digests_are_those_of_the_arrays(whole, tmp_path, edit, message):
+  shutil.copytree(whole, tmp_path / "p")
+  description = json.loads((whole / "prior.json").read_text())
+  edit(description["digests"])
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(description))
+  refused(tmp_path / "p", f"{re.escape(str(tmp_path / 'p' / 'params'))}: {message}.*: convert them again, or take")
+
+
+def test_a_prior_from_before_digests_loads_with_a_note_and_gets_them(whole, tmp_path, capfd):
+  shutil.copytree(whole, tmp_path / "p")
+  written = (whole / "prior.json").read_text()
+  description = json.loads(written)
+  del description["digests"]
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(description, indent=2) + "\n")
+  checkpoint.load_prior(tmp_path / "p")
+  assert re.fullmatch(
+    r"note: .*/p: its weights are used unchecked, as its prior.json has no digests of them; add them with "
+    r"tools/add_digests.py\n",
+    capfd.readouterr().err,
+  )
+  checkpoint.add_digests(tmp_path / "p")
+  assert (tmp_path / "p" / "prior.json").read_text() == written
+  checkpoint.load_prior(tmp_path / "p")
+  assert capfd.readouterr().err == ""
+  with pytest.raises(ValueError, match="expected a prior without digests"):
+    checkpoint.add_digests(tmp_path / "p")
+
+
+def test_a_digest_is_of_shape_and_numbers():
+  ramp = np.arange(6, dtype=np.float32)
+  expected = hashlib.sha256(b"[2, 3]\n" + struct.pack("<6f", *range(6))).hexdigest()
+  assert arrays.digest(ramp.reshape(2, 3)) == arrays.digest(jnp.asarray(ramp).reshape(2, 3)) == expected
+  assert (
+    arrays.digest(np.asfortranarray(ramp.reshape(2, 3))) == arrays.digest(ramp.reshape(2, 3).astype(">f4")) == expected
+  )
+  assert len({arrays.digest(ramp.reshape(shape)) for shape in ((6,), (3, 2), (2, 3), (1, 6))}) == 4
+  assert arrays.digest(np.float32(1)) != arrays.digest(np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize("name", ["photo", "faces"])
+def test_shipped_priors_have_digests_of_all_their_arrays(name):
+  root = pathlib.Path(__file__).resolve().parent.parent / "checkpoints" / name
+  description, config = checkpoint.load_description(str(root))
+  assert set(description["digests"]) == set(arrays.flat(checkpoint.param_shapes(config)))
+  checkpoint.load_prior(root)
+
+
+@pytest.mark.parametrize("place", ["params/extra", "params/_METADATA", "prior.json"])
+def test_a_fifo_in_a_prior_keeps_nobody_waiting(whole, tmp_path, place):
+  shutil.copytree(whole, tmp_path / "p")
+  (tmp_path / "p" / place).unlink(missing_ok=True)
+  os.mkfifo(tmp_path / "p" / place)
+  refused(tmp_path / "p", f"{place}: expected a file, got a FIFO")
 
 
 def test_lost_arrays_are_an_error(damaged):

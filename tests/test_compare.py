@@ -222,8 +222,8 @@ def test_one_method_may_take_other_steps(photos, tmp_path):
 
 @pytest.mark.slow
 def test_a_method_that_fails_ends_nothing(photos, tmp_path):
-  """Steps of 1e38 leave the finite numbers: the rows say so, the other method goes on, no picture is written."""
-  flags = ["--tasks=denoising", "--methods=dps,ddrm", "--set=dps.scale=1e38", "--set=dps.rule=squared"]
+  """Steps of 1e12 leave the finite numbers: the rows say so, the other method goes on, no picture is written."""
+  flags = ["--tasks=denoising", "--methods=dps,ddrm", "--set=dps.scale=1e12", "--set=dps.rule=squared"]
   got, said = run(tmp_path / "out", f"--data={photos}", *flags, "--report=true")
   failed, whole = got["runs"]
   reason = "NaN or infinity in 1 of 1 chains; its steps are too large, lower them"
@@ -363,7 +363,8 @@ def test_another_comparison_is_not_mixed_in(photos, tmp_path, monkeypatch, capsy
   assert "interrupted; give the same command again to go on with" in capsys.readouterr().err
   assert main.execute([*flags, "--methods=dps", "--seed=1"]) != 0
   assert (
-    "unfinished comparison that differs in --seed; give its own flags to go on, or --restart" in capsys.readouterr().err
+    "unfinished comparison that differs in --seed; give its own options to go on, or --restart"
+    in capsys.readouterr().err
   )
 
 
@@ -495,7 +496,7 @@ def test_what_the_search_did_not_vary_is_in_the_settings_too(photos, tmp_path):
 
 @pytest.mark.slow
 def test_a_method_that_does_not_stay_finite_does_not_take_the_others_with_it(photos, tmp_path):
-  args = ["--methods=dps,diffpir", "--set=dps.rule=squared", "--search=dps.scale=1e38,3e38", "--num_images=1"]
+  args = ["--methods=dps,diffpir", "--set=dps.rule=squared", "--search=dps.scale=1e12,9e11", "--num_images=1"]
   got, said = tune(tmp_path / "s.json", photos, *args)
   assert "inpaint_random: dps left the finite numbers with every candidate; search smaller steps" in said
   assert "weight" in got["diffpir@4"]["inpaint_random"] and "dps@4" not in got
@@ -505,10 +506,11 @@ def test_a_method_that_does_not_stay_finite_does_not_take_the_others_with_it(pho
 def test_a_mark_of_the_search_is_that_of_a_comparison(tuned, photos, tmp_path):
   """The sweep restores as `compare` does: same keys, same measurements."""
   tried = tuned[1]["about"]["found"][0]["tried"][1]
-  Image.open(photos / "a.png").save(tmp_path / "a.png")
-  Image.open(photos / "b.png").save(tmp_path / "b.png")
+  (tmp_path / "in").mkdir()
+  for name in ("a.png", "b.png"):
+    Image.open(photos / name).save(tmp_path / "in" / name)
   flags = ["--tasks=inpaint_random", "--methods=dps", f"--set=dps.scale={tried['scale']}"]
-  got, _ = run(tmp_path / "out", f"--data={tmp_path}", *flags)
+  got, _ = run(tmp_path / "out", f"--data={tmp_path / 'in'}", *flags)
   assert got["summary"][0]["psnr"]["mean"] == pytest.approx(tried["psnr"], abs=0.01)
 
 
@@ -562,7 +564,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
   assert f"give the same command again to go on with {tmp_path / 's.json.running'}" in capsys.readouterr().err
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3"]) != 0
   said = capsys.readouterr().err
-  assert "holds an unfinished search that differs in --search; give its own flags to go on, or --restart" in said
+  assert "holds an unfinished search that differs in --search; give its own options to go on, or --restart" in said
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3", "--restart"]) == 0
 
 
@@ -610,7 +612,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
     (["--data=photos", "--methods=dps", "--num_images=999"], "num_images: expected at most"),
     (["--data={photos}", "--methods=dps", "--output=nowhere/s.json"], "output: expected a folder, "),
     (
-      ["--data={photos}", "--methods=dps", "--set=dps.rule=squared", "--search=dps.scale=1e38"],
+      ["--data={photos}", "--methods=dps", "--set=dps.rule=squared", "--search=dps.scale=1e12"],
       "expected a candidate that stays finite",
     ),
   ],

@@ -1,8 +1,10 @@
 """Training data: pure functions of the seed and the position; files that cannot be read are named and skipped."""
 
+import os
 import threading
 
 import numpy as np
+import odd_files
 import pytest
 from PIL import Image
 
@@ -72,6 +74,24 @@ def test_a_folder_without_a_readable_file_is_an_error(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(ValueError, match="nowhere"):
     folder.list_images(tmp_path / "nowhere")
+
+
+def test_only_regular_files_are_trained_on(tmp_path):
+  odd_files.make(tmp_path, ".png")
+  (tmp_path / "below").mkdir()
+  odd_files.make(tmp_path / "below", ".jpg")
+  with pytest.raises(ValueError, match="data: expected images"):
+    folder.list_images(tmp_path)
+  Image.new("RGB", (4, 4)).save(tmp_path / "below" / "whole.png")
+  assert folder.list_images(tmp_path) == [os.path.join("below", "whole.png")]
+  folder.fingerprint(tmp_path)
+
+
+def test_what_is_no_regular_file_keeps_no_reader_waiting(tmp_path):
+  for path in odd_files.make(tmp_path, ".png").values():
+    for read in (folder.upright_size, folder.decode):
+      with pytest.raises((ValueError, OSError)):
+        read(path)
 
 
 def test_held_out_files_are_not_trained_on_and_keep_their_side():

@@ -54,8 +54,10 @@ def test_exit_codes_tell_wrong_flags_failures_and_faults(error, code):
     ),
     (
       PermissionError(errno.EACCES, "Permission denied", "out"),
-      "Permission denied: out; choose a place that you may use",
+      "Permission denied: out; change its permissions, or choose another place",
     ),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), errors.MEMORY_ADVICE),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "a"), "File name too long: a; choose a shorter name"),
   ],
   ids=lambda value: None if isinstance(value, BaseException) else value[:20],
 )

@@ -83,6 +83,10 @@ def measured(prior_folder, blobs, quick, tmp_path_factory):
 
 
 def found(measured, name):
+  return written(measured, name)["found"]
+
+
+def written(measured, name):
   return json.loads((measured[1] / f"{name}.json").read_text())
 
 
@@ -91,7 +95,7 @@ def found(measured, name):
 def test_every_measure_writes_its_table_and_its_numbers_with_its_command(measured, name):
   text = (measured[1] / f"{name}.md").read_text()
   assert text.count("|") > 10
-  command = found(measured, name)["command"]
+  command = written(measured, name)["command"]
   assert command.startswith("diffinv evaluate --prior=") and f"`{command}`" in text
 
 
@@ -103,8 +107,8 @@ def config_of(line):
 
 @pytest.mark.slow
 def test_the_command_that_is_written_measures_the_same(measured):
-  asked, written = config_of(measured[0]), config_of(found(measured, "speed")["command"].split()[1:])
-  assert asked == written and asked.num_samples == 5
+  asked, said = config_of(measured[0]), config_of(written(measured, "speed")["command"].split()[1:])
+  assert asked == said and asked.num_samples == 5
 
 
 @pytest.mark.slow
@@ -177,8 +181,18 @@ def test_what_restores_without_a_network_gets_the_same_measurements(measured, pr
 
 @pytest.mark.slow
 def test_a_measure_that_is_there_is_not_replaced_unless_asked(measured, capsys):
-  assert main.execute(measured[0]) == errors.EXIT_FAILURE
+  assert main.execute([*measured[0], "--seed=7"]) == errors.EXIT_FAILURE
   assert "denoising.json exists; choose another --output, or replace it with --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_same_command_again_measures_nothing_and_says_the_same(measured, capsys, monkeypatch):
+  for name in ("denoising", "speed"):
+    monkeypatch.setattr(getattr(evaluate, name), "measure", lambda *_: pytest.fail("measured again"))
+  with jax.numpy_rank_promotion("allow"):
+    assert main.execute([*measured[0], "--measures=denoising,speed"]) == 0
+  texts = [(measured[1] / f"{name}.md").read_text() for name in ("denoising", "speed")]
+  assert "\n".join(texts) in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -297,13 +311,15 @@ def test_a_prior_of_a_folder_of_which_nothing_was_held_out_is_not_measured(folde
     folder_subject(9).held_out(held_out.DENOISING, 8)
 
 
-def test_a_folder_that_is_not_that_of_the_training_is_refused(tmp_path):
+def test_a_folder_that_is_not_that_of_the_training_is_refused(prior_folder, tmp_path):
   for name in ("images", "p"):
     (tmp_path / name).mkdir()
   Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
   files = folder.fingerprint(tmp_path / "images")
   settings = {"data": str(tmp_path / "images"), "files": files, "seed": 0}
-  (tmp_path / "p" / "prior.json").write_text(json.dumps({"provenance": {"steps": 1, "settings": settings}}))
+  fields = json.loads((prior_folder / "prior.json").read_text())
+  fields["provenance"] = {"steps": 1, "settings": settings}
+  (tmp_path / "p" / "prior.json").write_text(json.dumps(fields))
   Image.effect_noise((64, 64), 50).save(tmp_path / "images" / "a.png")
   with pytest.raises(errors.UsageError, match="`prior`: expected the images of its training in .*images, got others"):
     subjects.load(Evaluation(prior=tmp_path / "p"))

@@ -1,12 +1,16 @@
 """Image files: every byte kept, every mode named or converted as asked, all damage an error that names the file."""
 
+import errno
+import os
 import struct
 import zlib
 
 import numpy as np
+import odd_files
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from diffinv import errors
 from diffinv.data import arrays, bundled, images, masks
 
 RNG = np.random.default_rng(0)
@@ -188,7 +192,7 @@ OTHER = {
   "gray_16_tiff": (lambda p: save(p / "a.tif", DEEP), "16-bit grayscale", RGB_OF_DEEP),
   "rgb_16": (lambda p: write_deep_rgb(p / "a.png", RGB.astype(np.uint16) * 257), "16-bit RGB", RGB),
   "cmyk": (lambda p: save(p / "a.tif", CMYK), "CMYK", np.asarray(CMYK.convert("RGB"))),
-  "animation": (lambda p: animation(p / "a.gif"), r"an animation or several pages \(2 frames\)", PALETTE),
+  "animation": (lambda p: animation(p / "a.gif"), "an animation or several pages", PALETTE),
   "see_through_color": (
     lambda p: save(p / "a.png", Image.fromarray(PALETTE.astype(np.uint8)), transparency=(0, 220, 0)),
     "8-bit RGB with a transparent color",
@@ -295,7 +299,9 @@ def test_an_array_that_promises_more_than_it_holds_is_an_error_that_names_it(tmp
   header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 3), }"
   header += b" " * (-(len(header) + 11) % 64) + b"\n"
   (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
-  with pytest.raises(ValueError, match="a.npy: expected a .npy array of numbers, got a damaged or other file"):
+  with pytest.raises(
+    ValueError, match="a.npy: expected a .npy array of numbers, got one that is cut off: its header promises more"
+  ):
     images.read(tmp_path / "a.npy")
 
 
@@ -324,6 +330,145 @@ def test_missing_files_and_folders_are_told_apart(tmp_path, reader, name):
   (tmp_path / name).mkdir()
   with pytest.raises(ValueError, match=f"{name}: expected a file, got a folder"):
     READERS[reader](tmp_path / name)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("ending", [".png", ".npy"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, reader, ending):
+  for name, path in odd_files.make(tmp_path, ending).items():
+    with pytest.raises((ValueError, OSError)) as caught:
+      READERS[reader](path)
+    assert odd_files.WORDS[name] in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".png", ".npy"])
+def test_of_a_folder_only_regular_files_are_taken(tmp_path, ending):
+  odd_files.make(tmp_path, ending)
+  with pytest.raises(ValueError, match="input: expected image files"):
+    images.collect([str(tmp_path)])
+  save(tmp_path / "whole.png", RGB)
+  (tmp_path / "link.png").symlink_to("whole.png")
+  assert images.collect([str(tmp_path)]) == [tmp_path / "link.png", tmp_path / "whole.png"]
+
+
+def part(kind, data):
+  """Return a chunk of a PNG."""
+  return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+BOMBS = {
+  "text": part(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+  "international text": part(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+  "profile": part(b"iCCP", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+  "much text": 80 * part(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000))),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_beside_the_picture_is_named_as_one(tmp_path, bomb):
+  whole = save(tmp_path / "a.png", RGB).read_bytes()
+  (tmp_path / "a.png").write_bytes(whole[:33] + BOMBS[bomb] + whole[33:])
+  with pytest.raises(ValueError, match="a.png: expected little text beside the picture, got too much"):
+    images.read(tmp_path / "a.png")
+
+
+def test_pages_are_not_counted(tmp_path, monkeypatch):
+  """A file may have millions."""
+  path = tmp_path / "a.tif"
+  Image.fromarray(RGB).save(path, save_all=True, append_images=[Image.fromarray(255 - RGB)] * 3)
+  monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda self: pytest.fail("counted")))
+  with pytest.raises(ValueError, match="got an animation or several pages"):
+    images.read(path)
+  np.testing.assert_array_equal(images.read(path, convert=True), images.from_uint8(RGB))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path, name):
+  os.truncate(save(tmp_path / name, RGB), 1 << 40)
+  with pytest.raises(ValueError, match=f"{name}: expected at most 1,000,000,000 bytes, got 1,099,511,627,776; check"):
+    images.read(tmp_path / name)
+
+
+# What is said of a file that is not damaged: the change of a whole one, and the message.
+UNSUPPORTED = {
+  "a.bmp": (lambda data: data[:30] + struct.pack("<I", 4) + data[34:], "can be decoded, got another .*compression .4"),
+  "b.bmp": (lambda data: data[:28] + struct.pack("<H", 7) + data[30:], "can be decoded, got another .*pixel depth .7"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_unsupported_kind_is_not_called_damaged(tmp_path, name):
+  change, message = UNSUPPORTED[name]
+  path = save(tmp_path / name, RGB)
+  path.write_bytes(change(path.read_bytes()))
+  with pytest.raises(ValueError, match=f"{name}: expected an image that {message}") as caught:
+    images.read(path)
+  assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_the_system_says_is_not_called_damaged(tmp_path, monkeypatch, reader, name, code):
+  def refuse(*_, **__):
+    raise OSError(code, os.strerror(code))
+
+  (tmp_path / name).write_bytes(arrays.MAGIC)
+  monkeypatch.setattr(Image, "open", refuse)
+  monkeypatch.setattr(np, "load", refuse)
+  with pytest.raises(OSError) as caught:
+    READERS[reader](tmp_path / name)
+  assert errors.one_line(caught.value).startswith(f"{os.strerror(code)}: {tmp_path / name}")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory when reading image file")], ids=str)
+def test_a_lack_of_memory_is_not_called_damage(tmp_path, monkeypatch, error):
+  def fail(self):
+    raise error
+
+  path = save(tmp_path / "a.png", RGB)
+  monkeypatch.setattr(Image.Image, "load", fail)
+  monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+  with pytest.raises(MemoryError):
+    images.read(path)
+
+
+def npy(shape, kind="<f4", version=(1, 0), data=b""):
+  """Return a `.npy` file with that header."""
+  header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+  header += b" " * (-(len(header) + 11) % 64) + b"\n"
+  return arrays.MAGIC + bytes(version) + struct.pack("<H", len(header)) + header + data
+
+
+REFUSED = {
+  "promises": (npy((1_000_000, 1_000_000, 3)), "got one that is cut off: its header promises more than there is"),
+  "text": (b"hello, this is text", "got a file of another kind; save it with numpy.save"),
+  "empty": (b"", "got a file of another kind"),
+  "objects": (npy((4,), "|O", data=b"\x80\x04]\x94."), "got one of Python objects, which could run code"),
+  "version": (npy((4,), version=(9, 0), data=bytes(16)), "got one of another version"),
+  "header": (npy("(4,"), "got one with a damaged header"),
+}
+
+
+@pytest.mark.parametrize(
+  "read", [arrays.load, arrays.load_real, arrays.read_array, images.read], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("case", REFUSED)
+def test_why_an_array_is_refused_is_said(tmp_path, read, case):
+  content, message = REFUSED[case]
+  (tmp_path / "a.npy").write_bytes(content)
+  with pytest.raises(ValueError, match=f"a.npy: expected a .npy array of numbers, {message}") as caught:
+    read(tmp_path / "a.npy")
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape, kind", [((2**30, 2**10), "|u1"), ((2**30,), "<f4"), ((4,), f"<U{2**28}")], ids=str)
+def test_an_array_that_is_too_large_is_not_read(tmp_path, shape, kind):
+  path = tmp_path / "a.npy"
+  path.write_bytes(npy(shape, kind))
+  os.truncate(path, 2**41)
+  with pytest.raises(ValueError, match="a.npy: expected at most 256,000,000 numbers"):
+    arrays.load(path)
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):

@@ -352,7 +352,7 @@ def test_a_folder_may_be_added_to(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "link to nothing", "FIFO"])
 def test_a_file_is_written_over_a_file_alone(tmp_path, kind):
   place = tmp_path / "a.json"
-  makers = {"folder": place.mkdir, "link to nothing": lambda: place.symlink_to("no"), "FIFO": lambda: os.mkfifo(place)}
+  makers = {
     "folder": place.mkdir,
     "link to nothing": lambda: place.symlink_to("nowhere"),
     "FIFO": lambda: os.mkfifo(place),

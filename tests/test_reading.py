@@ -2,10 +2,10 @@
 
 import json
 import os
-import socket
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+import odd_files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,59 +112,36 @@ def test_any_bytes_are_json_or_one_line(data):
     json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair: it can be written anywhere
 
 
-def not_files(folder):
-  """Make everything that a name can be but a file, and a file; return the words for each."""
-  (folder / "folder").mkdir()
-  os.mkfifo(folder / "fifo")
-  with socket.socket(socket.AF_UNIX) as bound:
-    here = os.getcwd()
-    os.chdir(folder)  # the names of sockets must be short
-    try:
-      bound.bind("socket")
-    finally:
-      os.chdir(here)
-  (folder / "dangling").symlink_to("gone")
-  (folder / "loop").symlink_to("loop")
-  (folder / "to-fifo").symlink_to("fifo")
-  (folder / "device").symlink_to("/dev/zero")
-  (folder / "file").write_bytes(b"{}")
-  return {
-    "folder": "a folder", "fifo": "a FIFO", "to-fifo": "a FIFO", "socket": "a socket", "device": "a device",
-    "dangling": "a link to nothing, gone", "missing": "nothing", "file/below": "nothing", "loop": "symbolic links",
-  }  # fmt: skip
-
-
 READERS = {
   "require_file": reading.require_file,
   "open_file": lambda path: reading.open_file(path),
   "read_bytes": lambda path: reading.read_bytes(path, most=10),
   "read_json": lambda path: reading.read_json(path, Any, advice=ADVICE),
-  "check_size": lambda path: reading.check_size(path, 10),
 }
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, reader):
-  for name, words in not_files(tmp_path).items():
+  (tmp_path / "file").write_bytes(b"{}")
+  for name, path in {**odd_files.make(tmp_path), "missing": tmp_path / "file" / "below"}.items():
     with pytest.raises((ValueError, OSError)) as caught:
-      reader(tmp_path / name)
-    assert words in str(caught.value) and str(tmp_path / name) in str(caught.value)
-    assert not reading.is_file(tmp_path / name)
+      reader(path)
+    assert odd_files.WORDS[name] in str(caught.value) and str(path) in str(caught.value)
+    assert not reading.is_file(path)
   assert reading.is_file(tmp_path / "file")
 
 
 def test_a_fifo_that_takes_the_place_of_a_file_is_refused(tmp_path, monkeypatch):
-  not_files(tmp_path)
   monkeypatch.setattr(reading, "require_file", lambda path: path)  # as if it had been a file a moment before
   with pytest.raises(ValueError, match="expected a file, got a FIFO"):
-    reading.open_file(tmp_path / "fifo")
+    reading.open_file(odd_files.make(tmp_path)["fifo"])
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
   path = tmp_path / "large"
   path.touch()
   os.truncate(path, 1 << 40)
-  for read in (reading.check_size, lambda path, most: reading.read_bytes(path, most=most)):
+  for read in (reading.open_file, reading.read_bytes):
     with pytest.raises(ValueError, match=r"expected at most 100 bytes, got 1,099,511,627,776; check"):
       read(path, most=100)
   with pytest.raises(ValueError, match="expected at most 64,000,000 bytes, got"):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from diffinv.apps import compare, main
 from diffinv.data import images
+from diffinv.manifest import Manifest
 from diffinv.report import album, figures
 from diffinv.report import page as report
 from diffinv.studies import runs, summary
@@ -692,9 +693,9 @@ def in_pictures(name, write):
 DAMAGES = {
   "no run.json": (lambda f: (f / "run.json").unlink(), "expected the folder of a comparison, got one without run.json"),
   "run.json is cut": (lambda f: os.truncate(f / "run.json", 50), "run.json: expected JSON"),
-  "another format": (in_plan(lambda p: p.update(format="x")), "expected the format diffinv-compare-1, got x"),
-  "no methods": (in_plan(lambda p: p.pop("methods")), "expected methods to be a list, got nothing"),
-  "task without title": (in_plan(lambda p: p["tasks"][0].pop("title")), "expected tasks[0].title to be text"),
+  "another format": (in_plan(lambda p: p.update(format="x")), "expected the format diffinv-compare-2, got 'x'"),
+  "no methods": (in_plan(lambda p: p.pop("methods")), "the field 'methods' is missing"),
+  "task without title": (in_plan(lambda p: p["tasks"][0].pop("title")), "the field 'title' is missing at tasks[0]"),
   "run without steps": (in_plan(lambda p: p["runs"][1].pop("steps")), "expected runs[1].steps to be a whole number"),
   "name with a folder": (
     in_plan(lambda p: p["images"][0].update(name="../x")),
@@ -703,13 +704,13 @@ DAMAGES = {
   "flat shape": (in_plan(lambda p: p["images"][1].update(shape=[4, 4])), "expected images[1].shape to be [h, w, c]"),
   "line is cut": (
     lambda f: (f / "rows.jsonl").write_text('{"task": \n' + (f / "rows.jsonl").read_text()),
-    "expected JSON in line 1",
+    "line 1: expected JSON, got only its beginning",
   ),
   "row of nothing": (
     in_row(method="other"),
     "line 2: expected method to be one of run.json, dps, ddrm, pigdm, got 'other'",
   ),
-  "mark is text": (in_row(psnr="high"), "line 2: expected psnr to be a list of numbers, got 'high'"),
+  "mark is text": (in_row(psnr="high"), "line 2: expected a list or null at psnr, got text"),
   "uneven curve": (in_row(coverage={"levels": [0.5], "empirical": []}), "expected coverage to be levels and empirical"),
   "picture is gone": (
     in_pictures("a-inpaint_box-dps-02.png", pathlib.Path.unlink),
@@ -766,7 +767,7 @@ def test_command_writes_where_it_is_told(words, folder, tmp_path):
     (["a", "b"], "expected flags only, got 'b'", 2),
     (["a", "--output=x.pdf"], "--output: expected a name that ends in .html, got 'x.pdf'", 2),
     (["{run}-x"], "expected the folder of a comparison, found none there; check the path", 1),
-    (["{run}", "--output={run}/none/x.html"], "No such file or directory", 1),
+    (["{run}", "--output={run}/none/x.html"], "expected a folder, ", 1),
   ],
 )
 def test_command_refuses_in_one_line(words, message, code, folder, capsys):
@@ -790,6 +791,7 @@ def test_folder_that_is_still_being_written_is_named(own, capsys):
 
 
 def test_page_is_replaced_in_full_or_not_at_all(own, monkeypatch):
+  Manifest.begin(own, "comparison", "compare").add("report.html")
   (own / "report.html").write_text("old")
 
   def fail(*_):
@@ -800,6 +802,23 @@ def test_page_is_replaced_in_full_or_not_at_all(own, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     report.write(own)
   assert (own / "report.html").read_text() == "old" and sorted(os.listdir(own)) == before
+
+
+def test_a_page_that_was_written_is_made_anew_and_no_other_file_is_replaced(own, tmp_path):
+  page, other = own / "report.html", tmp_path / "other.html"
+  for path in (page, other):
+    path.write_text("mine")
+  for path in (None, other):
+    with pytest.raises(FileExistsError, match="html exists; choose another `output`, or replace it with `overwrite`"):
+      report.write(own, path)
+  assert page.read_text() == other.read_text() == "mine"
+  report.write(own, other, overwrite=True)
+  page.unlink()
+  Manifest.begin(own, "comparison", "compare")
+  for _ in range(2):
+    report.write(own)
+  assert page.read_text() == other.read_text() != "mine"
+  assert list(Manifest.read(own).names) == ["report.html"]
 
 
 def test_command_line_gives_the_settings_back():

@@ -145,11 +145,13 @@ def test_a_prior_with_a_file_gets_it(path):
 @pytest.mark.parametrize("text", ["", "{", "{'dps': {}}", '{"dps": {}} x'])
 def test_what_is_no_json_is_an_error_that_names_the_file(tmp_path, text):
   (tmp_path / "a.json").write_text(text)
-  with pytest.raises(ValueError, match="settings: expected JSON in .*a.json"):
+  with pytest.raises(ValueError, match="a.json: expected JSON, got .*; see .*literature.json"):
     settings.read_settings(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("value", [[], 3, None, "dps", {"dps": 3}, {"dps": {}, "sdedit": [1]}])
+@pytest.mark.parametrize(
+  "value", [[], 3, None, "dps", {"dps": 3}, {"dps": {}, "sdedit": [1]}, {"dps": {"steps": True}}]
+)
 def test_another_structure_is_an_error_that_names_the_file(tmp_path, value):
   (tmp_path / "a.json").write_text(json.dumps(value))
   with pytest.raises(ValueError, match="settings: expected {method: .*a.json, got another structure"):
@@ -184,7 +186,7 @@ def test_a_slip_in_a_name_is_an_error_when_the_file_is_read(tmp_path, value, mes
 @pytest.mark.parametrize("bad", [b"\xff\xfe{", b"\x80"])
 def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path, bad):
   (tmp_path / "a.json").write_bytes(bad)
-  with pytest.raises(ValueError, match="settings: expected JSON in .*a.json"):
+  with pytest.raises(ValueError, match="a.json: expected JSON, got .*; see .*literature.json"):
     settings.read_settings(tmp_path / "a.json")
 
 
@@ -195,5 +197,5 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_file_nested_too_deeply_is_an_error_that_names_it(tmp_path):
   (tmp_path / "s.json").write_text("[" * 100000)
-  with pytest.raises(ValueError, match="expected JSON in .*s.json"):
+  with pytest.raises(ValueError, match="s.json: expected JSON, got"):
     settings.read_settings(tmp_path / "s.json")

@@ -105,7 +105,7 @@ def test_a_finished_study_is_read_and_another_one_refused(own, monkeypatch):
   monkeypatch.setattr("diffinv.studies.chains.restore", never)
   assert diffinv.compare(study, folder).records == results.records
   for change in ({"seed": 1}, {"methods": ["diffpir", DiffPIR(weight=0.6), ("half", Nudge(strength=0.5)), Nudge()]}):
-    with pytest.raises(FileExistsError, match="exists; choose another"):
+    with pytest.raises(FileExistsError, match="holds a finished comparison that differs in `(seed|methods)`; choose"):
       diffinv.compare(dataclasses.replace(study, **change), folder)
 
 
@@ -184,7 +184,7 @@ def test_the_default_study_is_that_of_the_command():
     ({"tasks": 3}, "`tasks`: expected a name, a Task or an operator, got int"),
     ({"methods": [3]}, "`methods`: expected a name or a method with its fields, got int"),
     ({"methods": []}, "`methods`: expected one or more, each once, got none"),
-    ({"num_samples": 0}, "`num_samples`: expected at least 1, got 0"),
+    ({"num_samples": 0}, "`num_samples`: expected a number from 1 to 10,000, got 0"),
     ({"num_samples": 1.5}, "`num_samples`: expected a whole number, got 1.5"),
     ({"num_samples": 3, "antithetic": True}, "`num_samples`: expected an even number for `antithetic`, got 3"),
     ({"sigma": float("nan")}, "`sigma`: expected a finite number, got nan"),
@@ -290,11 +290,12 @@ def test_what_a_measurement_lacks_is_said(fields, message, photo):
 
 @pytest.mark.slow
 def test_a_picture_is_decoded_once_between_plan_and_chains(photo, tmp_path, monkeypatch):
+  (tmp_path / "in").mkdir()
   for name in "ab":
-    images.write(tmp_path / f"{name}.png", photo)
+    images.write(tmp_path / "in" / f"{name}.png", photo)
   decode, decoded = images.decode, []
   monkeypatch.setattr(images, "decode", lambda path, **more: decoded.append(path.name) or decode(path, **more))
-  config = restore.Restoration(input=str(tmp_path), task="denoising", prior="natural", steps=2, method="ddrm")
+  config = restore.Restoration(input=str(tmp_path / "in"), task="denoising", prior="natural", steps=2, method="ddrm")
   restore.restore_all(config, tmp_path / "out")
   assert sorted(decoded) == ["a.png", "b.png"]
 

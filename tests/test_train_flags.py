@@ -263,8 +263,8 @@ def test_a_network_that_cannot_be_built_is_one_line_that_names_the_flag(tmp_path
     ({"minutes": 3.0}, "`steps`: expected one of `steps` and `minutes`"),
     ({"decay": "no"}, "`decay`: expected one of cosine, linear, constant, got 'no'"),
     ({"size": 20}, "`size`: expected a multiple of 8 for this network, got 20"),
-    ({"multipliers": (1, 0)}, "`multipliers`: expected 1 to 16 whole numbers from 1 on, got 1,0"),
-    ({"multipliers": 3}, "`multipliers`: expected 1 to 16 whole numbers from 1 on, got 3"),
+    ({"multipliers": (1, 0)}, "`multipliers`: expected 1 to 16 whole numbers from 1 to 65,536, got 1,0"),
+    ({"multipliers": 3}, "`multipliers`: expected 1 to 16 whole numbers from 1 to 65,536, got 3"),
     ({"batch_size": 1.5}, "`batch_size`: expected a whole number, got 1.5"),
   ],
 )

@@ -39,7 +39,7 @@ def average(names: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
   first = descriptions[0]
   for name, other in zip(names[1:], descriptions[1:]):
     for field in checkpoint.FIELDS:
-      if field != "provenance" and other[field] != first[field]:
+      if field not in ("provenance", "digests") and other[field] != first[field]:
         raise ValueError(f"{name}: expected the {field} of {names[0]}, {first[field]}, got {other[field]}")
   priors = [checkpoint.load_prior(name) for name in names]
   mean = lambda *leaves: np.mean(np.stack(leaves), axis=0, dtype=np.float64).astype(leaves[0].dtype)

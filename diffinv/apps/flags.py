@@ -33,17 +33,24 @@ def define(
       default = None if field.default is dataclasses.MISSING else field.default
       default = default if defaults is None or name not in defaults else defaults[name]
       text = about.help if helps is None or name not in helps else helps[name]
-      _define(values, name, default, errors.as_flags(text), options.kind(field), about)
+      _define(values, name, default, errors.as_flags(described(text, options.kind(field), about)), field, about)
 
 
-def _define(values, name, default, text, kind, about: options.Option) -> None:
-  bounds: dict[str, Any] = {"lower_bound": about.low, "upper_bound": about.high}
+def described(text: str, kind: type | None, about: options.Option) -> str:
+  """Return a description with the bounds of the number, or of each number in a text."""
+  if not about.bounded:
+    return text
+  return f"{text} {'From' if kind in (int, float) else 'Each number from'} {about.bounds}."
+
+
+def _define(values, name, default, text, field: dataclasses.Field, about: options.Option) -> None:
+  kind = options.kind(field)  # bounds are checked by the configuration itself
   if kind is bool:
     flags.DEFINE_boolean(name, default, text, flag_values=values)
   elif kind is int:
-    flags.DEFINE_integer(name, default, text, flag_values=values, **bounds)
+    flags.DEFINE_integer(name, default, text, flag_values=values)
   elif kind is float:
-    flags.DEFINE_float(name, default, text, flag_values=values, **bounds)
+    flags.DEFINE_float(name, default, text, flag_values=values)
   elif kind is tuple and about.repeated:
     flags.DEFINE_multi_string(name, list(default or ()), text, flag_values=values)
   elif kind is tuple:

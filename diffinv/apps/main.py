@@ -7,7 +7,6 @@ usage: diffinv COMMAND [--flag=value ...]
 
 import difflib
 import importlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 import diffinv
-from diffinv import errors, stopping
+from diffinv import errors, stopping, streams
 
 # Loaded when called: a command's flags and imports are its own, and the help is there at once.
 COMMANDS = {
@@ -41,7 +40,7 @@ HELP_WIDTH = 110
 def run() -> None:
   """Be the console command `diffinv`."""
   _prepare_process()
-  sys.exit(execute(sys.argv[1:]))
+  sys.exit(_finished(execute(sys.argv[1:])))
 
 
 def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = flags.FLAGS) -> None:
@@ -49,13 +48,21 @@ def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = fla
   _prepare_process()
   module = sys.modules[main.__module__]
   name = (main.__module__ if module.__spec__ is None else module.__spec__.name).rpartition(".")[2]
-  sys.exit(guarded(name, lambda: command(name, main, values, module.__doc__, sys.argv[1:])))
+  sys.exit(_finished(guarded(name, lambda: command(name, main, values, module.__doc__, sys.argv[1:]))))
 
 
 def _prepare_process() -> None:
+  streams.protect()  # first: what opens a file would get a standard stream that is closed
   stopping.defer_in_process()
-  if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="backslashreplace")  # a report names files, whose names need not be text
+
+
+def _finished(code: int) -> int:
+  """Return the exit code of a process whose command ended with `code`, or what became of its output."""
+  lost = streams.finish()
+  if lost is None:
+    return code
+  print(f"diffinv: error: {lost}: standard output; all but what was printed is in order", file=sys.stderr)
+  return code or errors.EXIT_FAILURE
 
 
 def execute(argv: Sequence[str]) -> int:
@@ -75,9 +82,6 @@ def guarded(name: str, action: Callable[[], None]) -> int:
   try:
     with stopping.deferred():
       action()
-  except BrokenPipeError:
-    sys.stderr.close()  # the reader of our output has gone, `diffinv ... | head`
-    return errors.EXIT_FAILURE
   except (Exception, KeyboardInterrupt) as error:
     code = errors.exit_code(error)
     if code is None or os.environ.get(TRACEBACK) == "1":

@@ -16,19 +16,35 @@ Prints three tables with a verdict a row and ends with exit code 1 if a check fa
 A method that declares no case is refused.
 """
 
+import dataclasses
+
 from absl import flags
 
-from diffinv import files, output, progress, text
+from diffinv import files, options, output, progress, text
+from diffinv.apps import flags as flagging
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
-from diffinv.options import MAX_SEED
+from diffinv.options import MAX_SEED, option
 from diffinv.studies.study import named_methods
 from diffinv.verification import tables as verify
 
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+  """What is verified, and how."""
+
+  quick: bool = option(False, "Draw less and leave out what takes long; half a minute.")
+  methods: tuple[str, ...] = option(tuple(METHODS), "Methods to check, separated by commas.")
+  seed: int = option(0, "Seed of the chains.", low=0, high=MAX_SEED)
+
+  def __post_init__(self) -> None:
+    options.check(self)
+    named_methods(self.methods)  # tells names that there are not
+
+
+CONFIG = Verification
 FLAGS = flags.FlagValues()
-flags.DEFINE_boolean("quick", False, "Draw less and leave out what takes long; half a minute.", flag_values=FLAGS)
-flags.DEFINE_list("methods", list(METHODS), "Methods to check, separated by commas.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Seed of the chains.", lower_bound=0, upper_bound=MAX_SEED, flag_values=FLAGS)
+flagging.define(FLAGS, CONFIG)
 flags.DEFINE_string("output", None, "JSON file to write the numbers to. Not set: none.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace an existing output file.", flag_values=FLAGS)
 
@@ -42,12 +58,12 @@ TITLES = {
 def main(argv: list[str]) -> None:
   """Check, print, report."""
   del argv
-  named_methods(FLAGS.methods)  # tells names that there are not
+  config = flagging.make(FLAGS, CONFIG)
   if FLAGS.output:
     output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
-  size = verify.QUICK if FLAGS.quick else verify.FULL
-  with progress.Bar(verify.total_work(FLAGS.methods, size)) as bar:
-    rows = list(verify.run(FLAGS.methods, size=size, seed=FLAGS.seed, report=follow(bar)))
+  size = verify.QUICK if config.quick else verify.FULL
+  with progress.Bar(verify.total_work(config.methods, size)) as bar:
+    rows = list(verify.run(config.methods, size=size, seed=config.seed, report=follow(bar)))
   for table, title in TITLES.items():
     chosen = [row for row in rows if row.table == table]
     if chosen:
@@ -56,9 +72,9 @@ def main(argv: list[str]) -> None:
       print(f"{title}\n\n{text.table([heading for heading, _ in columns], lines)}\n")
   failed = [row for row in rows if row.failed]
   if FLAGS.output:
-    settings = {"quick": FLAGS.quick, "seed": FLAGS.seed, "methods": FLAGS.methods}
     files.write_json(
-      FLAGS.output, {"settings": settings, "passed": not failed, "rows": [row._asdict() for row in rows]}
+      FLAGS.output,
+      {"settings": dataclasses.asdict(config), "passed": not failed, "rows": [row._asdict() for row in rows]},
     )
   if failed:
     names = "; ".join(f"{row.method} ({row.settings}): {', '.join(row.failed)}" for row in failed)

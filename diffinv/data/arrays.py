@@ -1,18 +1,20 @@
 """Arrays from `.npy` files: real numbers, read without running anything; damage is an error that names the file."""
 
 import os
-import pathlib
 import struct
+import tokenize
 import zlib
 
 import numpy as np
 
-from diffinv import errors
+from diffinv import errors, reading
 
+MAX_VALUES = 256_000_000  # of an array: more than the largest picture has
+MAGIC = b"\x93NUMPY"  # how a .npy file begins
 # What NumPy and Pillow raise on bytes that are not what their header says.
 DECODING_ERRORS = (
   *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
-  *(struct.error, zlib.error),
+  *(struct.error, zlib.error, tokenize.TokenError),
 )
 
 
@@ -44,21 +46,38 @@ def load(path: str | os.PathLike[str]) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, or holds objects or several arrays.
   """
-  path = require_file(path)
+  with reading.open_file(path) as file:
+    begins = file.read(len(MAGIC))
   try:
     # Mapped first: a damaged header may promise more than there is, and more than there is memory for.
     array = np.load(path, allow_pickle=False, mmap_mode="r")
-    array = np.array(array) if isinstance(array, np.ndarray) else array
-  except PermissionError:
-    raise
+    if isinstance(array, np.ndarray):
+      _check_count(array, path)
+      return np.array(array)
   except DECODING_ERRORS as error:
-    raise ValueError(
-      f"{path}: expected a .npy array of numbers, got a damaged or other file ({errors.brief(error)})"
-    ) from None
-  if not isinstance(array, np.ndarray):
-    array.close()
-    raise ValueError(f"{path}: expected a .npy array of numbers, got an archive of several; save one with numpy.save")
-  return array
+    reading.raise_system_error(error, path)
+    raise ValueError(f"{path}: expected a .npy array of numbers, got {_fault(begins, error)}") from None
+  array.close()
+  raise ValueError(f"{path}: expected a .npy array of numbers, got an archive of several; save one with numpy.save")
+
+
+def _check_count(array: np.ndarray, path: str | os.PathLike[str]) -> None:
+  if array.size > MAX_VALUES or array.nbytes > 8 * MAX_VALUES:
+    raise ValueError(f"{path}: expected at most {MAX_VALUES:,} numbers, got {array.size:,}; cut it into several files")
+
+
+def _fault(begins: bytes, error: Exception) -> str:
+  """Return in words why a file that begins so cannot be read."""
+  said = str(error)
+  if begins != MAGIC:
+    return "a file of another kind; save it with numpy.save"
+  if "mmap length" in said or isinstance(error, EOFError):
+    return "one that is cut off: its header promises more than there is"
+  if "allow_pickle" in said or "Python object" in said:
+    return "one of Python objects, which could run code; save numbers"
+  if "format version" in said:
+    return f"one of another version ({errors.brief(error)}); save it again"
+  return f"one with a damaged header ({errors.brief(error)})"
 
 
 def load_real(path: str | os.PathLike[str]) -> np.ndarray:
@@ -72,18 +91,3 @@ def load_real(path: str | os.PathLike[str]) -> np.ndarray:
   if array.dtype.kind not in "biuf":
     raise ValueError(f"{path}: expected a .npy array of numbers, real ones, got {array.dtype}; convert it to float32")
   return array
-
-
-def require_file(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Return the path of a file that is there.
-
-  Raises:
-    FileNotFoundError: nothing is there.
-    ValueError: it is a folder.
-  """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    raise ValueError(f"{path}: expected a file, got a folder")
-  if not path.is_file():
-    raise FileNotFoundError(f"{path}: expected a file, found nothing there; check the path")
-  return path

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from diffinv import errors
+from diffinv import errors, reading
 from diffinv.data import images
 
 CROPS = ("random", "resize")
@@ -36,7 +36,7 @@ def item_rng(seed: int, index: int) -> np.random.Generator:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
-  """Return the image files below `folder`, relative to it, sorted by name.
+  """Return the image files below `folder`, relative to it, sorted by name; what is no regular file is left out.
 
   Raises:
     ValueError: it is no folder, or holds no image.
@@ -49,7 +49,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
   for place, folders, names in os.walk(folder):
     folders[:] = [name for name in folders if not name.startswith(".")]
     inside = pathlib.Path(place).relative_to(folder)
-    found += [str(inside / n) for n in names if n.lower().endswith(extensions) and not n.startswith(".")]
+    listed = [name for name in names if name.lower().endswith(extensions) and not name.startswith(".")]
+    found += [str(inside / name) for name in listed if reading.is_file(os.path.join(place, name))]
   if not found:
     raise ValueError(f"data: expected images ({', '.join(extensions)}) in the folder {folder}, found none")
   return sorted(found)

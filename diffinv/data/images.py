@@ -7,23 +7,28 @@ the nearest byte. It never stretches the range, so a metric of the file is a met
 A picture may be a `.npy` file, too: floats, [h, w, c], [-1, 1].
 """
 
+import contextlib
 import io
 import math
 import os
 import pathlib
+import re
+import struct
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from diffinv import errors, files
-from diffinv.data.arrays import DECODING_ERRORS, read_array, require_file
+from diffinv import errors, files, reading
+from diffinv.data.arrays import DECODING_ERRORS, read_array
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
 MAX_PIXELS = 64_000_000  # a larger picture is more likely a decompression bomb than something to restore
 MAX_STRIP_PIXELS = 16 * MAX_PIXELS  # of a file that this program wrote: many pictures side by side
+MAX_BYTES, MAX_STRIP_BYTES = 1_000_000_000, 5_000_000_000  # of the files: more than all these pixels take
 CHANNELS = {"RGB": 3, "L": 1}
 NAMES = {
   "1": "black and white",
@@ -38,6 +43,13 @@ NAMES = {
 # What Pillow may take a file for, whatever its name: pictures only. Ghostscript would run an EPS file.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
 FITS = ("none", "crop", "resize")
+# Of what Pillow says: what tells that a file is damaged, and that what lies beside the pixels is a bomb.
+DAMAGE = re.compile(
+  r"truncat|broken|corrupt|damag|invalid|unrecognized|overrun|not enough|create decoder|next frame|decoder error -[12]",
+  re.IGNORECASE,
+)
+DAMAGE_ERRORS = (SyntaxError, TypeError, EOFError, IndexError, struct.error, zlib.error)
+BOMB = re.compile(r"text chunk|TEXT_CHUNK", re.IGNORECASE)
 
 
 def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
@@ -59,16 +71,15 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
         raise ValueError(f"{name}: expected image files ({', '.join(EXTENSIONS)}) in the folder {path}, found none")
       found += inside
     else:
-      require_file(path)
-      found.append(path)
+      found.append(reading.require_file(path))
   if not found:
     raise ValueError(f"{name}: expected a file, several, or a folder, got nothing")
   return found
 
 
 def _is_listed(path: pathlib.Path) -> bool:
-  """Tell by its name whether an entry of a folder is an image; hidden files and folders are not."""
-  return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
+  """Tell by its name whether an entry of a folder is an image; hidden files and what is no file are not."""
+  return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and reading.is_file(path)
 
 
 def split(paths: Sequence[str]) -> list[pathlib.Path]:
@@ -76,7 +87,7 @@ def split(paths: Sequence[str]) -> list[pathlib.Path]:
   parts = []
   for path in paths:
     # Not pathlib's `exists`, which raises if the list is longer than a file name may be.
-    parts += [path] if path and os.path.exists(path) else [part for part in path.split(",") if part]
+    parts += [path] if path and os.path.lexists(path) else [part for part in path.split(",") if part]
   return [pathlib.Path(part) for part in parts]
 
 
@@ -150,9 +161,12 @@ def read_written(path: str | os.PathLike[str]) -> Image.Image:
   return image if image.mode == "RGB" else image.convert("RGB")  # without a copy: a strip may take gigabytes
 
 
-def open_image(path: pathlib.Path) -> Image.Image:
-  """Open a picture of one of FORMATS without decoding it yet."""
-  return Image.open(path, formats=FORMATS)
+@contextlib.contextmanager
+def open_image(path: pathlib.Path, *, written: bool = False) -> Iterator[Image.Image]:
+  """Open a picture without decoding it yet; see `decode`."""
+  with reading.open_file(path, most=MAX_STRIP_BYTES if written else MAX_BYTES) as file:
+    # Pillow's own limit, about that of a photograph, does not apply to the opener of a single format.
+    yield PngImagePlugin.PngImageFile(file) if written else Image.open(file, formats=FORMATS)
 
 
 def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
@@ -166,30 +180,54 @@ def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, not an image, or too large.
   """
-  # Pillow's own limit, about that of a photograph, does not apply to the opener of a single format.
-  opened, most = (PngImagePlugin.PngImageFile, MAX_STRIP_PIXELS) if written else (open_image, MAX_PIXELS)
-  require_file(path)
+  most = MAX_STRIP_PIXELS if written else MAX_PIXELS
+  reading.require_file(path)
   with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-      image = opened(path)
-      if math.prod(image.size) > most:
-        raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-      image.info["deep"] = any(_is_deep(tile) for tile in getattr(image, "tile", ()))
-      # A phone may store a second picture, such as a depth map, behind the JPEG (MPO): the first is the photograph.
-      image.info["frames"] = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-      image.load()
-      return ImageOps.exif_transpose(image)
+      with open_image(path, written=written) as image:
+        return _loaded(image, most)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
       raise ValueError(f"{path}: expected at most {most} pixels, got more ({error}); scale it down") from None
     except Image.UnidentifiedImageError:
       raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
-    except PermissionError:
-      raise
     except DECODING_ERRORS as error:
-      raise ValueError(
-        f"{path}: expected a whole image, got a truncated or damaged file ({errors.brief(error)})"
-      ) from None
+      reading.raise_system_error(error, path)
+      raise ValueError(f"{path}: {_refusal(error)}") from None
+
+
+def _loaded(image: Image.Image, most: int) -> Image.Image:
+  if math.prod(image.size) > most:
+    raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+  image.info["deep"] = any(_is_deep(tile) for tile in getattr(image, "tile", ()))
+  image.info["several"] = _has_more(image)
+  image.load()
+  return ImageOps.exif_transpose(image)
+
+
+def _has_more(image: Image.Image) -> bool:
+  """Tell whether there is a second frame or page, without counting all where that takes reading them."""
+  if image.format not in ("GIF", "TIFF"):
+    # A phone may store a second picture, such as a depth map, behind the JPEG (MPO): the first is the photograph.
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+  try:
+    image.seek(1)
+  except EOFError:
+    return False
+  image.seek(0)
+  return True
+
+
+def _refusal(error: Exception) -> str:
+  """Return why a file of a known format cannot be decoded: damage is not the only reason."""
+  if "out of memory" in str(error) or "decoder error -9" in str(error):
+    raise MemoryError from None
+  if BOMB.search(str(error)):
+    return f"expected little text beside the picture, got too much ({errors.brief(error)}); save it without"
+  if DAMAGE.search(str(error)) or isinstance(error, DAMAGE_ERRORS):
+    return f"expected a whole image, got a truncated or damaged file ({errors.brief(error)})"
+  return f"expected an image that can be decoded, got another ({errors.brief(error)}); save it as PNG"
 
 
 def _is_deep(tile: Any) -> bool:
@@ -201,8 +239,8 @@ def _is_deep(tile: Any) -> bool:
 
 def kind_of(image: Image.Image) -> str:
   """Return in words what a decoded file holds."""
-  if image.info["frames"] > 1:
-    return f"an animation or several pages ({image.info['frames']} frames)"
+  if image.info["several"]:
+    return "an animation or several pages"
   if image.info["deep"] or image.mode.startswith("I"):
     return "16-bit " + ("grayscale" if image.mode.startswith("I") else image.mode)
   if "transparency" in image.info and image.mode in ("RGB", "L"):
@@ -228,11 +266,13 @@ def parse_size(text: str) -> tuple[int, int]:
   """Read "N" or "WxH" (width first, as image programs have it) as (height, width), pixels.
 
   Raises:
-    ValueError: it is neither, or not positive.
+    ValueError: it is neither, or not positive, or of more than MAX_PIXELS.
   """
   parts = text.lower().split("x")
   if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
     raise ValueError(f"size: expected N or WIDTHxHEIGHT in pixels, got {text!r}")
+  if int(parts[-1]) * int(parts[0]) > MAX_PIXELS:
+    raise ValueError(f"size: expected at most {MAX_PIXELS:,} pixels in all, got {text!r}")
   return int(parts[-1]), int(parts[0])
 
 

@@ -1,13 +1,15 @@
 """Methods that solve y = A(x) + n with a diffusion prior, by name: a method is its file and a line in METHODS."""
 
 import dataclasses
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffinv.methods.base import Method
+from diffinv import options
+from diffinv.methods.base import Method, Range
 from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
 from diffinv.methods.ddrm import DDRM
@@ -22,6 +24,8 @@ from diffinv.methods.sdedit import SDEdit
 from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, Operator
 from diffinv.pytree import choices_of
+
+ANY = Range(-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))  # what a chain computes with
 
 METHODS: dict[str, type[Method]] = {
   "sdedit": SDEdit,
@@ -94,11 +98,12 @@ def check_fields(method: Method) -> None:
       known = choices(type(method), field.name)
       if known and value not in known:
         raise ValueError(f"{method.name}: expected {field.name} to be one of {', '.join(known)}, got {value!r}")
-    elif field.name in method.ranges and not isinstance(value, jax.core.Tracer):
-      wanted = method.ranges[field.name]
-      for number in np.ravel(value):
+    elif isinstance(value, (numbers.Real, np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+      wanted = method.ranges.get(field.name, ANY)
+      values: Any = value
+      for number in np.ravel(values):
         if number not in wanted:
-          raise ValueError(f"{method.name}: expected {field.name} to be {wanted}, got {number:g}")
+          raise ValueError(f"{method.name}: expected {field.name} to be {wanted}, got {options.shown(number)}")
 
 
 def check(method: Method, operator: Operator) -> None:

@@ -21,13 +21,13 @@ METHODS.
 
 import abc
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffinv import options
 from diffinv.methods.cases import Case, Descent, MixtureCase, ScalarCase
 from diffinv.operators.base import Operator
 from diffinv.priors import AnyPrior, Denoised, eps_from_x0
@@ -54,19 +54,19 @@ class Range(NamedTuple):
   """The values that a hyper-parameter may have."""
 
   low: float
-  high: float = math.inf
+  high: float
   above: bool = False  # whether `low` itself is excluded
 
   def __contains__(self, value: Any) -> bool:
     return (self.low < value if self.above else self.low <= value) and value <= self.high
 
   def __str__(self) -> str:
-    if math.isinf(self.high):
-      return f"{'above' if self.above else 'at least'} {self.low:g}"
-    return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+    return f"in {'(' if self.above else '['}{options.shown(self.low)}, {options.shown(self.high)}]"
 
 
-POSITIVE, NOT_NEGATIVE, PART, COUNT = Range(0, above=True), Range(0), Range(0, 1), Range(1)
+# Squares of the least and the largest number are far within float32; no method needs more.
+TINY, LARGE, MOST = 1e-12, 1e12, 10_000
+POSITIVE, NOT_NEGATIVE, PART, COUNT = Range(TINY, LARGE), Range(0, LARGE), Range(0, 1), Range(1, MOST)
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # that a search of DDIM's eta tries
 
 

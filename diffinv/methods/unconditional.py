@@ -43,6 +43,7 @@ class DDIM(base.Chain):
 
   name, title = "ddim", "DDIM"
   citation = "Song et al., ICLR 2021, arXiv 2010.02502"
+  ranges = {"eta": base.PART}
 
   def init(self, key, prior, problem, start):
     return base.XState(jax.random.normal(key, self.shape, start.alpha.dtype))

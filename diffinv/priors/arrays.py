@@ -1,10 +1,12 @@
 """The parameters of a prior on disk: an Orbax checkpoint in `params/`.
 
-Reading is strict: an array that is missing, left over, misshapen or not finite is an error that names it.
+Reading is strict: an array that is missing, left over, misshapen, not finite or not what was written is an error that
+names it. Digests tell the last: a changed byte may well leave numbers that look like any others.
 """
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from diffinv import errors
+from diffinv import errors, reading
 
 PARAMS = "params"  # the folder, in that of the prior
+DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file that describes an array
+DAMAGED = "the weights are damaged: convert them again, or take the folder from where it came"
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -62,50 +66,105 @@ def write(folder: Path, params: Any) -> None:
     checkpointer.wait_until_finished()
 
 
-def read(folder: Path, shapes: Any) -> Any:
+def digest(array: Any) -> str:
+  """Return the SHA-256 of an array: of its shape, "[3, 64]" and a newline, and of its numbers.
+
+  The numbers are float32, little-endian, in C order.
+  """
+  values = np.ascontiguousarray(array, "<f4")
+  found = hashlib.sha256(f"{list(np.shape(array))}\n".encode())
+  found.update(values.data)
+  return found.hexdigest()
+
+
+def digests(params: Any) -> dict[str, str]:
+  """Return the digests of a tree of parameters by name."""
+  return {name: digest(value) for name, value in flat(params).items()}
+
+
+def read(folder: Path, shapes: Any, expected: Mapping[str, str] | None = None) -> Any:
   """Return the parameters in a folder, float32, on the first device.
 
   Args:
     folder: of the arrays.
     shapes: the tree that the network has, see `description.param_shapes`.
+    expected: the digests of the arrays by name; None where they are not known.
 
   Raises:
     FileNotFoundError: there is no such folder.
     ValueError: the arrays are damaged, not finite, or another network's.
   """
-  import orbax.checkpoint as ocp
-
   if not folder.is_dir():
     raise FileNotFoundError(f"{folder}: no such folder; the checkpoint is incomplete, convert the weights again")
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=device), shapes)
-  with ocp.StandardCheckpointer() as checkpointer:
-    _check_stored(checkpointer, folder, shapes)
-    try:
-      params = checkpointer.restore(folder, target)
-    except Exception as error:
-      raise ValueError(
-        f"{folder}: the arrays cannot be read: {errors.brief(error)}; convert the weights again"
-      ) from None
-  for name, value in flat(params).items():
+  _check_files(folder)
+  stored = _open(folder)
+  check_shapes({name: array.shape for name, array in stored.items()}, shapes, str(folder))
+  for name, array in stored.items():
+    if not jnp.issubdtype(array.dtype.numpy_dtype, jnp.floating):
+      found = array.dtype.name
+      raise ValueError(f"{folder}: array {name!r}: expected floats, found {found}; convert the weights again")
+  values = _finished(folder, {name: array.read() for name, array in stored.items()})
+  with np.errstate(over="ignore"):
+    params = {name: np.asarray(value, np.float32) for name, value in values.items()}
+  if expected is not None:
+    _check_digests(digests(params), expected, folder)
+  for name, value in params.items():
     if not np.all(np.isfinite(value)):
       raise ValueError(f"{folder}: array {name!r}: expected finite values, found NaN or infinity; convert it again")
-  return params
+  return jax.device_put(traverse_util.unflatten_dict(params, sep="/"), jax.devices()[0])
 
 
-def _check_stored(checkpointer: Any, folder: Path, shapes: Any) -> None:
-  """Check names, shapes and types of the arrays in a folder, before any is read."""
+def _open(folder: Path) -> dict[str, Any]:
+  """Return the arrays in a folder by name, opened; Orbax, which wrote them, prints pages where several are damaged."""
+  import tensorstore as ts  # takes long to import, and only files need it
+
+  base: dict[str, Any] = {"driver": "file", "path": f"{folder}/"}
+  if (folder / "manifest.ocdbt").exists():
+    base = {"driver": "ocdbt", "base": base}
   try:
-    stored = checkpointer.metadata(folder).item_metadata
-    stored = flat(getattr(stored, "tree", stored))
-    found = {name: value.shape for name, value in stored.items()}
-    kinds = {name: value.dtype for name, value in stored.items()}
-  except Exception as error:  # a damaged file may raise anything
+    names = [key.decode() for key in ts.KvStore.open(base).result().list().result()]
+  except Exception as error:
     raise ValueError(f"{folder}: no Orbax checkpoint: {errors.brief(error)}; convert the weights again") from None
-  check_shapes(found, shapes, str(folder))
-  for name, kind in kinds.items():
-    if not jnp.issubdtype(kind, jnp.floating):
-      raise ValueError(f"{folder}: array {name!r}: expected floats, found {kind}; convert the weights again")
+  found = {}
+  for name in names:
+    path, _, last = name.rpartition("/")
+    if last in DRIVERS:
+      kvstore = {**base, "path": f"{base.get('path', '')}{path}/"}
+      spec = {"driver": DRIVERS[last], "kvstore": kvstore, "fill_missing_data_reads": False}
+      found[path.replace(".", "/")] = ts.open(spec, read=True)
+  return _finished(folder, found)
+
+
+def _finished(folder: Path, begun: Mapping[str, Any]) -> dict[str, Any]:
+  """Return what was begun with all arrays at once."""
+  try:
+    return {name: future.result() for name, future in begun.items()}
+  except Exception as error:  # a damaged file may raise anything
+    name = next(name for name, future in begun.items() if future.done() and future.exception() is not None)
+    raise ValueError(
+      f"{folder}: array {name!r}: it cannot be read: {errors.brief(error)}; convert the weights again, or "
+      "take the folder from where it came"
+    ) from None
+
+
+def _check_digests(found: Mapping[str, str], expected: Mapping[str, str], folder: Path) -> None:
+  for name, value in found.items():
+    if name not in expected:
+      raise ValueError(
+        f"{folder}: array {name!r}: expected a digest of it in the prior's description, got none; {DAMAGED}"
+      )
+    if value != expected[name]:
+      raise ValueError(f"{folder}: array {name!r}: expected the numbers of its digest, got others; {DAMAGED}")
+  for name in expected:
+    if name not in found:
+      raise ValueError(f"{folder}: expected an array {reading.shown(name)}, of which there is a digest; {DAMAGED}")
+
+
+def _check_files(folder: Path) -> None:
+  """Check that all there is are files that may be read: something else could keep the reader waiting."""
+  for place, _, names in os.walk(folder):
+    for name in names:
+      reading.open_file(os.path.join(place, name)).close()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What `prior.json` says of a prior: its fields, and how they are written, read and checked.
 
   {"format", "network": {"name", its architecture}, "prediction", "variance", "clip", "schedule": {"name", "num_steps"},
-   "image_shape", "size_multiple", "provenance"}
+   "image_shape", "size_multiple", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
 
 The file is data that someone else may have made, or damaged: every field is checked before it is used, and each error
 is one line that names the file and the field.
@@ -15,13 +15,15 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import jax
+import msgspec
 
-from diffinv import errors, files
+from diffinv import errors, files, reading
 from diffinv.nets import small, unet
 from diffinv.priors.base import PREDICTIONS, VARIANCES, Prior
+from diffinv.reading import shown
 from diffinv.schedules import BETAS, Schedule
 
 FORMAT = "diffinv-prior-1"
@@ -49,18 +51,31 @@ NETWORKS = {
   "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialize),
 }
 
-# The fields of prior.json with their types.
-FIELDS = {
-  "format": str,
-  "network": dict,
-  "prediction": str,
-  "variance": str,
-  "clip": bool,
-  "schedule": dict,
-  "image_shape": list,
-  "size_multiple": int,
-  "provenance": dict,
-}
+
+class ScheduleFields(TypedDict):
+  """A noise schedule."""
+
+  name: str
+  num_steps: int
+
+
+class Description(TypedDict):
+  """The fields of prior.json with their types."""
+
+  format: str
+  network: dict[str, Any]
+  prediction: str
+  variance: str
+  clip: bool
+  schedule: ScheduleFields
+  image_shape: list[int | None]
+  size_multiple: int
+  provenance: dict[str, Any]
+  digests: NotRequired[dict[str, Annotated[str, msgspec.Meta(min_length=64, max_length=64)]]]
+
+
+FIELDS = tuple(Description.__annotations__)
+ADVICE = "the file is incomplete or damaged: convert the weights again, or take it from where it came"
 
 
 def describe(prior: Prior, config: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
@@ -100,49 +115,52 @@ def param_shapes(config: Any) -> Any:
 
 
 def read(folder: Path) -> dict[str, Any]:
-  """Return the fields of a prior's `prior.json`, unchecked.
+  """Return the fields of a prior's `prior.json`, of which only the types are checked.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not a JSON object.
+    ValueError: it is not JSON, of another format, or its fields are others.
+    OSError: it cannot be read.
   """
   path = folder / DESCRIPTION
   try:
-    description = json.loads(path.read_text(encoding="utf-8"))
+    description = reading.read_json(path, dict[str, Any], advice=ADVICE)
   except FileNotFoundError:
+    if path.is_symlink():
+      raise
     raise FileNotFoundError(f"{path}: no such file; {folder} is not a prior, make one with `diffinv convert`") from None
-  except (ValueError, RecursionError) as error:
-    kind = type(error).__name__
-    raise ValueError(f"{path}: expected JSON, got {kind}; the file is truncated or damaged") from None
-  if not isinstance(description, dict):
-    raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
+  _check_fields(description, str(path))
   return description
+
+
+def _check_fields(description: dict[str, Any], where: str) -> None:
+  """Check the format first, as another one may have other fields; then the names and types of the fields."""
+  came = description.get("format")
+  if isinstance(came, str) and came != FORMAT:
+    raise ValueError(
+      f"{where}: format: expected {FORMAT!r}, got {shown(came)}, of another version of diffinv; update it, or "
+      "convert the weights again"
+    )
+  for name in description:
+    if name not in FIELDS:
+      raise ValueError(f"{where}: unknown field {shown(name)}; the fields are {', '.join(FIELDS)}")
+  reading.check(description, Description, where, ADVICE)
 
 
 def parse(description: dict, where: str) -> tuple[Any, Schedule]:
   """Check all fields; return the config of the network and the schedule.
 
   Args:
-    description: from `read`.
+    description: from `read`, or to be written.
     where: the file, which begins every message.
 
   Raises:
     ValueError: a field is missing, unknown, or not what it has to be.
   """
-  if description.get("format") != FORMAT:
-    came = description.get("format")
-    raise ValueError(f"{where}: format: expected {FORMAT!r}, got {came!r}; convert the weights again")
-  for name in description:
-    if name not in FIELDS:
-      raise ValueError(f"{where}: unknown field {name!r}; the fields are {', '.join(FIELDS)}")
-  for name, kind in FIELDS.items():
-    if name not in description:
-      raise ValueError(f"{where}: the field {name!r} is missing; the file is incomplete")
-    if not isinstance(description[name], kind) or (kind is int and isinstance(description[name], bool)):
-      raise ValueError(f"{where}: {name}: expected {kind.__name__}, got {description[name]!r}")
+  _check_fields(description, where)
   for name, choices in (("prediction", PREDICTIONS), ("variance", VARIANCES)):
     if description[name] not in choices:
-      raise ValueError(f"{where}: {name}: expected one of {', '.join(choices)}, got {description[name]!r}")
+      raise ValueError(f"{where}: {name}: expected one of {', '.join(choices)}, got {shown(description[name])}")
   config = _parse_network(description["network"], where)
   _check_image(description, config, where)
   return config, _parse_schedule(description["schedule"], where)
@@ -152,14 +170,14 @@ def _parse_network(network: dict, where: str) -> Any:
   fields = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
   name = fields.pop("name", None)
   if not isinstance(name, str) or name not in NETWORKS:
-    raise ValueError(f"{where}: network: expected the name of one of {', '.join(NETWORKS)}, got {name!r}")
+    raise ValueError(f"{where}: network: expected the name of one of {', '.join(NETWORKS)}, got {shown(name)}")
   known = {f.name: f for f in dataclasses.fields(NETWORKS[name].config) if f.name not in RUNTIME}
   for field in fields:
     if field not in known:
-      raise ValueError(f"{where}: network: unknown field {field!r}; the fields are {', '.join(known)}")
+      raise ValueError(f"{where}: network: unknown field {shown(field)}; the fields are {', '.join(known)}")
   for field in known:
     if field not in fields:
-      raise ValueError(f"{where}: network: the field {field!r} is missing; the file is incomplete")
+      raise ValueError(f"{where}: network: the field {field!r} is missing; {ADVICE}")
   for field, value in fields.items():
     _check_field(field, value, known[field].type, f"{where}: network: {field}")
   try:
@@ -174,13 +192,13 @@ def _check_field(name: str, value: Any, kind: Any, where: str) -> None:
   """Check a field of a network against its annotation and the limits above."""
   if not _is_of(value, kind):
     expected = getattr(kind, "__name__", None) if isinstance(kind, type) else None
-    raise ValueError(f"{where}: expected {expected or kind}, got {value!r}; the file is damaged")
+    raise ValueError(f"{where}: expected {expected or kind}, got {shown(value)}; {ADVICE}")
   numbers = value if isinstance(value, tuple) else (value,)
   most = MAX_BLOCKS.get(name, MAX_NUMBER)
   if len(numbers) > MAX_LEVELS:
-    raise ValueError(f"{where}: expected at most {MAX_LEVELS} levels, got {len(numbers)}; the file is damaged")
+    raise ValueError(f"{where}: expected at most {MAX_LEVELS} levels, got {len(numbers)}; {ADVICE}")
   if any(isinstance(n, (int, float)) and abs(n) > most for n in numbers):
-    raise ValueError(f"{where}: expected at most {most}, got {max(map(abs, numbers))}; the file is damaged")
+    raise ValueError(f"{where}: expected at most {most}, got {shown(max(map(abs, numbers)))}; {ADVICE}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:
@@ -195,11 +213,13 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _parse_schedule(schedule: dict, where: str) -> Schedule:
-  name, steps = schedule.get("name"), schedule.get("num_steps")
-  if set(schedule) != {"name", "num_steps"} or not isinstance(name, str) or name not in BETAS or type(steps) is not int:
-    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)} and whole num_steps, got {schedule}")
+  name, steps = schedule["name"], schedule["num_steps"]
+  if len(schedule) > 2:
+    raise ValueError(f"{where}: schedule: expected name and num_steps alone, got {shown(schedule)}; {ADVICE}")
+  if name not in BETAS:
+    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)}, got {shown(name)}")
   if not 1 <= steps <= MAX_SCHEDULE_STEPS:
-    raise ValueError(f"{where}: schedule: expected num_steps in 1..{MAX_SCHEDULE_STEPS}, got {steps}")
+    raise ValueError(f"{where}: schedule: expected num_steps in 1..{MAX_SCHEDULE_STEPS}, got {shown(steps)}")
   parsed = Schedule(name, steps)
   try:
     parsed.alpha_bar()  # raises if there are too few steps
@@ -210,12 +230,13 @@ def _parse_schedule(schedule: dict, where: str) -> Schedule:
 
 def _check_image(description: dict, config: Any, where: str) -> None:
   shape, multiple = description["image_shape"], description["size_multiple"]
-  numbers = all(n is None or (type(n) is int and 0 < n <= MAX_NUMBER) for n in shape)
+  numbers = all(n is None or 0 < n <= MAX_NUMBER for n in shape)
   if len(shape) != 3 or not numbers or shape[2] is None:
-    raise ValueError(f"{where}: image_shape: expected [height, width, channels], null for any size, got {shape}")
+    some = shown(tuple(shape))
+    raise ValueError(f"{where}: image_shape: expected [height, width, channels], null for any size, got {some}")
   needed = config.size_multiple
   if multiple < 1 or multiple % needed:
-    raise ValueError(f"{where}: size_multiple: expected a multiple of the network's {needed}, got {multiple}")
+    raise ValueError(f"{where}: size_multiple: expected a multiple of the network's {needed}, got {shown(multiple)}")
   if any(n is not None and n % multiple for n in shape[:2]):
     raise ValueError(f"{where}: image_shape: expected multiples of {multiple} pixels, got {shape}")
   if shape[2] != config.in_channels:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffinv import files, output
+from diffinv import files, output, progress
 from diffinv.nets import unet
 from diffinv.priors import arrays, description
 from diffinv.priors.arrays import PARAMS, full_disk
@@ -46,6 +46,7 @@ __all__ = [
   "NETWORKS",
   "RUNTIME",
   "Network",
+  "add_digests",
   "check_free",
   "find_folder",
   "full_disk",
@@ -95,11 +96,16 @@ def save_prior(
   fields = description.describe(prior, config, provenance)
   found = {name: value.shape for name, value in arrays.flat(prior.params).items()}
   arrays.check_shapes(found, param_shapes(config), "params")
+  fields["digests"] = arrays.digests(prior.params)
   check_free(folder, overwrite=overwrite)
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
-    arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
-    files.write_text(building.new(DESCRIPTION), json.dumps(fields, indent=2) + "\n")
+    try:
+      arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
+      _write_description(building.new(DESCRIPTION), fields)
+    except BaseException:
+      building.discard()
+      raise
     building.publish(overwrite=overwrite)
   return folder
 
@@ -141,7 +147,7 @@ def load_prior(
   folder = _find(name)
   fields, config, schedule = _read(folder)
   config = _with_options(config, dtype, remat)
-  params = arrays.read(folder / PARAMS, param_shapes(config))
+  params = _read_params(folder, fields, config)
   apply = NETWORKS[fields["network"]["name"]].apply_function(config)
   params, apply = _with_label(apply, params, getattr(config, "num_classes", None), label)
   return Prior(
@@ -163,6 +169,39 @@ def _read(folder: Path) -> tuple[dict[str, Any], Any, Schedule]:
   return fields, config, schedule
 
 
+def _read_params(folder: Path, fields: dict[str, Any], config: Any) -> Any:
+  if "digests" not in fields:
+    progress.note(
+      f"{folder}: its weights are used unchecked, as its {DESCRIPTION} has no digests of them; add them with "
+      "tools/add_digests.py"
+    )
+  return arrays.read(folder / PARAMS, param_shapes(config), fields.get("digests"))
+
+
+def add_digests(folder: str | os.PathLike[str]) -> None:
+  """Add the digests of its arrays, as they are now, to the description of a prior that has none.
+
+  Args:
+    folder: of the prior; names are not looked up, as the prior is changed.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: `prior.json` or the arrays are damaged, or it has digests.
+    OSError: it cannot be written.
+  """
+  folder = Path(os.path.abspath(folder))
+  fields, config, _ = _read(folder)
+  if "digests" in fields:
+    raise ValueError(f"{folder}: expected a prior without digests, got one that has them; leave it out")
+  fields["digests"] = arrays.digests(arrays.read(folder / PARAMS, param_shapes(config)))
+  _write_description(folder / DESCRIPTION, fields)
+
+
+def _write_description(path: Path, fields: dict[str, Any]) -> None:
+  with files.file(path) as partial:
+    partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
 def load_description(name_or_folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
   """Return the fields of a prior's prior.json and the config of its network, without reading its arrays.
 
@@ -178,8 +217,13 @@ def load_description(name_or_folder: str | os.PathLike[str]) -> tuple[dict[str, 
 
 
 def load_provenance(name_or_folder: str | os.PathLike[str]) -> dict[str, Any]:
-  """Return what prior.json says about the origin of the weights; empty if it says nothing."""
-  return description.read(_find(os.fspath(name_or_folder))).get("provenance") or {}
+  """Return what prior.json says about the origin of the weights; empty if it says nothing.
+
+  Raises:
+    FileNotFoundError: there is no such name or folder.
+    ValueError: `prior.json` is damaged.
+  """
+  return description.read(_find(os.fspath(name_or_folder)))["provenance"]
 
 
 def _with_options(config: Any, dtype: str, remat: bool) -> Any:

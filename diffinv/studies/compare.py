@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, progress
+from diffinv import devices, errors, memory, progress
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
@@ -69,14 +69,13 @@ def compare(
   """
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
+  casing.check_apart(study, path)
   runs.check_free(path, overwrite=overwrite)
   comparison = prepare(study, None if kept is not None else path)
   if runs.is_done(path, comparison.plan, overwrite=overwrite):
     return read_results(path)
   run = runs.RunFolder(path, comparison.plan)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} rows are there")
+  with run.held(restart=restart):
     write_measurements(run, comparison)
     restore_all(run, comparison)
     write_sheets(run, comparison)
@@ -96,8 +95,6 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   prior, tasks = identity.load(study), named_tasks(study.tasks)
   entrants.note_settings(study)
   study = study if study.data else dataclasses.replace(study, data=(str(bundled.ASTRONAUT),))
-  if folder is not None:
-    casing.check_apart(study, folder)
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
   devices.mesh(study.devices)  # tells too many
@@ -107,6 +104,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
   lpips = read_lpips(study, cases[0].shape)
   found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
+  check_memory(found)
   return found._replace(plan=plan(found))
 
 
@@ -130,6 +128,29 @@ def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | 
     return perceptual.from_state_dict(state_dicts.read_state_dict(pathlib.Path(study.lpips)))
   except ValueError as error:
     raise ValueError(f"`lpips`: {error}") from None
+
+
+def check_memory(c: Comparison) -> None:
+  """Check that the machine has the memory for every method.
+
+  Raises:
+    UsageError: it has not.
+  """
+  part = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)[0]
+  kept = memory.pictures(len(c.cases), c.cases[0].shape)
+  for entrant in c.entrants:
+    if not entrant.excuse:
+      memory.check_chains(
+        c.prior,
+        entrant.method,
+        c.measure(entrant.task, 0),
+        entrant.grid,
+        chains=len(part) * c.study.num_samples,
+        batch_size=c.study.batch_size,
+        shape=c.cases[0].shape,
+        kept=kept,
+        mesh=devices.mesh(c.study.devices),
+      )
 
 
 # The plan

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, progress
+from diffinv import devices, errors, memory, progress
 from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
 from diffinv.priors import PicturePrior
-from diffinv.schedules import Level
+from diffinv.priors.description import MAX_SCHEDULE_STEPS
+from diffinv.schedules import Level, parse_spacing
 from diffinv.studies import cases, chains, entrants, identity, marks, runs
-from diffinv.studies.study import STEPS, Running
+from diffinv.studies.study import MAX_PICTURES, STEPS, Running
 
 COMMAND = "sample"
 DEFAULT_SIZE = 256  # pixels, for priors of any size
@@ -27,8 +28,10 @@ GRID_PICTURES = 256  # of the first so many pictures; more is nothing to look at
 class Drawing(Running):
   """What to draw, and how."""
 
-  steps: str | int | None = option("100", f"Noise levels of the chain: {STEPS}.")
-  num_samples: int = option(16, "Pictures to draw.", low=1)
+  steps: str | int | None = option(
+    "100", f"Noise levels of the chain: {STEPS}.", low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing
+  )
+  num_samples: int = option(16, "Pictures to draw.", low=1, high=MAX_PICTURES)
   sampler: str = option("ddpm", "Reverse process.", choices=tuple(SAMPLERS))
   eta: float | None = option(None, "Randomness of DDIM: 0 is deterministic, 1 is DDPM. Not set: 0.", low=0.0, high=1.0)
 
@@ -38,8 +41,8 @@ class Drawing(Running):
       raise errors.UsageError(f"`eta` is of `sampler=ddim`, got `sampler={self.sampler}`; leave it out")
 
 
-def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
-  """Return the sampler for pictures of the size asked for.
+def picture_shape(config: Drawing, prior: PicturePrior) -> tuple[int, int, int]:
+  """Return the shape [h, w, c] of the pictures, of the size asked for.
 
   Raises:
     UsageError: the prior does not have that size.
@@ -48,7 +51,11 @@ def build_sampler(config: Drawing, prior: PicturePrior) -> Method:
   with errors.usage():
     wanted = None if config.size is None else images.parse_size(str(config.size))
     size = images.target_size((DEFAULT_SIZE, DEFAULT_SIZE), allowed, multiple, wanted)
-  shape = (*size, prior.image_shape[2])
+  return (*size, prior.image_shape[2])
+
+
+def build_sampler(config: Drawing, shape: tuple[int, int, int]) -> Method:
+  """Return the sampler for pictures of a shape."""
   return DDIM(shape, config.eta or 0.0) if config.sampler == "ddim" else SAMPLERS[config.sampler](shape)
 
 
@@ -86,16 +93,14 @@ def draw_all(
     FileExistsError: the folder may not be written.
   """
   path = pathlib.Path(os.path.expanduser(folder))
-  runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   cases.check_apart(config, path)
+  runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   job = plan(config)
   about = describe(job, path)
   if runs.is_done(path, about, runs.DRAWING, overwrite=overwrite):
     return runs.read_results(path, runs.DRAWING)
   run = runs.RunFolder(path, about, kind=runs.DRAWING)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+  with run.held(restart=restart):
     run_all(run, job)
     write_grid(run, job)
     found = contents(job, run)
@@ -107,12 +112,25 @@ def plan(config: Drawing) -> Job:
   """Load the prior and build the sampler.
 
   Raises:
-    UsageError: options do not fit together.
+    UsageError: options do not fit together, or the machine has not the memory.
   """
   devices.split_cpu(config.devices)
   prior = identity.load(config)
   devices.mesh(config.devices)
-  return Job(config, prior, build_sampler(config, prior), entrants.make_grid(prior, str(config.steps)))
+  shape = picture_shape(config, prior)
+  method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
+  memory.check_chains(
+    prior,
+    method,
+    None,
+    grid,
+    chains=min(config.num_samples, config.batch_size),
+    batch_size=config.batch_size,
+    shape=shape,
+    kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
+    mesh=devices.mesh(config.devices),
+  )
+  return Job(config, prior, method, grid)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, methods, progress
+from diffinv import devices, errors, files, memory, methods, progress
 from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
@@ -50,7 +50,7 @@ class Restoration(Measuring):
   )
   mask_threshold: int | None = option(
     None,
-    "Gray level from which a pixel of the mask counts as kept, 1 to 255. Not set: only 0 and 255 are taken.",
+    "Gray level from which a pixel of the mask counts as kept. Not set: only 0 and 255 are taken.",
     low=1,
     high=255,
   )
@@ -213,7 +213,29 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   check_method(config, name, task, built, cases)
   measurement.noise_model(config, task)
   devices.mesh(config.devices)
-  return Job(config, prior, name, task, built, grid, cases, read)
+  job = Job(config, prior, name, task, built, grid, cases, read)
+  check_memory(job)
+  return job
+
+
+def check_memory(job: Job) -> None:
+  """Check that the machine has the memory for pictures of every size.
+
+  Raises:
+    UsageError: it has not.
+  """
+  for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size):
+    if len(part) == count:  # the first of its size
+      memory.check_chains(
+        job.prior,
+        job.method,
+        job.load(part[0])[0],
+        job.grid,
+        chains=count * job.config.num_samples,
+        batch_size=job.config.batch_size,
+        shape=part[0].shape,
+        mesh=devices.mesh(job.config.devices),
+      )
 
 
 def picture_paths(config: Restoration) -> list[pathlib.Path]:
@@ -373,16 +395,14 @@ def restore_all(
     FileExistsError: the folder may not be written.
   """
   path = pathlib.Path(os.path.expanduser(folder))
-  runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
   casing.check_apart(config, path)
+  runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
   job = plan(config)
   about = describe(job, path)
   if runs.is_done(path, about, runs.RESTORATION, overwrite=overwrite):
     return runs.read_results(path, runs.RESTORATION)
   run = runs.RunFolder(path, about, kind=runs.RESTORATION)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} pictures are there")
+  with run.held(restart=restart):
     run_all(run, job)
     entries = [run.rows[(case.name,)] for case in job.cases]
     if len(failures(entries)) == len(entries):

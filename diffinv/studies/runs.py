@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from diffinv import files, output, progress, reading
+from diffinv import errors, files, output, progress, reading
 from diffinv.data import images
 from diffinv.metrics import table
 
@@ -93,6 +93,7 @@ class Kind(NamedTuple):
   command: str
   format: str  # what its plan calls itself
   keys: tuple[str, ...]  # what a row is about
+  unit: str  # what a row is of, several
   older: tuple[str, ...] = ()  # formats of older versions that can still be read
 
   def key(self, row: Row) -> Key:
@@ -101,11 +102,11 @@ class Kind(NamedTuple):
 
 
 COMPARISON = Kind(
-  "comparison", "compare", "diffinv-compare-2", ("task", "method", "image"), older=("diffinv-compare-1",)
+  "comparison", "compare", "diffinv-compare-2", ("task", "method", "image"), "rows", older=("diffinv-compare-1",)
 )
-SEARCH = Kind("search", "tune", "diffinv-tune-2", ("task", "method", "candidate"))
-RESTORATION = Kind("restoration", "reconstruct", "diffinv-reconstruct-1", ("name",))
-DRAWING = Kind("drawing", "sample", "diffinv-sample-1", ("number",))
+SEARCH = Kind("search", "tune", "diffinv-tune-2", ("task", "method", "candidate"), "candidates")
+RESTORATION = Kind("restoration", "reconstruct", "diffinv-reconstruct-1", ("name",), "pictures")
+DRAWING = Kind("drawing", "sample", "diffinv-sample-1", ("number",), "pictures")
 
 
 # What a folder holds, as JSON
@@ -331,6 +332,8 @@ class RunFolder:
   def held(self, *, restart: bool = False) -> Iterator[None]:
     """Begin in OUTPUT.running, or go on there, and be the only one to write into it.
 
+    What fails or is stopped before anything is finished leaves nothing; later, an interruption says how to go on.
+
     Args:
       restart: throw away what OUTPUT.running holds.
 
@@ -342,7 +345,24 @@ class RunFolder:
       self._begin()
       kept = self._whole_lines()
       self.rows = {self._kind.key(line.row): line.row for line in kept}
+      if kept:
+        print(f"going on with {self.partial}: {len(kept)} {self._kind.unit} are there")
+      try:
+        with self._interruption():
+          yield
+      except BaseException:
+        if not self.rows:
+          self.discard()
+        raise
+
+  @contextlib.contextmanager
+  def _interruption(self) -> Iterator[None]:
+    """Say of an interruption whether anything is finished, and how to go on."""
+    try:
       yield
+    except KeyboardInterrupt as stop:
+      left = f"give the same command again to go on with {self.partial}" if self.rows else "nothing was written"
+      raise errors.interrupted(stop, left) from None
 
   def _begin(self) -> None:
     """Write the plan, or check that the one that is there is the same."""
@@ -425,6 +445,12 @@ class RunFolder:
     """Remove OUTPUT.running, whose results are somewhere else; while it is `held`."""
     self._folder.discard()
 
+  def remove_left(self) -> None:
+    """Remove OUTPUT.running where a stop came before that was done, when its results were already somewhere else."""
+    if self.partial.exists():
+      with self._folder.held(restart=True):
+        pass
+
 
 def planned(plan: dict[str, Any], kind: Kind) -> dict[str, Any]:
   """Return a plan as run.json has it."""
@@ -470,6 +496,7 @@ def is_done(
       f"output: {path} holds a finished {kind.noun} that differs in {changed[0]}; choose another `output`, or replace "
       "it with `overwrite`"
     )
+  output.tidy(path)
   progress.note(f"{path} holds this {kind.noun} already; nothing is done again")
   return True
 

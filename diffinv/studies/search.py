@@ -5,6 +5,7 @@ a static field (a count, a choice of algorithm) compiles once more.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 from diffinv import errors, methods
 from diffinv.methods.base import Method, Range
 from diffinv.operators.base import Operator
+
+MAX_CANDIDATES = 10_000  # of a method on a task
 
 
 class Candidate(NamedTuple):
@@ -49,7 +52,14 @@ def candidates(build: Callable[[dict[str, Any]], Method], search: Mapping[str, S
   Args:
     build: makes the method from the searched fields.
     search: values to try, by field.
+
+  Raises:
+    UsageError: there are too many combinations.
   """
+  count = math.prod(map(len, search.values()))
+  if count > MAX_CANDIDATES:
+    expected = f"at most {MAX_CANDIDATES:,} combinations of values"
+    raise errors.UsageError(f"`search`: expected {expected}, got {count:,}; try fewer")
   chosen = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
   return [Candidate(some, build(some)) for some in chosen]
 

@@ -17,15 +17,23 @@ from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.metrics.perceptual import LPIPS
 from diffinv.nets import unet
+from diffinv.noise import MAX_RATE, MAX_SIGMA, MIN_RATE, MIN_SIGMA
 from diffinv.operators import Operator
 from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior
-from diffinv.schedules import SPACINGS
+from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
+from diffinv.schedules import SPACINGS, parse_spacing
 from diffinv.tasks import TASKS, Task
 
 NOISES = ("gaussian", "poisson", "none")
 DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur", "motion_blur")
 TEST_IMAGES, VALIDATION_IMAGES = 8, 4  # of a held-out set, where `num_images` does not say
+
+MAX_CHAINS = 65_536  # at once
+MAX_DEVICES = 4096
+MAX_PICTURES = 100_000  # to read, to draw or to keep in mind
+MAX_SAMPLES = 10_000  # of a picture
+MAX_FRAMES = 1000  # of a chain
 
 STEPS = f"{', '.join(SPACINGS[:-1])} or {SPACINGS[-1]} (per section)"  # what `steps` may be
 
@@ -39,7 +47,9 @@ class Running:
   prior: str | os.PathLike[str] | PicturePrior = option(
     "photo", "Prior: a name, or a folder that `diffinv convert` or `diffinv train` wrote."
   )
-  label: int | None = option(None, "Class of the pictures, for a class-conditional network.", low=0)
+  label: int | None = option(
+    None, "Class of the pictures, for a class-conditional network.", low=0, high=MAX_NUMBER - 1
+  )
   dtype: str | None = option(
     None,
     "Precision of the network's products; all else is float32. Not set: float32, whose products JAX rounds on a GPU or "
@@ -50,16 +60,24 @@ class Running:
   steps: str | int | None = option(
     None,
     f"Noise levels of the chain: {STEPS}. Not set: as the settings of the prior say.",
+    low=1,
+    high=MAX_SCHEDULE_STEPS,
+    form=parse_spacing,
   )
   seed: int = option(0, "Seed of everything random.", low=0, high=MAX_SEED)
   size: str | int | None = option(
-    None, "Size of the pictures in pixels, N or WIDTHxHEIGHT. Not set: as the prior says."
+    None,
+    "Size of the pictures in pixels, N or WIDTHxHEIGHT. Not set: as the prior says.",
+    low=1,
+    high=MAX_NUMBER,
+    form=images.parse_size,
   )
-  batch_size: int = option(4, "Chains (images times samples) that run at once; bounds memory.", low=1)
+  batch_size: int = option(4, "Chains (images times samples) that run at once; bounds memory.", low=1, high=MAX_CHAINS)
   devices: int | None = option(
     None,
     "Local devices to spread a batch over; on a CPU, cores. Not set: one device, or all cores on one batch.",
     low=1,
+    high=MAX_DEVICES,
   )
 
 
@@ -76,15 +94,17 @@ class Measuring(Running):
     None,
     "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1, but for the task "
     "phase_retrieval_01, whose pictures are on [0, 1]). Not set: the task's.",
-    low=0.0,
+    low=MIN_SIGMA,
+    high=MAX_SIGMA,
+    advice="; pass `noise=none` for none",
   )
-  rate: float = option(1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", low=1e-6)
+  rate: float = option(1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", low=MIN_RATE, high=MAX_RATE)
   settings: str | os.PathLike[str] | dict | None = option(
     None,
     "JSON file of hyper-parameters per method and task. Not set: those that ship for the prior, or the literature's.",
   )
   set: tuple[str, ...] | Mapping[str, Any] = option((), "Hyper-parameter.", repeated=True)
-  num_samples: int = option(1, "Posterior samples of each picture.", low=1)
+  num_samples: int = option(1, "Posterior samples of each picture.", low=1, high=MAX_SAMPLES)
   antithetic: bool = option(
     False,
     "Draw the samples in pairs of opposite noise: on linear tasks their mean is nearer the posterior mean than that of "
@@ -115,7 +135,10 @@ class Comparing(Measuring):
     tuple(METHODS), f"Methods, of {', '.join(METHODS)}."
   )
   num_images: int | None = option(
-    None, f"Pictures to use, the first so many. Not set: all, {TEST_IMAGES} of a held-out set.", low=1
+    None,
+    f"Pictures to use, the first so many. Not set: all, {TEST_IMAGES} of a held-out set.",
+    low=1,
+    high=MAX_PICTURES,
   )
 
   def __post_init__(self) -> None:
@@ -138,6 +161,7 @@ class Study(Comparing):
     12,
     "Pictures to keep of each chain, its start and its end among them, for the report's animation; 0 for none.",
     low=0,
+    high=MAX_FRAMES,
   )
   lpips: str | os.PathLike[str] | LPIPS | None = option(
     None,

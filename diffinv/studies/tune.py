@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, output, progress, reading, text
+from diffinv import devices, errors, files, memory, output, progress, reading, text
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
 from diffinv.methods import METHODS
@@ -159,15 +159,14 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
   if pathlib.Path(file).suffix != ".json":
     raise errors.UsageError(f"`output`: expected a file NAME.json to write, got {file}")
   file = pathlib.Path(os.path.expanduser(file))
+  casing.check_apart(config, file)
   if not reading.is_file(file) or overwrite:
     output.check_file(file, overwrite=overwrite)
   p = prepare(config, file)
   run = runs.RunFolder(file, plan(p), kind=runs.SEARCH)
   if reading.is_file(file) and not overwrite:
     return read_finished(p, run, file)
-  with run.held(restart=restart), errors.interruption(f"give the same command again to go on with {run.partial}"):
-    if run.rows:
-      print(f"going on with {run.partial}: {len(run.rows)} candidates are there")
+  with run.held(restart=restart):
     run_all(run, p)
     outcomes = [judge(config, job, run) for job in p.jobs]
     if all(outcome.best is None for outcome in outcomes):
@@ -199,9 +198,7 @@ def read_finished(p: Prepared, run: runs.RunFolder, file: pathlib.Path) -> Tuned
     outcome_of(p.config, job, [nan if mark is None else mark for mark in marks_of[job.task, job.name]])
     for job in p.jobs
   ]
-  if run.partial.exists():  # a stop came before it was removed
-    with run.held(restart=True):
-      pass
+  run.remove_left()
   return Tuned(outcomes, table, p.config.criterion)
 
 
@@ -217,7 +214,6 @@ class _About(TypedDict):
 
 def prepare(config: Search, file: pathlib.Path) -> Prepared:
   """Load the prior and the pictures, and build every candidate."""
-  casing.check_apart(config, file)
   devices.split_cpu(config.devices)
   prior, tasks = identity.load(config), named_tasks(config.tasks)
   entrants.note_settings(config)
@@ -230,7 +226,32 @@ def prepare(config: Search, file: pathlib.Path) -> Prepared:
     for name, task in tasks.items()
   }
   table = entrants.read_settings(config)
-  return Prepared(config, prior, table, cases, truths, problems, plan_jobs(config, prior, table, problems))
+  found = Prepared(config, prior, table, cases, truths, problems, plan_jobs(config, prior, table, problems))
+  check_memory(found)
+  return found
+
+
+def check_memory(p: Prepared) -> None:
+  """Check that the machine has the memory for every sweep.
+
+  Raises:
+    UsageError: it has not.
+  """
+  count = len(p.cases) * p.config.num_samples
+  for job in p.jobs:
+    size = max(size for _, size in search.parts(job.found, max(1, p.config.batch_size // count)))
+    memory.check_chains(
+      p.prior,
+      job.found[0].method,
+      p.problems[job.task][0],
+      job.grid,
+      chains=size * count,
+      batch_size=p.config.batch_size,
+      shape=p.cases[0].shape,
+      kept=memory.pictures(len(p.cases), p.cases[0].shape),
+      mesh=devices.mesh(p.config.devices),
+      swept=True,
+    )
 
 
 # What is tried

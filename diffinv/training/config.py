@@ -9,12 +9,17 @@ from typing import Any, Self
 from diffinv import errors, files, options
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
-from diffinv.priors.folder import MAX_LEVELS, MAX_SCHEDULE_STEPS, NETWORKS
+from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS, NETWORKS
 from diffinv.schedules import BETAS, Schedule
 from diffinv.training import step
 from diffinv.training.pace import UNKNOWN_STEPS
 
-POSITIVE = 1e-9  # bounds are allowed values themselves
+POSITIVE, LARGE = 1e-9, 1e9  # bounds are allowed values themselves; squares of these are within float32
+MAX_STEPS = UNKNOWN_STEPS - 1  # of a run
+MAX_BATCH = 65_536  # images a step
+MAX_HELD_OUT = 100_000  # images
+MAX_WORKERS, MAX_DEVICES = 256, 4096
+YEAR, DAY = 366 * 24 * 60.0, 24 * 3600.0  # minutes; seconds
 BELOW_ONE = 1 - 1e-6  # an average with a decay of 1 would never move
 MOST_WORKERS = 16  # where `workers` does not say
 
@@ -69,16 +74,19 @@ class TrainConfig:
     None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'."
   )
   config: str = option("default", "Set of defaults for the flags below.", choices=CONFIGS)
-  steps: int | None = option(None, "Steps to take, in all.", low=1, high=UNKNOWN_STEPS - 1)
+  steps: int | None = option(None, "Steps to take, in all.", low=1, high=MAX_STEPS)
   minutes: float | None = option(
-    None, "Time to train, minutes. The speed of the first steps fixes how many to take, and each quarter corrects it."
+    None,
+    "Time to train, minutes. The speed of the first steps fixes how many to take, and each quarter corrects it.",
+    low=1e-3,
+    high=YEAR,
   )
   seed: int = option(0, "Seed of the weights, the data order and the noise.", low=0, high=MAX_SEED)
   init: str | os.PathLike[str] | None = option(
     None, "Prior whose weights to start from: a name or a folder, of the same network and prediction."
   )
 
-  size: int = option(64, "Edge of the training images, pixels.")
+  size: int = option(64, "Edge of the training images, pixels.", low=1, high=MAX_NUMBER)
   crop: str = option(
     "random",
     "For folders: cut anywhere, or scale the shorter side to `size` and cut the center. Either way, pictures smaller "
@@ -89,6 +97,7 @@ class TrainConfig:
     0.0,
     "For folders: largest random reduction before a random crop, factor, at least 1; 0: up to the whole picture.",
     low=0.0,
+    high=float(MAX_NUMBER),
   )
   flip: bool | None = option(None, "For folders and faces: mirror half of the images; `config=faces` does not.")
   augment: float = option(
@@ -101,22 +110,23 @@ class TrainConfig:
     None,
     f"Threads that prepare images. Not set: one for two cores, at least 2, at most {MOST_WORKERS}.",
     low=1,
+    high=MAX_WORKERS,
   )
-  held_out: int = option(80, "Crops of held-out images for the validation, at most.", low=1)
+  held_out: int = option(80, "Crops of held-out images for the validation, at most.", low=1, high=MAX_HELD_OUT)
 
-  batch_size: int = option(16, "Images a step.", low=1)
-  accumulate: int = option(1, "Parts that a batch is worked through in, to save memory.", low=1)
+  batch_size: int = option(16, "Images a step.", low=1, high=MAX_BATCH)
+  accumulate: int = option(1, "Parts that a batch is worked through in, to save memory.", low=1, high=MAX_BATCH)
   optimizer: str = option("muon", "Rule of the steps: Muon for wide kernels, or AdamW for all.", choices=step.RULES)
-  learning_rate: float = option(1e-3, "Learning rate after the warm-up.", low=0.0)
-  warmup_steps: int = option(200, "Steps of linear warm-up.", low=0)
+  learning_rate: float = option(1e-3, "Learning rate after the warm-up.", low=0.0, high=100.0)
+  warmup_steps: int = option(200, "Steps of linear warm-up.", low=0, high=MAX_STEPS)
   decay: str = option("cosine", "Decay of the learning rate, to the last step.", choices=step.DECAYS)
   final_fraction: float = option(
     0.01, "Learning rate at the last step, as a part of `learning_rate`.", low=0.0, high=1.0
   )
-  weight_decay: float = option(1e-4, "Decoupled weight decay of kernels.", low=0.0)
+  weight_decay: float = option(1e-4, "Decoupled weight decay of kernels.", low=0.0, high=1000.0)
   beta1: float = option(0.9, "Adam's decay of the mean gradient.", low=0.0, high=BELOW_ONE)
   beta2: float = option(0.99, "Adam's decay of the squared gradient.", low=0.0, high=BELOW_ONE)
-  clip_norm: float = option(1.0, "Largest norm of the gradient.", low=POSITIVE)
+  clip_norm: float = option(1.0, "Largest norm of the gradient.", low=POSITIVE, high=LARGE)
   momentum: float = option(0.95, "Muon's decay of the mean gradient.", low=0.0, high=BELOW_ONE)
   ema_decay: float = option(
     0.999, "Decay a step of the averaged weights, which are the ones that are kept.", low=0.0, high=BELOW_ONE
@@ -128,45 +138,59 @@ class TrainConfig:
     None,
     "Mean of ln(sigma/alpha), for log-normal levels. Not set: -0.3 for `config=photo`, 0.3 for `config=faces`, and "
     "more by ln(size / 64) for images of 128 pixels or more.",
+    low=-20.0,  # beyond, all levels are the first or the last of any schedule
+    high=20.0,
   )
-  p_std: float = option(1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.", low=0.0)
+  p_std: float = option(1.4, "Standard deviation of ln(sigma/alpha), for log-normal levels.", low=0.0, high=20.0)
   wide: float = option(0.1, "Part of log-normal levels drawn log-uniformly over the whole schedule.", low=0.0, high=1.0)
   weighting: str = option("none", "Weights of the levels.", choices=step.WEIGHTINGS)
-  min_snr_gamma: float = option(5.0, "Largest signal-to-noise ratio that counts, for min_snr.", low=POSITIVE)
+  min_snr_gamma: float = option(
+    5.0, "Largest signal-to-noise ratio that counts, for min_snr.", low=POSITIVE, high=LARGE
+  )
   learned_variance: bool = option(False, "Learn the reverse variance too; needs `levels=uniform`.")
-  vlb_weight: float = option(1e-3, "Weight of the variational term, for `learned_variance`.", low=0.0)
+  vlb_weight: float = option(1e-3, "Weight of the variational term, for `learned_variance`.", low=0.0, high=1000.0)
   schedule: str = option("linear", "Noise schedule of the prior.", choices=BETAS)
   schedule_steps: int = option(1000, "Steps of the noise schedule.", low=2, high=MAX_SCHEDULE_STEPS)
 
   network: str = option("small", "Network to train; a new one, or that of `init`.", choices=NETWORKS)
-  channels: int = option(64, "Channels of the network at its finest level.", low=1)
+  channels: int = option(64, "Channels of the network at its finest level.", low=1, high=MAX_NUMBER)
   multipliers: tuple[int, ...] | None = option(
     None,
     "Channels of each level over `channels`, finest first. Not set: more levels for images of 128 pixels or more, and "
     "for guided_diffusion.",
+    low=1,
+    high=MAX_NUMBER,
   )
-  blocks: int | None = option(None, "Residual blocks a level, each way.", low=1)
+  blocks: int | None = option(None, "Residual blocks a level, each way.", low=1, high=MAX_BLOCKS["blocks"])
   middle_blocks: int | None = option(
-    None, "Residual blocks at the coarsest level of small; 3 for `config=faces`.", low=1
+    None,
+    "Residual blocks at the coarsest level of small; 3 for `config=faces`.",
+    low=1,
+    high=MAX_BLOCKS["middle_blocks"],
   )
   patch: int | None = option(
     None,
     "Edge of the square of pixels that is one position of small. Not set: 4 for images of 256 pixels or more.",
     low=1,
+    high=MAX_NUMBER,
   )
   attention: bool | None = option(
     None,
     "Attention at the coarsest level: for images of one size only; `config=faces` has it.",
   )
-  head_channels: int = option(64, "Channels of a head of attention.", low=1)
-  embedding: int | None = option(None, "Width of the embedding of small's noise level.", low=4)
+  head_channels: int = option(64, "Channels of a head of attention.", low=1, high=MAX_NUMBER)
+  embedding: int | None = option(None, "Width of the embedding of small's noise level.", low=4, high=MAX_NUMBER)
   dtype: str = option("float32", "Precision of the convolutions.", choices=("float32", "bfloat16"))
 
-  log_every: int = option(20, "Steps between lines of the log.", low=1)
-  validate_every: int = option(0, "Steps between validations; 0: a twelfth of the run, at least 100.", low=0)
-  sample_every: int = option(0, "Steps between sample grids; 0: a quarter of the run.", low=0)
-  devices: int | None = option(None, "Local devices to train on; on a CPU, cores. Not set: all there are.", low=1)
-  save_seconds: float = option(120.0, "Time between checkpoints, seconds.", low=0.0)
+  log_every: int = option(20, "Steps between lines of the log.", low=1, high=MAX_STEPS)
+  validate_every: int = option(
+    0, "Steps between validations; 0: a twelfth of the run, at least 100.", low=0, high=MAX_STEPS
+  )
+  sample_every: int = option(0, "Steps between sample grids; 0: a quarter of the run.", low=0, high=MAX_STEPS)
+  devices: int | None = option(
+    None, "Local devices to train on; on a CPU, cores. Not set: all there are.", low=1, high=MAX_DEVICES
+  )
+  save_seconds: float = option(120.0, "Time between checkpoints, seconds.", low=0.0, high=DAY)
 
   def __post_init__(self):
     if isinstance(self.multipliers, list):
@@ -262,16 +286,15 @@ def _check_data(c: TrainConfig) -> None:
 def _check_length(c: TrainConfig) -> None:
   if (c.steps is None) == (c.minutes is None):
     raise errors.UsageError("`steps`: expected one of `steps` and `minutes`, got both or none")
-  if c.minutes is not None and c.minutes <= 0:
-    raise errors.UsageError(f"`minutes`: expected a positive time, got {c.minutes:g}")
 
 
 def _check_multipliers(c: TrainConfig) -> None:
   given: Any = c.multipliers
   numbers = given if isinstance(given, tuple) else ()
-  if not 1 <= len(numbers) <= MAX_LEVELS or not all(type(n) is int and n >= 1 for n in numbers):
+  if not 1 <= len(numbers) <= MAX_LEVELS or not all(type(n) is int and 1 <= n <= MAX_NUMBER for n in numbers):
     came = (",".join(map(str, given)) or "none") if isinstance(given, tuple) else given
-    raise errors.UsageError(f"`multipliers`: expected 1 to {MAX_LEVELS} whole numbers from 1 on, got {came}")
+    expected = f"1 to {MAX_LEVELS} whole numbers from 1 to {MAX_NUMBER:,}"
+    raise errors.UsageError(f"`multipliers`: expected {expected}, got {came}")
 
 
 def _check_size(c: TrainConfig) -> None:

@@ -15,11 +15,21 @@ from diffinv.data import held_out as held_out_data
 from diffinv.data.images import from_uint8
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import SAMPLERS
-from diffinv.options import option
+from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior, spectral
+from diffinv.priors.description import MAX_SCHEDULE_STEPS
 from diffinv.priors.folder import ANALYTIC, load_provenance
+from diffinv.schedules import parse_spacing
 from diffinv.studies import identity
-from diffinv.studies.study import STEPS, TEST_IMAGES, VALIDATION_IMAGES, Running
+from diffinv.studies.study import (
+  MAX_CHAINS,
+  MAX_PICTURES,
+  MAX_SAMPLES,
+  STEPS,
+  TEST_IMAGES,
+  VALIDATION_IMAGES,
+  Running,
+)
 from diffinv.training import data as training_data
 from diffinv.training.config import TrainConfig
 
@@ -27,6 +37,7 @@ MEASURES = ("denoising", "calibration", "sampling", "restoration", "speed")
 TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur")  # linear, and each with an interpolation
 COARSE = 8  # edge of the blocks whose means are the coarse part of an image, pixels
 REDUCED = 16  # edge of the images that are compared as wholes, pixels
+MAX_ROUNDS = 1000  # of timed chains
 MANY = 8  # images at once whose step is timed beside that of one
 GAUSSIAN = "fitted Gaussian"
 MEAN_IMAGE, PERIODIC = f"{GAUSSIAN}, mean image", f"{GAUSSIAN}, periodic"
@@ -40,36 +51,48 @@ class Evaluation(Running):
   """
 
   steps: str | int | None = option(
-    None, f"Noise levels of a restoration: {STEPS}. Not set: as the settings of the prior say."
+    None,
+    f"Noise levels of a restoration: {STEPS}. Not set: as the settings of the prior say.",
+    low=1,
+    high=MAX_SCHEDULE_STEPS,
+    form=parse_spacing,
   )
-  seed: int = option(1000, "Seed of noise, samples and measurements.", low=0, high=2**32 - 1)
+  seed: int = option(1000, "Seed of noise, samples and measurements.", low=0, high=MAX_SEED)
   size: str | int | None = dataclasses.field(default=None, init=False)  # no option: that of the training
-  batch_size: int = option(16, "Images or chains that run at once; bounds memory.", low=1)
+  batch_size: int = option(16, "Images or chains that run at once; bounds memory.", low=1, high=MAX_CHAINS)
   measures: tuple[str, ...] = option(
     ("denoising", "speed"), f"What to measure, of {', '.join(MEASURES)}.", choices=MEASURES
   )
-  fit_images: int = option(8192, "Training images that the Gaussian is fitted to.", low=1)
-  num_images: int = option(128, "Held-out pictures for denoising and calibration, at most.", low=1)
-  num_drawn: int = option(1000, "Samples for sampling, and pictures of each held-out set.", low=2)
+  fit_images: int = option(8192, "Training images that the Gaussian is fitted to.", low=1, high=MAX_PICTURES)
+  num_images: int = option(128, "Held-out pictures for denoising and calibration, at most.", low=1, high=MAX_PICTURES)
+  num_drawn: int = option(1000, "Samples for sampling, and pictures of each held-out set.", low=2, high=MAX_PICTURES)
   sampler: str = option("dpm_solver", "How samples are drawn.", choices=tuple(SAMPLERS))
-  sample_steps: str | int = option("logsnr30", f"Noise levels of a sample: {STEPS}.")
+  sample_steps: str | int = option(
+    "logsnr30", f"Noise levels of a sample: {STEPS}.", low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing
+  )
   tasks: tuple[str, ...] = option(TASKS, f"Tasks of restoration, of {', '.join(TASKS)}.", choices=TASKS)
   methods: tuple[str, ...] = option(
     ("dps", "diffpir"), f"Methods of restoration, of {', '.join(METHODS)}.", choices=METHODS
   )
-  test_images: int = option(TEST_IMAGES, "Held-out pictures to restore.", low=1)
+  test_images: int = option(TEST_IMAGES, "Held-out pictures to restore.", low=1, high=MAX_PICTURES)
   validation_images: int = option(
-    VALIDATION_IMAGES, "Other held-out pictures, by which the weight of total variation is chosen.", low=1
+    VALIDATION_IMAGES,
+    "Other held-out pictures, by which the weight of total variation is chosen.",
+    low=1,
+    high=MAX_PICTURES,
   )
   num_samples: int = option(
-    4, "Posterior samples of each picture; the mean of 4, 16, ... of them, and of all, stand beside one.", low=1
+    4,
+    "Posterior samples of each picture; the mean of 4, 16, ... of them, and of all, stand beside one.",
+    low=1,
+    high=MAX_SAMPLES,
   )
   antithetic: bool = option(False, "Draw posterior samples in pairs of opposite noise.")
   settings: str | os.PathLike[str] | dict | None = option(
     None, "JSON file of hyper-parameters that `diffinv tune` found for the prior. Not set: those that ship for it."
   )
-  rounds: int = option(5, "Chains to time, after one that is not.", low=1)
-  timed_steps: int = option(20, "Noise levels of a timed chain.", low=1)
+  rounds: int = option(5, "Chains to time, after one that is not.", low=1, high=MAX_ROUNDS)
+  timed_steps: int = option(20, "Noise levels of a timed chain.", low=1, high=MAX_SCHEDULE_STEPS)
 
   def __post_init__(self) -> None:
     for name in ("measures", "tasks", "methods"):

@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from diffinv import files
+from diffinv import files, reading
 from diffinv.methods import METHODS
 from diffinv.tasks import TASKS
 
@@ -22,6 +22,7 @@ DEFAULT = "default"
 STEPS = "steps"
 AT = "@"
 ABOUT = "about"  # how a file came about; no method
+ADVICE = "see diffinv/studies/settings/literature.json"
 
 
 def has_own(prior_name: str) -> bool:
@@ -38,15 +39,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Read a settings file.
 
   Raises:
+    FileNotFoundError, OSError: there is no such file, or it cannot be read.
     ValueError: it is not JSON, or not a table of tables by method.
   """
-  try:
-    settings = json.loads(pathlib.Path(path).read_text())
-  except (ValueError, RecursionError) as error:
-    raise ValueError(
-      f"settings: expected JSON in {path}, got {error}; see diffinv/studies/settings/literature.json"
-    ) from None
-  return checked(settings, path)
+  return checked(reading.read_json(path, Any, advice=ADVICE), path)
 
 
 def checked(settings: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -58,7 +54,9 @@ def checked(settings: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
   if isinstance(settings, dict):
     settings = {name: entry for name, entry in settings.items() if name != ABOUT}
   if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
-    raise ValueError(f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure")
+    raise ValueError(
+      f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure; {ADVICE}"
+    )
   for name, entry in settings.items():
     _check_names(path, name, entry)
   return settings
@@ -78,7 +76,7 @@ def _check_names(path, name, entry):
 
 def _check_known(path, what, got, known):
   if got not in known:
-    raise ValueError(f"settings: expected a {what} in {path}, one of {', '.join(known)}, got {got!r}")
+    raise ValueError(f"settings: expected a {what} in {path}, one of {', '.join(known)}, got {reading.shown(got)}")
 
 
 def write_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -94,7 +92,7 @@ def write_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> No
 def _is_entry(entry: Any) -> bool:
   """Tell whether a method's entry is a table of tables, but for its steps: text or a number."""
   return isinstance(entry, dict) and all(
-    isinstance(value, (str, int) if key == STEPS else dict) for key, value in entry.items()
+    (type(value) in (str, int) if key == STEPS else isinstance(value, dict)) for key, value in entry.items()
   )
 
 

@@ -1,0 +1,257 @@
+"""Every write of every command fails, ends the process or is told to stop; the same command then finishes, the same.
+
+A run on a tiny case asks the file system for some dozens of things. For every number n a fresh run is let down at its
+nth request, in one of two ways:
+
+  full   no request that needs space is granted from then on
+  dead   nothing is done from then on, as the process has ended; a write is cut in two
+
+Whatever is left then, the same command finishes, with the same files as a run that nothing disturbed, and all that
+others put beside it is as it was.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from diffinv import files, stopping
+from diffinv.apps import main
+from diffinv.data import images
+from diffinv.manifest import NAME
+
+ONE = "--prior=natural --steps=2 --compilation_cache="
+COMMANDS = {
+  "sample": f"sample {ONE} --size=16 --num_samples=2 --batch_size=1",
+  "reconstruct": f"reconstruct {ONE} --input={{place}}/in/a.png --task=inpaint_random --method=ddrm --batch_size=1",
+  "compare": f"compare {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=ddrm --frames=0",
+  "tune": f"tune {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=dps --search=dps.scale=0.1,0.2",
+}
+OUTPUTS = {"tune": "out.json"}
+WAYS = ("full", "dead")
+NEEDS_SPACE = ("open", "os.mkdir", "os.rename", "write", "fsync")
+
+
+class Dead(BaseException):
+  """The process has ended."""
+
+
+class Disk:
+  """Count what is asked of the file system below a folder, and let it down at one request and after."""
+
+  def __init__(self, folder, at=None, way=None):
+    self.folder, self.at, self.way = str(folder), at, way
+    self.count = 0
+    self.down = False
+
+  def asked(self, what, *paths):
+    """Be told of a request; raise if it is not granted."""
+    if not any(str(path).startswith(self.folder) for path in paths):
+      return
+    self.count += 1
+    self.down = self.down or self.count == self.at
+    if self.down and self.way == "dead":
+      raise Dead
+    if self.down and what in NEEDS_SPACE:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(paths[0]))
+
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+watched: list[Disk] = []  # the one that the hook tells; hooks cannot be taken back
+
+
+def hook(event, arguments):
+  if not watched:
+    return
+  if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)) and arguments[2] & WRITES:
+    watched[0].asked("open", os.fsdecode(arguments[0]))
+  elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"):
+    watched[0].asked(event, *(a for a in arguments[:2] if isinstance(a, (str, os.PathLike))))
+
+
+sys.addaudithook(hook)
+
+
+@contextlib.contextmanager
+def watch(disk):
+  """Let a disk see, and refuse, what is asked."""
+  real = {name: getattr(os, name) for name in ("write", "fsync")}
+
+  def write(descriptor, data):
+    try:
+      disk.asked("write", os.readlink(f"/proc/self/fd/{descriptor}"))
+    except Dead:
+      if disk.count == disk.at:
+        real["write"](descriptor, data[: len(data) // 2])
+      raise
+    return real["write"](descriptor, data)
+
+  def fsync(descriptor):
+    disk.asked("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+    return real["fsync"](descriptor)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(files.os, "write", write)
+    patch.setattr(files.os, "fsync", fsync)
+    watched.append(disk)
+    try:
+      yield disk
+    finally:
+      watched.clear()
+
+
+def prepare(place):
+  """Make a folder with pictures, and what others put there."""
+  (place / "in").mkdir(parents=True)
+  random = np.random.RandomState(0)
+  for name in "ab":
+    images.write(place / "in" / f"{name}.png", random.uniform(-1, 1, (16, 16, 3)))
+  for name in ("mine.txt", "out.mine", ".out.partial-1"):
+    (place / name).write_text("mine")
+  return place
+
+
+def words(command, place, *more):
+  name = OUTPUTS.get(command, "out")
+  return [*COMMANDS[command].format(place=place).split(), f"--output={place / name}", *more]
+
+
+def run(arguments):
+  """Run a command; return its status, None where the process ended."""
+  with jax.numpy_rank_promotion("allow"):
+    try:
+      return main.execute(arguments)
+    except Dead:
+      return None
+
+
+# What two runs may differ in: times, and the digests of what holds them.
+VARIES = ("seconds", "compile_seconds", "run_seconds", "peak_bytes", "digest", "files", "output", "plan")
+
+
+def plain(value):
+  if isinstance(value, dict):
+    return {name: plain(entry) for name, entry in value.items() if name not in VARIES}
+  return [plain(entry) for entry in value] if isinstance(value, list) else value
+
+
+def content(path, place):
+  if path.name == NAME:
+    return sorted(path.read_text().splitlines())
+  if path.suffix in (".json", ".jsonl"):
+    text = path.read_text().replace(str(place), "PLACE")
+    return plain([json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text))
+  return path.read_bytes()
+
+
+def everything(place):
+  """Return all files below a folder, with what is in them that is the same in every run."""
+  return {path.relative_to(place).as_posix(): content(path, place) for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def quick_page(monkeypatch):
+  """A page that takes no time to make."""
+  from diffinv.report import page
+
+  monkeypatch.setattr(page, "html", lambda run: f"{len(run.rows)} rows")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """What each command leaves, and how much it asks for, where nothing goes wrong."""
+  found = {}
+
+  def of(command, *more, begin=prepare):
+    key = (command, *more)
+    if key not in found:
+      place = begin(tmp_path_factory.mktemp(command) / "place")
+      with watch(Disk(place)) as disk:
+        assert run(words(command, place, *more)) == 0
+      found[key] = (everything(place), disk.count)
+    return found[key]
+
+  return of
+
+
+def check_every_request(command, way, expected, count, tmp_path, capsys, *more, begin=prepare):
+  """Let a command down at each request; check that the same command then ends as if nothing had been."""
+  assert count > 10
+  for n in range(1, count + 1):
+    place = begin(tmp_path / f"{way}{n}" / "place")
+    with watch(Disk(place, n, way)):
+      status = run(words(command, place, *more))
+    error = capsys.readouterr().err
+    # Where the last requests are let down, the work may be done all the same.
+    assert status == (None if way == "dead" else 1) or sorted(everything(place)) == sorted(expected), n
+    if status == 1:
+      assert error.count("diffinv: error: ") == 1 and "No space left on device" in error, (n, error)
+      assert "Traceback" not in error, (n, error)
+    assert run(words(command, place, *more)) == 0, (n, capsys.readouterr().err)
+    assert everything(place) == expected, n
+    shutil.rmtree(place.parent)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
+def test_whatever_request_fails_the_same_command_finishes_the_same(command, way, undisturbed, tmp_path, capsys):
+  expected, count = undisturbed(command)
+  check_every_request(command, way, expected, count, tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def with_an_old_one(tmp_path_factory):
+  """Begin with an output that is to be replaced."""
+  old = prepare(tmp_path_factory.mktemp("old") / "place")
+  assert run([*words("sample", old), "--seed=7", "--num_samples=1"]) == 0
+
+  def begin(place):
+    shutil.copytree(old, place)
+    return place
+
+  return begin
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
+def test_whatever_request_fails_what_is_replaced_is_whole_until_the_new_one_is(
+  way, undisturbed, with_an_old_one, tmp_path, capsys
+):
+  expected, count = undisturbed("sample", "--overwrite", begin=with_an_old_one)
+  check_every_request("sample", way, expected, count, tmp_path, capsys, "--overwrite", begin=with_an_old_one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wherever_it_is_told_to_stop_the_same_command_finishes_the_same(
+  command, number, undisturbed, tmp_path, capsys, monkeypatch
+):
+  expected, _ = undisturbed(command)
+  real, asked = stopping.check, []
+
+  def check(at=None):
+    asked.append(None)
+    if len(asked) == at:
+      raise stopping.Stopped(number)
+
+  monkeypatch.setattr(stopping, "check", check)
+  assert run(words(command, prepare(tmp_path / "all"))) == 0
+  looks = len(asked)
+  assert looks > 2
+  for n in range(1, looks + 1):
+    place = prepare(tmp_path / f"{n}")
+    asked.clear()
+    monkeypatch.setattr(stopping, "check", lambda n=n: check(n))
+    assert run(words(command, place)) == 128 + number, n
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setattr(stopping, "check", real)
+    assert run(words(command, place)) == 0, n
+    assert everything(place) == expected, n
