@@ -88,7 +88,6 @@ class States:
     """
     path = self._folder.place / self._file(step)
     shapes = _named(like)
-    reading.check_size(path, SPARE * (len(shapes) + 1) + 2 * sum(leaf.nbytes for leaf in shapes.values()))
     try:
       arrays, about = _read(path, shapes)
     except (OSError, MemoryError):
@@ -138,7 +137,8 @@ def _about(step: int, info: dict[str, Any], of_arrays: dict[str, str]) -> About:
 
 def _read(path: pathlib.Path, shapes: dict[str, Any]) -> tuple[dict[str, np.ndarray], About]:
   """Return the arrays of a file, which are those of `shapes`, and what it says of them."""
-  with reading.open_file(path) as opened:
+  most = SPARE * (len(shapes) + 1) + 2 * sum(leaf.nbytes for leaf in shapes.values())
+  with reading.open_file(path, most=most, advice=ADVICE) as opened:
     with zipfile.ZipFile(opened) as archive:
       if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
         raise ValueError("compressed arrays")  # which may take any amount of memory
