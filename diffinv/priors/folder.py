@@ -61,6 +61,7 @@ __all__ = [
 
 KIND = "prior"  # of folder
 BUILDING = ".building"  # of the name of the folder in which one is written
+WRITING = "writing"  # the folder in that one for what Orbax makes beside the arrays, and leaves when it is killed
 
 # Priors that need no file, made when they are asked for.
 ANALYTIC: dict[str, Callable[[], Any]] = {"natural": natural}
@@ -101,7 +102,11 @@ def save_prior(
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
     try:
-      arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
+      writing = building.new(f"{WRITING}/", f"{PARAMS}/", DESCRIPTION)
+      writing.mkdir()
+      arrays.write(writing / PARAMS, prior.params)
+      os.rename(writing / PARAMS, building.place / PARAMS)
+      writing.rmdir()
       _write_description(building.new(DESCRIPTION), fields)
     except BaseException:
       building.discard()
