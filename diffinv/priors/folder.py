@@ -17,7 +17,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffinv import files, output, progress
+from diffinv import files, output, progress, reading
+from diffinv.manifest import Manifest
 from diffinv.nets import unet
 from diffinv.priors import arrays, description
 from diffinv.priors.arrays import PARAMS, full_disk
@@ -50,6 +51,7 @@ __all__ = [
   "check_free",
   "find_folder",
   "full_disk",
+  "holds_prior",
   "is_shipped",
   "known_names",
   "load_description",
@@ -82,7 +84,7 @@ def save_prior(
     prior: what to write; its parameters are written in float32.
     config: of its network, one of NETWORKS.
     provenance: where the parameters come from, for people to read; anything that JSON can hold.
-    overwrite: replace a prior that is there.
+    overwrite: replace a prior that is there. The same one is not written again.
     command: that made it, for the list of its files.
 
   Returns:
@@ -97,6 +99,10 @@ def save_prior(
   found = {name: value.shape for name, value in arrays.flat(prior.params).items()}
   arrays.check_shapes(found, param_shapes(config), "params")
   fields["digests"] = arrays.digests(prior.params)
+  if not overwrite and holds_prior(folder) and description.read(folder) == fields:
+    output.tidy(folder)
+    progress.note(f"{folder} holds this prior already; it is not written again")
+    return folder
   check_free(folder, overwrite=overwrite)
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
@@ -108,6 +114,11 @@ def save_prior(
       raise
     building.publish(overwrite=overwrite)
   return folder
+
+
+def holds_prior(folder: str | os.PathLike[str]) -> bool:
+  """Tell whether a folder is one that `save_prior` wrote."""
+  return reading.is_file(Path(folder) / DESCRIPTION) and getattr(Manifest.read(Path(folder)), "kind", None) == KIND
 
 
 def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
