@@ -62,6 +62,7 @@ __all__ = [
 ]
 
 KIND = "prior"  # of folder
+SCRATCH = "scratch"  # in it: what Orbax writes, under names of its own until it is whole
 BUILDING = ".building"  # of the name of the folder in which one is written
 
 # Priors that need no file, made when they are asked for.
@@ -107,7 +108,10 @@ def save_prior(
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
     try:
-      arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
+      scratch = building.new(f"{SCRATCH}/", f"{PARAMS}/", DESCRIPTION)
+      arrays.write(scratch / PARAMS, prior.params)
+      os.rename(scratch / PARAMS, building.place / PARAMS)
+      files.remove_if_empty(scratch)
       _write_description(building.new(DESCRIPTION), fields)
     except BaseException:
       building.discard()
