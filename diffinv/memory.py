@@ -133,11 +133,12 @@ def check_training(
   weights, host, device = size(state), available(), device_available()
   shared = device is None  # all devices share the memory of the host
   require(Need(weights, 0, kept if shared else 0), host if shared else device, TRAINING_ADVICE)
-  needed = peak(jax.make_jaxpr(step)(state, images, jax.ShapeDtypeStruct((), jnp.float32)).jaxpr) - weights
-  copies = devices if shared else 1  # of the state, on what `room` is of
-  between = copies * weights * (1 if donated else 2)  # what the rule computes of a state, and the next one
-  need = Need(copies * weights, needed // (1 if shared else devices) + between, kept if shared else 0)
-  require(need, host if shared else device, TRAINING_ADVICE)
+  needed = peak(jax.make_jaxpr(step)(state, images, jax.ShapeDtypeStruct((), jnp.float32)).jaxpr)
+  needed -= weights if donated else 0  # else the next state lies beside this one
+  if shared:
+    require(Need(devices * weights, needed + (devices - 1) * weights, kept), host, TRAINING_ADVICE)
+  else:
+    require(Need(weights, needed // devices, 0), device, TRAINING_ADVICE)
 
 
 def _with(room: int | None, weights: int) -> int | None:
