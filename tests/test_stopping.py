@@ -177,7 +177,7 @@ def test_a_call_stops_after_the_block_in_which_it_was_asked_to(block, signal_at,
   with pytest.raises(Asked if block == BLOCKS[-1] else stopping.Stopped):
     draw_all(Drawing(num_samples=2, **QUICK), tmp_path / "out")
   assert len(blocks) == block
-  first_is_finished = block > len(BLOCKS) // 2
+  first_is_finished = block >= len(BLOCKS) // 2
   assert os.listdir(tmp_path) == (["out.running"] if first_is_finished else [])
 
 
@@ -190,7 +190,7 @@ def test_a_command_that_is_stopped_has_the_status_of_the_signal(number, block, s
   assert main.execute(line) == 128 + number
   said = capfd.readouterr()
   left, there = "nothing was written", []
-  if block > len(BLOCKS) // 2:  # the first picture is finished
+  if block >= len(BLOCKS) // 2:  # the first picture is finished
     left, there = f"give the same command again to go on with {tmp_path / 'out.running'}", ["out.running"]
   assert said.err == f"{stopping.NOTICE.decode()}diffinv: error: {WORDS[number]}; {left}\n"
   assert said.out == "" and os.listdir(tmp_path) == there
