@@ -34,10 +34,17 @@ def file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       sync(partial)
       os.replace(partial, path)
     sync(path.parent)
-  except BaseException:
+  except BaseException as error:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
+    _name(error, path)
     raise
+
+
+def _name(error: BaseException, path: str | os.PathLike[str]) -> None:
+  """Say in an error of the system which file it is about, where a write through a descriptor could not."""
+  if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+    error.filename = os.fspath(path)
 
 
 def target_of(name: str) -> str | None:
@@ -123,9 +130,10 @@ def append(path: str | os.PathLike[str], text: str) -> None:
       while data:
         data = data[os.write(descriptor, data) :]
       os.fsync(descriptor)
-    except BaseException:
+    except BaseException as error:
       with contextlib.suppress(OSError):
         os.ftruncate(descriptor, before)
+      _name(error, path)
       raise
   finally:
     os.close(descriptor)

@@ -113,8 +113,9 @@ def test_lines_that_could_not_be_appended_leave_no_part(tmp_path, monkeypatch, f
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   monkeypatch.setattr(files.os, fails, full)
-  with pytest.raises(OSError, match="No space left"):
+  with pytest.raises(OSError, match="No space left") as error:
     files.append(tmp_path / "rows", "two\n")
+  assert error.value.filename == str(tmp_path / "rows")
   assert (tmp_path / "rows").read_text() == "one\n"
 
 

@@ -105,7 +105,7 @@ def test_a_finished_study_is_read_and_another_one_refused(own, monkeypatch):
   monkeypatch.setattr("diffinv.studies.chains.restore", never)
   assert diffinv.compare(study, folder).records == results.records
   for change in ({"seed": 1}, {"methods": ["diffpir", DiffPIR(weight=0.6), ("half", Nudge(strength=0.5)), Nudge()]}):
-    with pytest.raises(FileExistsError, match="holds a finished comparison that differs in `(seed|methods)`; choose"):
+    with pytest.raises(FileExistsError, match="holds a finished comparison that differs in (`seed`|runs); choose"):
       diffinv.compare(dataclasses.replace(study, **change), folder)
 
 

@@ -61,9 +61,9 @@ def write(folder: Path, params: Any) -> None:
   import orbax.checkpoint as ocp  # takes seconds to import, and only files need it
 
   params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
-  with full_disk(folder), ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(folder, params)
-    checkpointer.wait_until_finished()
+  # Not the asynchronous one, whose threads outlive an error, wait for one another and print what they think of it.
+  with full_disk(folder), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    checkpointer.save(folder, args=ocp.args.StandardSave(params))
 
 
 def digest(array: Any) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffinv import files, output, progress
+from diffinv import files, output, progress, reading
+from diffinv.manifest import Manifest
 from diffinv.nets import unet
 from diffinv.priors import arrays, description
 from diffinv.priors.arrays import PARAMS, full_disk
@@ -50,6 +51,7 @@ __all__ = [
   "check_free",
   "find_folder",
   "full_disk",
+  "holds_prior",
   "is_shipped",
   "known_names",
   "load_description",
@@ -60,8 +62,8 @@ __all__ = [
 ]
 
 KIND = "prior"  # of folder
+SCRATCH = "scratch"  # in it: what Orbax writes, under names of its own until it is whole
 BUILDING = ".building"  # of the name of the folder in which one is written
-WRITING = "writing"  # the folder in that one for what Orbax makes beside the arrays, and leaves when it is killed
 
 # Priors that need no file, made when they are asked for.
 ANALYTIC: dict[str, Callable[[], Any]] = {"natural": natural}
@@ -83,7 +85,7 @@ def save_prior(
     prior: what to write; its parameters are written in float32.
     config: of its network, one of NETWORKS.
     provenance: where the parameters come from, for people to read; anything that JSON can hold.
-    overwrite: replace a prior that is there.
+    overwrite: replace a prior that is there. The same one is not written again.
     command: that made it, for the list of its files.
 
   Returns:
@@ -98,21 +100,29 @@ def save_prior(
   found = {name: value.shape for name, value in arrays.flat(prior.params).items()}
   arrays.check_shapes(found, param_shapes(config), "params")
   fields["digests"] = arrays.digests(prior.params)
+  if not overwrite and holds_prior(folder) and description.read(folder) == fields:
+    output.tidy(folder)
+    progress.note(f"{folder} holds this prior already; it is not written again")
+    return folder
   check_free(folder, overwrite=overwrite)
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
     try:
-      writing = building.new(f"{WRITING}/", f"{PARAMS}/", DESCRIPTION)
-      writing.mkdir()
-      arrays.write(writing / PARAMS, prior.params)
-      os.rename(writing / PARAMS, building.place / PARAMS)
-      writing.rmdir()
+      scratch = building.new(f"{SCRATCH}/", f"{PARAMS}/", DESCRIPTION)
+      arrays.write(scratch / PARAMS, prior.params)
+      os.rename(scratch / PARAMS, building.place / PARAMS)
+      files.remove_if_empty(scratch)
       _write_description(building.new(DESCRIPTION), fields)
     except BaseException:
       building.discard()
       raise
     building.publish(overwrite=overwrite)
   return folder
+
+
+def holds_prior(folder: str | os.PathLike[str]) -> bool:
+  """Tell whether a folder is one that `save_prior` wrote."""
+  return reading.is_file(Path(folder) / DESCRIPTION) and getattr(Manifest.read(Path(folder)), "kind", None) == KIND
 
 
 def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:

@@ -92,14 +92,17 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
   """
   path = pathlib.Path(config.input)
   output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
-  priors.check_free(folder, overwrite=overwrite)
+  if overwrite or not priors.holds_prior(folder):  # which may be this one
+    priors.check_free(folder, overwrite=overwrite)
   state_dict = read_state_dict(path)
   try:
     network, params = _identify(state_dict, config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
-  written = priors.save_prior(folder, _make_prior(params, network, config), network, provenance, overwrite=overwrite)
+  written = priors.save_prior(
+    folder, _make_prior(params, network, config), network, provenance, overwrite=overwrite, command="convert"
+  )
   return Converted(written, len(state_dict), sum(value.size for value in state_dict.values()))
 
 

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from diffinv import stopping
 from diffinv.data import images
 from diffinv.metrics import table
 from diffinv.studies import runs
@@ -185,6 +186,7 @@ def _truth(album: Album, image: dict[str, Any]) -> int | None:
 
 def _cells(album: Album, image: dict[str, Any]) -> list[dict[str, Any] | None]:
   """Return what there is of every task on an image."""
+  stopping.check()
   if image["name"] not in album.restored:
     return [None] * len(album.run.plan["tasks"])
   truth = album.look(runs.truth(image["name"]), image["shape"])

@@ -18,7 +18,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from diffinv import files, options, output, text
+from diffinv import files, options, output, reading, stopping, text
 from diffinv.data import images
 from diffinv.manifest import Manifest
 from diffinv.metrics import table as metrics
@@ -93,9 +93,12 @@ def write(
   folder = pathlib.Path(os.path.expanduser(folder))
   listed = Manifest.read(folder) if path is None else None
   path = folder / PAGE if path is None else pathlib.Path(os.path.expanduser(path))
-  if folder.is_dir():
-    output.check_file(path, overwrite=overwrite or (listed is not None and PAGE in listed.names))
+  replaces = overwrite or (listed is not None and PAGE in listed.names)
+  if folder.is_dir() and not reading.is_file(path):
+    output.check_file(path)
   page = html(runs.read(folder))
+  if not replaces and reading.is_file(path) and path.read_bytes() != page.encode():
+    output.check_file(path)  # raises, as it is there
   if listed is not None:
     listed.add(PAGE)
   files.sweep(path.parent, path.name)
@@ -310,6 +313,7 @@ def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
 
 def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> dict[str, Any]:
   """Return a task at a glance: a measurement, the best method's picture of it, the truth, and what it cost."""
+  stopping.check()
   mark = metrics.mark(HEADLINE)
   entries = [entry for entry in entries if _value(entry, mark) is not None]
   entries = sorted(summary.competing(entries) or entries, key=_by_headline)

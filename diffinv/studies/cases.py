@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import antithetic, errors, files, output, progress
+from diffinv import antithetic, errors, files, output, progress, stopping
 from diffinv.data import held_out, images
 from diffinv.priors import PicturePrior
 from diffinv.priors.folder import find_folder
@@ -115,6 +115,7 @@ def read_picture(config: Measuring, prior: PicturePrior, multiple: int, path: pa
     UsageError: the prior or the task does not take the size asked for.
     ValueError: it is no such picture, or has another size and `fit` does not allow to change it.
   """
+  stopping.check()  # many pictures take long
   x = images.read(path, mode=images.mode_of(prior.image_shape[2]), convert=config.convert)
   return fitted(config, prior, multiple, x, str(path))
 

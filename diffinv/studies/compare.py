@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, memory, progress
+from diffinv import devices, errors, memory, progress, stopping
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
@@ -262,6 +262,7 @@ def finished(
 def write_measurements(run: runs.RunFolder, c: Comparison) -> None:
   """Write the truths and what was measured of them."""
   for i, (case, truth) in enumerate(zip(c.cases, c.truths, strict=True)):
+    stopping.check()
     pictures = {runs.truth(case.name): truth}
     for task in c.tasks:
       problem = c.measure(task, i)
@@ -290,6 +291,7 @@ def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
   """Draw the contact sheets of the first pictures: rows are tasks; columns truth, measurement and methods."""
   columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"])]
   for i, case in enumerate(c.cases[:SHEET_PICTURES]):
+    stopping.check()
     rows = [(task.title, sheet_row(run, c, i, name)) for name, task in c.tasks.items()]
     images.write_pillow(run.new(runs.sheet(None if len(c.cases) == 1 else case.name)), sheet.sheet(columns, rows))
 

@@ -67,7 +67,7 @@ def train(
     stopping.check()
     if restart:  # not before all that may be wrong with the data and `init` has shown
       place.check(restart=True)
-      place.manifest.remove(keep_folder=True)
+      place.clear()
     run = RunFolder(place, plan, note=training_data.notes(report))
     state, best = _train(config, run, data, functions, state, report=report)
     _write(config, folder, run, data, state, best, overwrite=overwrite, report=report)
