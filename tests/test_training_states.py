@@ -1,17 +1,16 @@
-"""What a run keeps: damaged files, a full disk and a kill at every write end in the weights of a run without them."""
+"""What a run keeps: damage, a full disk and the end of the process end in the weights of a run without them."""
 
-import errno
 import json
 import os
 import shutil
 import signal
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from test_faults import WAYS, Dead, Disk, watch
 
 from diffinv import errors, output, stopping
 from diffinv.priors import arrays
@@ -31,7 +30,7 @@ CONFIG = TrainConfig(data="faces", steps=4, validate_every=2, sample_every=4, sa
 def write_arrays(folder, params):
   """Write the arrays of a prior as Orbax does, which has threads of its own, where no test can see each write."""
   partial = folder.with_name(f"{folder.name}.orbax-checkpoint-tmp")
-  partial.mkdir()
+  partial.mkdir(parents=True)
   with open(partial / "arrays", "wb") as file:
     np.savez(file, **arrays.flat(params))
   partial.rename(folder)
@@ -266,95 +265,43 @@ def test_a_log_that_is_lost_is_begun_anew(three, expected):
   assert result(three)[0] == expected[0] and result(three)[3] == expected[3]
 
 
-# A full disk, and the end of the process, at every write
-
-
-class Killed(BaseException):
-  """The process ends here: nothing more is written."""
-
-
-class Disk:
-  """What is asked of the disk below a folder; the n-th call fails, or is the last one."""
-
-  def __init__(self):
-    self.calls, self.folder = 0, None
-    self._at, self._kills, self._dead = 0, False, False
-    sys.addaudithook(self._hear)
-
-  def begin(self, folder, at=0, *, kills=False):
-    self.calls, self.folder = 0, os.fspath(folder)
-    self._at, self._kills, self._dead = at, kills, False
-
-  def end(self):
-    self.folder = None
-
-  def call(self):
-    if self._dead:
-      raise Killed
-    self.calls += 1
-    if self.calls == self._at:
-      self._dead = self._kills
-      raise Killed if self._kills else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.folder)
-
-  def _hear(self, event, args):
-    """Hear of what Python asks of the system; hooks stay as long as the process."""
-    if self.folder is None or not str(args and args[0]).startswith(self.folder):
-      return
-    writes = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"):
-      self.call()
-
-
-DISK = Disk()
+# A full disk, and the end of the process, at every request to the file system
 
 
 @pytest.fixture
-def disk(monkeypatch, tmp_path):
-  monkeypatch.setattr(os, "fsync", lambda _: None)  # a call to the disk that takes no time
-  for name in ("fsync", "write", "ftruncate"):
-    real = getattr(os, name)
-
-    def call(descriptor, *args, real=real):
-      if DISK.folder is not None and descriptor > 2:
-        DISK.call()
-      return real(descriptor, *args)
-
-    monkeypatch.setattr(os, name, call)
+def quick(monkeypatch):
+  """Ask everything of the disk, and let it take no time."""
+  monkeypatch.setattr(os, "fsync", lambda _: None)
   monkeypatch.setattr(arrays, "write", write_arrays)
   monkeypatch.setattr(arrays, "read", read_arrays)
-  yield DISK
-  DISK.end()
 
 
-def harmed(disk, folder, at, kills):
-  """Train until the call `at`; return whether that was reached before the end."""
-  disk.begin(folder, at, kills=kills)
+def harmed(folder, at, way):
+  """Train, and be let down at a request; return whether there were so many."""
+  disk = Disk(folder, at, way)
   try:
-    run(folder)
-  except Killed:
-    return True
+    with watch(disk):
+      run(folder)
+  except Dead:
+    pass
   except OSError as error:
     said = errors.one_line(error)
     assert said.startswith("No space left on device") and "\n" not in said
-    return True
-  finally:
-    disk.end()
-  return disk.calls >= at
+  return disk.count >= at
 
 
-@pytest.mark.parametrize("kills", (False, True), ids=("full", "killed"))
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.slow
-def test_a_run_goes_on_to_the_same_weights_whichever_write_was_the_last(tmp_path, expected, disk, kills):
+def test_whatever_request_fails_the_same_call_ends_in_the_same_weights(tmp_path, expected, quick, way):
   at, reached = 0, True
   while reached:
     at += 1
     folder = tmp_path / str(at)
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
-    reached = harmed(disk, folder, at, kills)
+    reached = harmed(folder, at, way)
     if not (folder / "p").exists():
-      said = run(folder)
-      assert not any(line.startswith("note: ") for line in said), at
+      assert not any(line.startswith("note: ") for line in run(folder)), at
     assert result(folder) == expected, at
     assert sorted(path.name for path in folder.iterdir()) == ["mine.txt", "p", "p.training"], at
     shutil.rmtree(folder)
