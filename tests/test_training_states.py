@@ -265,6 +265,23 @@ def test_a_log_that_is_lost_is_begun_anew(three, expected):
   assert result(three)[0] == expected[0] and result(three)[3] == expected[3]
 
 
+def test_a_stop_before_the_prior_is_written_leaves_all_steps(tmp_path, expected, monkeypatch):
+  loop = training_run.loop
+
+  def then_told(*args, **where):
+    state = loop(*args, **where)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return state
+
+  monkeypatch.setattr(training_run, "loop", then_told)
+  with pytest.raises(stopping.Stopped, match="told to stop; all steps are saved; the same command goes on from there"):
+    run(tmp_path)
+  assert not (tmp_path / "p").exists()
+  monkeypatch.undo()
+  run(tmp_path)
+  assert result(tmp_path) == expected
+
+
 # A full disk, and the end of the process, at every request to the file system
 
 
