@@ -82,14 +82,14 @@ def flags_of(command):
 
 
 NUMBERS = (
-  "0", "1", "2", "3", "-1", "16", "0.5", "1.5", "1e-9", "1e-320", "1e22", "1e308", "1e999", "nan", "-nan", "inf", "-inf",
-  "4096", "65536", "2147483648", "4294967295", "4294967296", "9" * 400, "0x10", "1_000", "1,2", "16x16", "1x", "0x0",
+  "0", "1", "2", "3", "-1", "16", "0.5", "1.5", "1e-9", "1e-320", "1e22", "1e308", "1e999", "nan", "-nan", "inf",
+  "-inf", "4096", "65536", "2147483648", "4294967295", "4294967296", "9" * 400, "0x10", "1_000", "1,2", "16x16", "1x", "0x0",
   "99999x99999", "ddim2", "ddim0", "logsnr2", "karras5", "mixed3", "1,1,1", "\u0661\u0666", "\u00b2",
 )  # fmt: skip
 NAMES = (
   "", "~", "~/none", "~nobody/x", "~root", ".", "..", "/", "./", "//", ",", ",,", "a,b", ",a", " ", "\t", "a b", "=",
-  "a=", "=1", "a=1", "dps.scale=1", "dps.scale=nan", "dps.rule=x", "dps.steps=2", ".scale=1", "dps.=1", "-", "--", "-1x",
-  "*", "\x1b[31mred\x1b[0m", "a\nb", "a\rb", "\x07", "\u202eabc", "\udcff", "\U0001f600", "e\u0301" * 40, "x" * 300,
+  "a=", "=1", "a=1", "dps.scale=1", "dps.scale=nan", "dps.rule=x", "dps.steps=2", ".scale=1", "dps.=1", "-", "--",
+  "-1x", "*", "\x1b[31mred\x1b[0m", "a\nb", "a\rb", "\x07", "\u202eabc", "\udcff", "\U0001f600", "e\u0301" * 40, "x" * 300,
   "x" * 5000, "x/" * 3000, "true", "none", "null", "{}", "[1]", "%s", "{place}", "$HOME", "`id`", "faces", "photos",
   "natural", "photo", "denoising", "phase_retrieval", "colorization", "inpaint_box", "mri", "dps", "ddrm", "red_diff",
   "speed", "/dev/null", "/dev/zero", "/dev/full", "/dev/stdin", "/proc/self/mem", "/proc/self/fd", "/proc/none",
