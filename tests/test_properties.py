@@ -83,17 +83,17 @@ def flags_of(command):
 
 NUMBERS = (
   "0", "1", "2", "3", "-1", "16", "0.5", "1.5", "1e-9", "1e-320", "1e22", "1e308", "1e999", "nan", "-nan", "inf",
-  "-inf", "4096", "65536", "2147483648", "4294967295", "4294967296", "9" * 400, "0x10", "1_000", "1,2", "16x16", "1x", "0x0",
-  "99999x99999", "ddim2", "ddim0", "logsnr2", "karras5", "mixed3", "1,1,1", "\u0661\u0666", "\u00b2",
+  "-inf", "4096", "65536", "2147483648", "4294967295", "4294967296", "9" * 400, "0x10", "1_000", "1,2", "16x16", "1x",
+  "0x0", "99999x99999", "ddim2", "ddim0", "logsnr2", "karras5", "mixed3", "1,1,1", "\u0661\u0666", "\u00b2",
 )  # fmt: skip
 NAMES = (
   "", "~", "~/none", "~nobody/x", "~root", ".", "..", "/", "./", "//", ",", ",,", "a,b", ",a", " ", "\t", "a b", "=",
   "a=", "=1", "a=1", "dps.scale=1", "dps.scale=nan", "dps.rule=x", "dps.steps=2", ".scale=1", "dps.=1", "-", "--",
-  "-1x", "*", "\x1b[31mred\x1b[0m", "a\nb", "a\rb", "\x07", "\u202eabc", "\udcff", "\U0001f600", "e\u0301" * 40, "x" * 300,
-  "x" * 5000, "x/" * 3000, "true", "none", "null", "{}", "[1]", "%s", "{place}", "$HOME", "`id`", "faces", "photos",
-  "natural", "photo", "denoising", "phase_retrieval", "colorization", "inpaint_box", "mri", "dps", "ddrm", "red_diff",
-  "speed", "/dev/null", "/dev/zero", "/dev/full", "/dev/stdin", "/proc/self/mem", "/proc/self/fd", "/proc/none",
-  "/etc/passwd",
+  "-1x", "*", "\x1b[31mred\x1b[0m", "a\nb", "a\rb", "\x07", "\u202eabc", "\udcff", "\U0001f600", "e\u0301" * 40,
+  "x" * 300, "x" * 5000, "x/" * 3000, "true", "none", "null", "{}", "[1]", "%s", "{place}", "$HOME", "`id`", "faces",
+  "photos", "natural", "photo", "denoising", "phase_retrieval", "colorization", "inpaint_box", "mri", "dps", "ddrm",
+  "red_diff", "speed", "/dev/null", "/dev/zero", "/dev/full", "/dev/stdin", "/proc/self/mem", "/proc/self/fd",
+  "/proc/none", "/etc/passwd",
 )  # fmt: skip
 LETTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\0")  # of an argument of a process
 
@@ -211,6 +211,13 @@ STORED = [
     for name in (runs.PLAN, runs.ROWS, NAME)
     for more in ((), ("--restart",))
   ),
+  Stored("train", "prior", "prior/prior.json", ("--init={place}/prior",)),
+  *(
+    Stored("train", "train-unfinished", f"out.training/{name}", more)
+    for name in (runs.PLAN, "log.jsonl", NAME)
+    for more in ((), ("--restart",))
+  ),
+  *(Stored("train", "train-finished", f"out/{name}", ("--overwrite",)) for name in ("prior.json", NAME)),
   Stored("tune", "tune-finished", "out.json"),
   Stored("tune", "tune-finished", "out.json", ("--overwrite", "--settings={place}/out.json")),
   *(Stored("report", "compare-finished", f"out/{name}") for name in (runs.PLAN, runs.ROWS, NAME)),
@@ -303,7 +310,7 @@ def versions(draw, name, data):
 def states(world):
   """What may lie in the place of an output, a folder each."""
   place = world / "states"
-  for command in (*tiny.RUNNING, "evaluate"):
+  for command in (*tiny.RUNNING, "evaluate", "train"):
     out = tiny.OUTPUTS.get(command, "out")
     (place / f"{command}-finished").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -313,6 +320,8 @@ def states(world):
         patch.setattr(runs.RunFolder, "discard", lambda run, real=runs.RunFolder.discard: (keep(run), real(run)))
       assert tiny.run(tiny.words(command, world)) == (0, None)
     (world / out).rename(place / f"{command}-finished" / out)
+  (place / "train-unfinished").mkdir()
+  (world / "out.training").rename(place / "train-unfinished" / "out.training")
   for command in tiny.RUNNING[:3]:
     unfinished = place / f"{command}-unfinished" / "out.running"
     shutil.copytree(place / f"{command}-finished" / "out", unfinished)

@@ -7,6 +7,7 @@ import signal
 import stat
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
@@ -22,7 +23,10 @@ from diffinv.studies.evaluation import denoising
 from diffinv.studies.evaluation.layout import Measured, Table
 from diffinv.training import data as training_data
 from diffinv.training import network
+from diffinv.training import run as training_run
 from diffinv.training.config import TrainConfig
+from diffinv.training.functions import VALIDATION_SBARS, Functions
+from diffinv.training.step import TrainState, Validation
 from diffinv.verification import tables
 
 SIZE = 16  # pixels
@@ -105,10 +109,26 @@ def no_measure(subject):
   return Measured({"psnr": 1.0}, [Table("A table", ["", "PSNR"], [["prior", 1.0]], [2])])
 
 
+def no_training(config, *_):
+  """Stand for the functions of a training: a step counts, and every validation finds the weights better."""
+  shapes = checkpoint.param_shapes(network.shape(config))
+  weights = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+  up = lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree)
+  metrics = dict.fromkeys(("loss", "grad_norm", "learning_rate", "skipped"), 0.0)
+  return Functions(
+    init=lambda: TrainState(jnp.zeros((), jnp.int32), weights, weights, {"m": jnp.zeros(3)}),
+    step=lambda state, x0, total: (TrainState(up(state.step), up(state.params), weights, state.opt_state), metrics),
+    validate=lambda ema: Validation(np.float32(1), np.ones(len(VALIDATION_SBARS), np.float32)),
+    sample=lambda ema: np.zeros((16, SIZE, SIZE, 3), np.float32),
+    place=lambda batch: batch,
+  )
+
+
 @contextlib.contextmanager
 def quick():
   """Let nothing take time that is not the command's own."""
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(training_run, "build", no_training)
     patch.setattr(batch, "sample_batch", no_chains)
     patch.setattr(tune, "sample_batch", no_chains)
     patch.setattr(denoising, "measure", no_measure)
