@@ -105,21 +105,45 @@ class Kind(NamedTuple):
 
 
 COMPARISON = Kind(
-  *("comparison", "compare", "diffinv-compare-2", ("task", "method", "image"), "rows"),
-  *(schemas.Comparison, schemas.Compared, dict[str, Any]),
+  noun="comparison",
+  command="compare",
+  format="diffinv-compare-2",
+  keys=("task", "method", "image"),
+  unit="rows",
+  plan=schemas.Comparison,
+  row=schemas.Compared,
+  results=dict[str, Any],
   older=("diffinv-compare-1",),
 )
 SEARCH = Kind(
-  *("search", "tune", "diffinv-tune-2", ("task", "method", "candidate"), "candidates"),
-  *(schemas.Plan, schemas.Candidate, dict[str, Any]),
+  noun="search",
+  command="tune",
+  format="diffinv-tune-2",
+  keys=("task", "method", "candidate"),
+  unit="candidates",
+  plan=schemas.Plan,
+  row=schemas.Candidate,
+  results=dict[str, Any],
 )
 RESTORATION = Kind(
-  *("restoration", "reconstruct", "diffinv-reconstruct-1", ("name",), "pictures"),
-  *(schemas.Plan, schemas.Restored, schemas.Restoration),
+  noun="restoration",
+  command="reconstruct",
+  format="diffinv-reconstruct-1",
+  keys=("name",),
+  unit="pictures",
+  plan=schemas.Plan,
+  row=schemas.Restored,
+  results=schemas.Restoration,
 )
 DRAWING = Kind(
-  *("drawing", "sample", "diffinv-sample-1", ("number",), "pictures"),
-  *(schemas.Plan, schemas.Drawn, schemas.Drawing),
+  noun="drawing",
+  command="sample",
+  format="diffinv-sample-1",
+  keys=("number",),
+  unit="pictures",
+  plan=schemas.Plan,
+  row=schemas.Drawn,
+  results=schemas.Drawing,
 )
 
 
