@@ -14,9 +14,9 @@ from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
 from diffinv.priors import AnyPrior
 from diffinv.priors.folder import is_shipped
-from diffinv.schedules import Level, as_arrays
-from diffinv.studies import identity, settings, summary
-from diffinv.studies.study import Comparing, Measuring, named_methods, overrides
+from diffinv.schedules import Level, Schedule, as_arrays
+from diffinv.studies import identity, measurement, settings, summary
+from diffinv.studies.study import Comparing, Measuring, named_methods, named_tasks, overrides
 
 
 class Entrant(NamedTuple):
@@ -60,24 +60,28 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
   Raises:
     UsageError: none can solve a task, or a setting does not fit.
   """
-  table, given = read_settings(config), overrides(config)
+  table, given, tasks = read_settings(config), overrides(config), named_tasks(config.tasks)
   entrants = []
   for task, operator in operators.items():
+    noise = measurement.noise_model(config, tasks[task])
     for name, method in named_methods(config.methods).items():
       fields = dict(given[name])
       steps = chosen_steps(config, table, name, fields.pop("steps", None))
       built = build(name, method, task, steps, table, fields)
       grid = make_grid(prior, steps)
-      entrants.append(Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator)))
+      entrants.append(
+        Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator, noise, prior.schedule))
+      )
   if all(entrant.excuse for entrant in entrants):
     raise errors.UsageError(entrants[0].excuse)
   return entrants
 
 
-def excuse(method: Method, operator: Operator) -> str | None:
-  """Say why a method cannot solve problems of the operator; None where it can."""
+def excuse(method: Method, operator: Operator, noise: Any, schedule: Schedule) -> str | None:
+  """Say why a method cannot solve problems of the operator and the noise; None where it can."""
   try:
     methods.check(method, operator)
+    methods.check_noise(method, noise, schedule)
   except ValueError as error:
     return str(error)
   return None
