@@ -133,6 +133,6 @@ def test_an_operator_that_changes_the_picture_is_refused_in_a_line(name):
     "super_resolution": lambda: operators.super_resolution(SHAPE, 2),
   }[name]()
   with pytest.raises(
-    ValueError, match=r"mmse: expected the picture itself with noise \(`task=denoising`\), got \w+; use"
+    ValueError, match=r"mmse: expected the picture itself with noise, as the task denoising has it, got \w+"
   ):
     methods.check(MMSE(), operator)

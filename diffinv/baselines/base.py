@@ -6,6 +6,7 @@ the host, outside jit, on one picture at a time, and gives the same picture ever
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import inspect
 import math
@@ -45,6 +46,8 @@ class Baseline:
   library: str | None = None  # that has to be installed besides: the module's name
   numbers: tuple[tuple[str, Any], ...] = ()  # that were set
 
+  deterministic = True
+
   def __call__(self, problem: Problem) -> np.ndarray:
     """Return the restored picture, `[h, w, c]`, float32.
 
@@ -72,6 +75,16 @@ class Baseline:
         raise ValueError(f"{self.name}: expected a field among {', '.join(known) or 'none'}, got {name!r}")
     read = {name: _number(f"{self.name}: expected {name} to be", known[name][1], v) for name, v in given.items()}
     return dataclasses.replace(self, numbers=tuple({**dict(self.numbers), **read}.items()))
+
+  def source(self) -> dict[str, Any]:
+    """Return what tells a person's own function from another of its name: its text; nothing of a row of the table."""
+    if self.citation != OWN:
+      return {}
+    try:
+      text = inspect.getsource(self.restore)
+    except (OSError, TypeError):
+      text = getattr(self.restore, "__qualname__", type(self.restore).__name__)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
   def excuse(self, operator: Operator, noise: Any) -> str | None:
     """Say why it cannot restore problems of the operator and the noise; None where it can."""

@@ -140,7 +140,7 @@ def check_noise(method: Method, noise: Any, schedule: Schedule) -> None:
 
 def _operators(method: type[Method]) -> str:
   if method.identity_only:
-    return "the picture itself with noise (`task=denoising`)"
+    return "the picture itself with noise, as the task denoising has it"
   return "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
 
 

@@ -121,6 +121,7 @@ class _Plan(TypedDict):
 class _Named(TypedDict):
   name: str
   title: str
+  network: NotRequired[bool]
 
 
 class _Image(TypedDict):
@@ -135,6 +136,7 @@ class _Run(TypedDict):
   steps: NotRequired[int | None]
   evaluations: NotRequired[int | None]
   gradients: NotRequired[int | None]
+  samples: NotRequired[int]
 
 
 class _Comparison(_Plan):
@@ -159,6 +161,12 @@ def _row_schema() -> Any:
   spent = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
   costs = {name: NotRequired[kind | None] for name, kind in spent.items()}
   return TypedDict("_Row", {**about, **costs, **fields, "coverage": NotRequired[_Curve | None]})  # type: ignore[operator]  # made from the table
+
+
+def samples_of(plan: dict[str, Any], row: Mapping[str, Any]) -> int:
+  """Return how many samples a row has: those of the plan, but one where all would be the same picture."""
+  own = (run.get("samples") for run in plan["runs"] if (run["task"], run["method"]) == (row["task"], row["method"]))
+  return next(own, None) or plan["num_samples"]
 
 
 def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[str, Any]:
