@@ -13,6 +13,7 @@ from PIL import Image
 from diffinv import methods
 from diffinv.apps import main, reconstruct
 from diffinv.apps import tasks as tasks_app
+from diffinv.baselines import BASELINES
 from diffinv.methods import METHODS, needs
 from diffinv.operators.base import LinearOperator
 from diffinv.studies import measurement
@@ -168,6 +169,8 @@ def test_every_method_is_listed_with_its_cost_and_source(listed):
   for line, (name, method) in zip(lines[1:], METHODS.items()):
     assert line.startswith(f"{name} ") and line.endswith(f"  {method.citation}") and f" {method.title} " in line
     assert needs(method) in line
+  for line, (name, baseline) in zip(lines[1 + len(METHODS) :], BASELINES.items(), strict=True):
+    assert line.startswith(f"{name} ") and line.endswith(f"  {baseline.citation}") and f" {baseline.title} " in line
   costs = {line.split()[0]: [int(word) for word in line.split() if word.isdigit()][:2] for line in lines[1:]}
   assert costs["dps"] == [100, 100] and costs["daps"] == [500, 0] and costs["sdedit"] == [50, 0]
   assert costs["diffpir"] == [100, 0] and costs["tmpd"] == [100, 200]

@@ -226,14 +226,14 @@ def versus(run: runs.Run, entries: Sequence[dict], methods: Sequence[dict] | Non
   said = "the mean of the samples" if run.plan["num_samples"] > 1 else "the result"
   return [
     Versus(
-      title,
+      what,
       f"PSNR of {said} less that of {what}, picture by picture",
       {name: summary.differences(rows, name, references, key) for name in names},
       set(references.values()),
     )
-    for title, what, references in (
-      ("to best", "the best", best),
-      ("to no network", "the best without a network", floor),
+    for what, references in (
+      ("the best", best),
+      ("the best without a network", floor),
     )
     if references and len(names) > 1
   ]
@@ -380,11 +380,13 @@ def number(value: float | None, digits: int | None) -> str:
 
 
 def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
-  """Name the best method by several marks, among those that finished most."""
+  """Name the best method by several marks, among those that finished most; by costs, of those with a network."""
   titles = {method["name"]: method["title"] for method in plan["methods"]}
   ranked = summary.competing(methods)
   found = []
-  for mark in metrics.quality() + metrics.cost():
+  costs, classical = metrics.cost(), summary.without_network(plan)
+  for mark in metrics.quality() + costs:
+    ranked = [e for e in ranked if mark not in costs or e["method"] not in classical]
     values = [_value(entry, mark) for entry in ranked]
     best = best_value(mark, values) if mark.highlight else None
     if best is not None:
