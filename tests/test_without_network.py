@@ -154,7 +154,7 @@ def test_the_command_says_whether_a_network_is_ahead(made):
 def test_the_page_holds_each_against_the_best_without_a_network(made):
   context = page.context(runs.read(made.folder))
   (table,) = (table for table in context["tables"] if table["title"] == TASKS["denoising"].title)
-  assert [column.title for column in table["versus"]] == ["the best", "the best without a network"]
+  assert [column.title for column in table["versus"]] == ["over the best", "over the best without a network"]
   by_title = {row["title"]: row for row in table["rows"]}
   marked = [title for title, row in by_title.items() if row["best_without"]]
   assert len(marked) == 1 and not by_title[marked[0]]["network"] and by_title["DiffPIR"]["network"]
@@ -169,7 +169,7 @@ def test_the_page_holds_each_against_the_best_without_a_network(made):
 def test_a_page_without_baselines_has_no_such_column(tmp_path):
   found = compare.compare(study(methods=("mmse", "diffpir"), tasks=("denoising",), data=truths(1)), tmp_path / "out")
   tables = page.context(runs.read(found.folder))["tables"]
-  assert [[column.title for column in table["versus"]] for table in tables] == [["the best"]] * 2
+  assert [[column.title for column in table["versus"]] for table in tables] == [["over the best"]] * 2
   assert "without a network" not in page.html(runs.read(found.folder))
 
 

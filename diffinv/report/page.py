@@ -226,7 +226,7 @@ def versus(run: runs.Run, entries: Sequence[dict], methods: Sequence[dict] | Non
   said = "the mean of the samples" if run.plan["num_samples"] > 1 else "the result"
   return [
     Versus(
-      what,
+      f"over {what}",
       f"PSNR of {said} less that of {what}, picture by picture",
       {name: summary.differences(rows, name, references, key) for name in names},
       set(references.values()),
