@@ -28,9 +28,10 @@ def main(argv: list[str]) -> None:
   for name, method in METHODS.items():
     spent = entrants.cost(method(), grid)
     rows.append([name, method.title, needs(method), str(spent.evaluations), str(spent.gradients), method.citation])
-  for name, baseline in BASELINES.items():
-    rows.append([name, baseline.title, baseline.needs, "0", "0", baseline.citation])
+  others = [[name, baseline.title, baseline.needs, baseline.citation] for name, baseline in BASELINES.items()]
   print(text.table(["method", "title", "operators", "evaluations", "gradients", "source"], rows))
+  print()
+  print(text.table(["without a network", "title", "for", "source"], others))
 
 
 if __name__ == "__main__":

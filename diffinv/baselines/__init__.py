@@ -28,7 +28,7 @@ _TABLE = (
     needs="a smaller picture",
   ),
   Baseline(
-    *("lanczos", "Lanczos", lanczos, "Duchon, J. Applied Meteorology 1979; Pillow", "a windowed sinc"),
+    *("lanczos", "Lanczos", lanczos, "Duchon, JAM 1979; Pillow", "a windowed sinc"),
     suits=base.is_reduction,
     needs="a smaller picture",
   ),
@@ -38,13 +38,13 @@ _TABLE = (
     needs="linear, of color",
   ),
   Baseline(
-    *("total_variation", "Total variation", total_variation, "Rudin, Osher and Fatemi, Physica D 1992"),
+    *("total_variation", "Total variation", total_variation, "Rudin et al., Physica D 1992"),
     "½‖y − Ax‖² + weight TV(x), the weight by the noise in Aᵀy",
     suits=base.is_linear,
     needs="linear",
   ),
   Baseline(
-    *("non_local_means", "Non-local means", non_local_means, "Buades et al., CVPR 2005; scikit-image"),
+    *("non_local_means", "Non-local means", non_local_means, "Buades et al., CVPR 2005"),
     "means over like surroundings, h = 0.8 σ",
     suits=base.is_identity,
     needs="the identity, with noise",
@@ -52,14 +52,14 @@ _TABLE = (
     library=SKIMAGE,
   ),
   Baseline(
-    *("biharmonic", "Biharmonic", biharmonic, "Damelin and Hoang, 2018; scikit-image"),
+    *("biharmonic", "Biharmonic", biharmonic, "Damelin and Hoang, 2018"),
     "splines fill in, what is known stays",
     suits=base.is_inpainting,
     needs="missing pixels",
     library=SKIMAGE,
   ),
   Baseline(
-    *("richardson_lucy", "Richardson-Lucy", richardson_lucy, "Richardson, JOSA 1972; Lucy, Astronomical J. 1974"),
+    *("richardson_lucy", "Richardson-Lucy", richardson_lucy, "Richardson, 1972; Lucy, 1974"),
     "multiplied light, until the residual is the noise",
     suits=base.is_blur,
     needs="a blur",
