@@ -679,7 +679,7 @@ def test_help_lists_every_flag_with_its_default(name, capsys):
     elif isinstance(default, bool):
       shown = str(default).lower()
     else:
-      shown = ",".join(default) if isinstance(default, list) else str(default)
+      shown = ", ".join(default) if isinstance(default, list) else str(default)
     label = f"--[no]{flag}" if isinstance(default, bool) else f"--{flag}"
     meaning = f"{' '.join(defined.help.split())} (default: {shown})"
     assert re.search(rf" {re.escape(label)} (one of [^:]*: )?{re.escape(meaning)}", said), (label, meaning)

@@ -572,7 +572,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
   "args, message",
   [
     (["--methods=dps"], "--data is missing: expected pictures to tune on"),
-    (["--data={photos}"], "--methods is missing: expected some of sdedit"),
+    (["--data={photos}"], "--methods is missing: expected some of mmse"),
     (["--data={photos}", "--methods=dps", "--search=scale=1"], "--search: expected METHOD.name=value,value,"),
     (["--data={photos}", "--methods=dps", "--search=ddrm.eta=1"], "with one of dps, got 'ddrm.eta=1'"),
     (

@@ -387,7 +387,11 @@ def test_a_class_declares_what_tables_and_searches_need(name):
   method = methods.METHODS[name]
   assert method.name == name and all((method.title, method.citation, method.entering))
   fields = methods.fields_of(method)
-  assert search.values(name) == method.search and set(method.search) <= set(fields)
+  if not fields:
+    with pytest.raises(errors.UsageError, match=f"`methods`: expected methods with something to tune, got {name}, "):
+      search.values(name)
+  else:
+    assert search.values(name) == method.search and set(method.search) <= set(fields)
   for field, values in method.search.items():
     assert set(values) <= set(methods.choices(method, field) or values)
   for settings in method.examples.values():

@@ -240,7 +240,7 @@ def test_wiener_without_noise_is_regularized_by_the_ridge(monkeypatch, name):
 
 def check_wiener(monkeypatch, name, sigma):
   # In float64 and solved to the end: what is compared is the formula.
-  monkeypatch.setattr(baselines, "CG_TOLERANCE", 1e-10)
+  monkeypatch.setattr(baselines.linear, "CG_TOLERANCE", 1e-10)
   shape, ridge = (8, 8, 3), 1e-4
   with jax.enable_x64(True):
     operator = build(name, shape, True)

@@ -1,4 +1,4 @@
-"""What holds of every method under the sampler: METHODS, with the examples that the classes declare.
+"""What holds of every method under the sampler: METHODS that inpaint, with the examples that the classes declare.
 
 Values are held in `test_methods_exact.py`.
 """
@@ -25,10 +25,11 @@ SHORT = LINEAR.grid("3")  # but for the eager one
 COUNTED = LINEAR.grid("5")  # and those that count calls: all of a solve's iterations are taken
 SEEDS = 16
 
-DEFAULTS = {name: method(**method.examples.get("default", {})) for name, method in METHODS.items()}
+INPAINTING = {name: method for name, method in METHODS.items() if not method.identity_only}  # the others: test_mmse.py
+DEFAULTS = {name: method(**method.examples.get("default", {})) for name, method in INPAINTING.items()}
 EXAMPLES = {
   f"{name}_{label}": method(**fields)
-  for name, method in METHODS.items()
+  for name, method in INPAINTING.items()
   for label, fields in method.examples.items()
   if label != "default"
 }
@@ -219,7 +220,7 @@ def test_one_compilation_serves_all_values(name):
   assert sweep(name).compilations == 0, "a new value compiled again"
 
 
-@pytest.mark.parametrize("name", table(METHODS))
+@pytest.mark.parametrize("name", table(INPAINTING))
 def test_every_hyper_parameter_has_an_effect(name):
   """With one of the examples at least: some settings leave some without."""
   variants = [variant for variant, method in ALL.items() if method.name == name]
@@ -242,7 +243,7 @@ def test_hyper_parameters_can_be_swept_by_vmap():
 
 
 @pytest.mark.parametrize("block", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 1000))])
-@pytest.mark.parametrize("name", table(METHODS))
+@pytest.mark.parametrize("name", table(INPAINTING))
 @pytest.mark.slow
 def test_blocks_of_steps_equal_the_whole_chain(name, block):
   method, (_, problem), prior = ALL[name], make_problem(), make_prior()

@@ -168,7 +168,7 @@ def test_a_task_that_is_no_table_is_an_error_when_the_file_is_read(tmp_path, val
 @pytest.mark.parametrize(
   "value, message",
   [
-    ({"dpss": {}}, "expected a method in .*a.json, one of sdedit, .*, got 'dpss'"),
+    ({"dpss": {}}, "expected a method in .*a.json, one of mmse, sdedit, .*, got 'dpss'"),
     ({"dps@100": {}, "dpss@100": {}}, "expected a method in .*, got 'dpss'"),
     (
       {"dps": {"inpaint_boxx": {}}},

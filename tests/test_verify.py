@@ -365,7 +365,7 @@ def test_every_method_is_checked_in_each_table_that_it_can_be_in():
   for size in (verify.QUICK, verify.FULL):
     assert all(verify.gaussian_cases(method, size) for method in every)
   on_mixture = [method.name for method, _ in verify.mixture_cases(every, verify.FULL)]
-  assert sorted(on_mixture) == sorted(METHODS)
+  assert sorted([*on_mixture, "mmse"]) == sorted(METHODS), "which takes both priors in the first table"
   assert on_mixture.index("mmps") < on_mixture.index("tmpd"), "it is compared with the one before"
   quick = [method.name for method, _ in verify.mixture_cases(every, verify.QUICK)]
   assert quick == ["dps", "ddrm"] == on_mixture[:2]
@@ -586,7 +586,7 @@ def test_command_ends_with_an_error_that_names_what_fails(monkeypatch, capsys, t
 @pytest.mark.parametrize(
   "arguments, code, message",
   [
-    (("--methods=dps,nothing",), 2, "--methods: expected some of sdedit"),
+    (("--methods=dps,nothing",), 2, "--methods: expected some of mmse"),
     (("--output={folder}/there.json",), 1, "exists; choose another --output"),
     (("--output={folder}",), 1, "is there and is none; choose another --output"),
     (("--output={folder}/none/v.json",), 1, "expected a folder"),
@@ -610,6 +610,7 @@ def test_work_that_is_reported_sums_to_what_is_announced(monkeypatch):
   blank = lambda name: verify.Row("gaussian", name, "", {}, ())
   monkeypatch.setattr(gaussian, "gaussian_row", lambda name, case, size, key: blank(name))
   monkeypatch.setattr(gaussian, "descent_row", lambda name, case, key: blank(name))
+  monkeypatch.setattr(gaussian, "mean_row", lambda name, case: blank(name))
   monkeypatch.setattr(scalar, "scalar_row", lambda name, case, count, key: blank(name))
   monkeypatch.setattr(modes.Benchmark, "references", lambda self: [blank("floor"), blank("oracle")])
   monkeypatch.setattr(modes.Benchmark, "row", lambda self, name, case: blank(name))

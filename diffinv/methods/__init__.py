@@ -17,17 +17,21 @@ from diffinv.methods.diffpir import DiffPIR
 from diffinv.methods.dps import DPS
 from diffinv.methods.jfps import JFPS
 from diffinv.methods.mmps import MMPS
+from diffinv.methods.mmse import MMSE
 from diffinv.methods.pigdm import PiGDM
 from diffinv.methods.red_diff import REDDiff
 from diffinv.methods.score_ald import ScoreALD
 from diffinv.methods.sdedit import SDEdit
 from diffinv.methods.tmpd import TMPD
 from diffinv.operators.base import LinearOperator, Operator
+from diffinv.operators.pixels import Identity
 from diffinv.pytree import choices_of
+from diffinv.schedules import Schedule
 
 ANY = Range(-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))  # what a chain computes with
 
 METHODS: dict[str, type[Method]] = {
+  "mmse": MMSE,
   "sdedit": SDEdit,
   "score_ald": ScoreALD,
   "dps": DPS,
@@ -81,6 +85,8 @@ def choices(method: type[Method], field: str) -> tuple[str, ...]:
 
 def needs(method: type[Method]) -> str:
   """Write which operators the method works with."""
+  if method.identity_only:
+    return "the identity"
   if method.spectral_only:
     return "linear, SVD in closed form"
   return "linear" if method.linear_only else "any differentiable"
@@ -115,14 +121,33 @@ def check(method: Method, operator: Operator) -> None:
   """
   check_fields(method)
   if not accepts(type(method), operator):
-    wanted = "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
     able = ", ".join(name for name, other in METHODS.items() if accepts(other, operator))
-    raise ValueError(f"{method.name}: expected {wanted}, got {type(operator).__name__}; use one of {able}")
+    raise ValueError(
+      f"{method.name}: expected {_operators(type(method))}, got {type(operator).__name__}; use one of {able}"
+    )
   method.check(operator)
 
 
+def check_noise(method: Method, noise: Any, schedule: Schedule) -> None:
+  """Check that the method can solve problems of this noise with a prior of this schedule.
+
+  Raises:
+    ValueError: it cannot; the message says what to do.
+  """
+  # A method from elsewhere may have none.
+  getattr(method, "check_noise", lambda noise, schedule: None)(noise, schedule)
+
+
+def _operators(method: type[Method]) -> str:
+  if method.identity_only:
+    return "the picture itself with noise, as the task denoising has it"
+  return "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
+
+
 def accepts(method: type[Method], operator: Operator) -> bool:
-  """Return whether the operator is of the kind that the method needs: any, linear, or linear of known SVD."""
+  """Return whether the operator is of the kind that the method needs: any, linear, of known SVD, or the identity."""
+  if method.identity_only:
+    return isinstance(operator, Identity)
   if not isinstance(operator, LinearOperator):
     return not (method.linear_only or method.spectral_only)
   return not method.spectral_only or operator.spectral() is not None

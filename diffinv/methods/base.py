@@ -9,6 +9,7 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   estimate(state, level, prior, problem)      -> the chain's current estimate of the clean image, for display
   cost(num_levels)                            -> network evaluations and gradients per image
   check(operator)                             -> ValueError if the method cannot work; on the host, before the chain
+  check_noise(noise, schedule)                -> the same, of the measurement's noise and the prior's schedule
 
 The sampler (`diffinv.sampler`) scans `step` over neighboring pairs of levels and knows nothing else.
 
@@ -28,11 +29,11 @@ import jax
 import jax.numpy as jnp
 
 from diffinv import options
-from diffinv.methods.cases import Case, Descent, MixtureCase, ScalarCase
+from diffinv.methods.cases import Case, Descent, Mean, MixtureCase, ScalarCase
 from diffinv.operators.base import Operator
 from diffinv.priors import AnyPrior, Denoised, eps_from_x0
 from diffinv.problems import Problem
-from diffinv.schedules import Level, step_beta
+from diffinv.schedules import Level, Schedule, step_beta
 
 Info = dict[str, jax.Array]
 
@@ -79,6 +80,8 @@ class Method(Protocol):
   entering: ClassVar[str]
   linear_only: ClassVar[bool]
   spectral_only: ClassVar[bool]
+  identity_only: ClassVar[bool]
+  deterministic: ClassVar[bool]
   linear_in_noise: ClassVar[bool]
   # Of `Iteration`'s types. A protocol's attributes are invariant: only Any lets a class assign its own tables.
   ranges: ClassVar[Any]
@@ -102,8 +105,10 @@ class Method(Protocol):
 
   def check(self, operator: Operator) -> None: ...
 
+  def check_noise(self, noise: Any, schedule: Schedule) -> None: ...
+
   @classmethod
-  def cases(cls) -> tuple[Case | Descent, ...]: ...
+  def cases(cls) -> tuple[Case | Descent | Mean, ...]: ...
 
   @classmethod
   def scalar_cases(cls) -> tuple[ScalarCase, ...]: ...
@@ -124,6 +129,8 @@ class Iteration(abc.ABC):
   entering: ClassVar[str] = ""  # how y enters, in a line
   linear_only: ClassVar[bool] = False  # needs a linear operator
   spectral_only: ClassVar[bool] = False  # needs a linear operator whose `spectral` is in closed form
+  identity_only: ClassVar[bool] = False  # needs the picture itself with noise
+  deterministic: ClassVar[bool] = False  # the same result whatever the key
   linear_in_noise: ClassVar[bool] = False  # by default, under a Gaussian prior: opposite noise, opposite deviations
   ranges: ClassVar[Mapping[str, Range]] = {}  # of hyper-parameters, by name; `methods.check` enforces them
   search: ClassVar[Mapping[str, tuple]] = {}  # values that a search tries, by field
@@ -159,8 +166,11 @@ class Iteration(abc.ABC):
   def check(self, operator: Operator) -> None:
     """Accept any operator."""
 
+  def check_noise(self, noise: Any, schedule: Schedule) -> None:
+    """Accept any noise, with a prior of any schedule."""
+
   @classmethod
-  def cases(cls) -> tuple[Case | Descent, ...]:
+  def cases(cls) -> tuple[Case | Descent | Mean, ...]:
     """Return what is known exactly of the method under a Gaussian prior; what it does by default comes first."""
     return ()
 

@@ -42,6 +42,14 @@ class Descent(NamedTuple):
   note: str = ""
 
 
+class Mean(NamedTuple):
+  """A method that gives the posterior mean of denoising itself, and no samples; exact where the prior is."""
+
+  settings: str
+  build: Callable[[], Any]  # gives the method
+  note: str = ""
+
+
 class ScalarCase(NamedTuple):
   """A method in one dimension, and the digits of its law: density after density through the chain, by quadrature."""
 

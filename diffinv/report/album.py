@@ -218,7 +218,7 @@ def _method_data(
 ) -> dict[str, Any]:
   """Return what there is of a method: numbers of pictures, and marks."""
   run, names = album.run, (row["image"], row["task"], row["method"])
-  samples = [runs.sample(*names, k) for k in range(run.plan["num_samples"])]
+  samples = [runs.sample(*names, k) for k in range(runs.samples_of(run.plan, row))]
   found: dict[str, Any] = {"samples": [album.add(sample, image["shape"]) for sample in samples]}
   if _path(run, runs.mean(*names)).exists():
     found["mean"] = album.add(runs.mean(*names), image["shape"])

@@ -133,6 +133,7 @@ def context(run: runs.Run) -> dict[str, Any]:
   data = page_data(run, album)
   return {
     "plan": run.plan,
+    "without": len(summary.without_network(run.plan)),
     **_heading(run),
     "highlights": highlights(run.plan, methods),
     **_numbers(run, album, entries, methods),
@@ -169,8 +170,8 @@ def _numbers(run: runs.Run, album: Album, entries: Sequence[dict], methods: Sequ
   return {
     "cards": [card(run, album, task, found) for task, found in by_task],
     "tables": [
-      table("Overall", methods, plan, across=True),
-      *(table(task["title"], found, plan, across=False) for task, found in by_task),
+      table("Overall", methods, plan, across=True, versus=versus(run, entries, methods)),
+      *(table(t["title"], found, plan, across=False, versus=versus(run, found)) for t, found in by_task),
     ],
     "cost_figures": [
       {"title": title, "figures": [f for task, found in by_task for f in cost_figures(task, found, key, plan)]}
@@ -196,7 +197,80 @@ def _any_has(kind: str, data: dict[str, Any]) -> bool:
   return any(kind in (entry or {}) for line in data["cells"] for cell in line if cell for entry in cell["methods"])
 
 
-def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> dict[str, Any]:
+class Versus(NamedTuple):
+  """A column of differences to other methods, picture by picture."""
+
+  title: str
+  meaning: str
+  gaps: dict[str, dict[str, float | None] | None]  # by method; None where there is no picture in common
+  references: set[str]  # the methods that others are held against
+  unit: str = "dB"
+  better: str = metrics.HIGH
+
+
+def versus(run: runs.Run, entries: Sequence[dict], methods: Sequence[dict] | None = None) -> list[Versus]:
+  """Return the differences to the best method and, where there are any, to the best that needs no network.
+
+  Args:
+    run: the comparison.
+    entries: from `summary.summarize`, of one task or of all.
+    methods: from `summary.summarize_methods`, where the table is over all tasks: the best is then one of these.
+  """
+  key = compared_mark(run.plan)
+  rows, names = list(run.rows.values()), [method["name"] for method in run.plan["methods"]]
+  best = summary.leaders(entries, key, names)
+  if methods is not None:
+    overall = summary.leaders([{"task": "", **entry} for entry in methods], key, names)
+    best = dict.fromkeys(best, overall[""]) if overall else {}
+  floor = summary.leaders(entries, key, summary.without_network(run.plan))
+  said = "the mean of the samples" if run.plan["num_samples"] > 1 else "the result"
+  return [
+    Versus(
+      f"over {what}",
+      f"PSNR of {said} less that of {what}, picture by picture",
+      {name: summary.differences(rows, name, references, key) for name in names},
+      set(references.values()),
+    )
+    for what, references in (
+      ("the best", best),
+      ("the best without a network", floor),
+    )
+    if references and len(names) > 1
+  ]
+
+
+def compared_mark(plan: dict[str, Any]) -> str:
+  """Return the mark by which methods are compared on the same pictures: of several samples, of their mean."""
+  mark = metrics.mark(HEADLINE)
+  return mark.key if plan["num_samples"] == 1 else metrics.of_mean(mark).key
+
+
+def _gap_cell(column: Versus, method: str) -> dict[str, Any]:
+  """Return a cell of differences; `best` where the whole interval is above 0."""
+  gap = column.gaps[method]
+  if gap is None:
+    return {"order": None, "text": "–", "half": None, "bar": None, "best": False}
+  mean, low, high = (gap[end] for end in ("mean", "low", "high"))
+  half = None if low is None or high is None or low == high else number((high - low) / 2, 2)  # of itself: none
+  sure = low is not None and high is not None and low * high > 0
+  return {
+    "order": mean,
+    "text": signed(mean),
+    "half": half,
+    "bar": None,
+    "best": sure and mean is not None and mean > 0,
+  }
+
+
+def signed(value: float | None) -> str:
+  """Write a difference with its sign, and zero without."""
+  shown = number(value, 2)
+  return shown.lstrip("-") if float(shown) == 0 else shown.replace("-", "−") if shown[0] == "-" else f"+{shown}"
+
+
+def table(
+  title: str, entries: Sequence[dict], plan: dict, *, across: bool, versus: Sequence[Versus] = ()
+) -> dict[str, Any]:
   """Return a table of the summary, best PSNR first.
 
   Args:
@@ -204,6 +278,7 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     entries: from `diffinv.studies.summary`; those without a finished picture are left out.
     plan: the contents of run.json.
     across: whether the entries are over all tasks.
+    versus: columns of differences.
   """
   entries = sorted((entry for entry in entries if entry["count"]), key=_by_headline)
   ranked = summary.competing(entries)
@@ -213,12 +288,18 @@ def table(title: str, entries: Sequence[dict], plan: dict, *, across: bool) -> d
     for group in (metrics.quality(), metrics.cost())
   )
   cells = zip(*(_column_cells(mark, entries, ranked) for mark in quality + cost))
-  rows = [{**_row(entry, plan), "cells": list(line)} for entry, line in zip(entries, cells)]
+  rows = [
+    {**_row(entry, plan), "cells": list(line), "gaps": [_gap_cell(column, entry["method"]) for column in versus]}
+    for entry, line in zip(entries, cells)
+  ]
+  for row in [row for row in rows if not (across or row["network"])][:1]:
+    row["best_without"] = True
   return {
     "title": title,
     "across": across,
     "quality": quality,
     "cost": cost,
+    "versus": versus,
     "rows": rows,
     "of": len(plan["tasks"]),
     "pictures": len(plan["images"]),
@@ -241,6 +322,8 @@ def _row(entry: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
   series = names.index(entry["method"])
   return {
     "title": plan["methods"][series]["title"],
+    "network": plan["methods"][series].get("network", True),
+    "best_without": False,
     "series": series,
     "tasks": entry.get("tasks"),
     "count": entry["count"],
@@ -297,11 +380,13 @@ def number(value: float | None, digits: int | None) -> str:
 
 
 def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
-  """Name the best method by several marks, among those that finished most."""
+  """Name the best method by several marks, among those that finished most; by costs, of those with a network."""
   titles = {method["name"]: method["title"] for method in plan["methods"]}
   ranked = summary.competing(methods)
   found = []
-  for mark in metrics.quality() + metrics.cost():
+  costs, classical = metrics.cost(), summary.without_network(plan)
+  for mark in metrics.quality() + costs:
+    ranked = [e for e in ranked if mark not in costs or e["method"] not in classical]
     values = [_value(entry, mark) for entry in ranked]
     best = best_value(mark, values) if mark.highlight else None
     if best is not None:
@@ -360,6 +445,8 @@ def _weight(entry: dict[str, Any]) -> float:
 
 def spent(entry: dict[str, Any]) -> str:
   """Say what one chain costs."""
+  if entry.get("network") is False:
+    return "no network"
   counts = [(entry[name], name) for name in ("evaluations", "gradients")]
   return " and ".join(f"{n} {name[:-1] if n == 1 else name}" for n, name in counts if n or name == "evaluations")
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import batch
+from diffinv.baselines import Baseline
 from diffinv.methods.base import Method
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem, stack
@@ -77,6 +78,20 @@ def restore(
     elapsed = time.perf_counter() - begin
   seconds = max(0.0, elapsed - clock[0] - camera.seconds)
   return Restored(list(got), min(clock[0], elapsed), seconds, camera.films(), camera.step_bytes)
+
+
+def restore_once(baseline: Baseline, problems: Sequence[Problem], progress: Callable[[int, int], None]) -> Restored:
+  """Restore pictures without a network, one after the other, on the host: one sample each, no frames."""
+  images, compiling, seconds = [], 0.0, 0.0
+  for number, problem in enumerate(problems, 1):
+    with compile_clock() as clock:
+      begin = time.perf_counter()
+      images.append(baseline(problem)[None])
+      elapsed = time.perf_counter() - begin
+    compiling += min(clock[0], elapsed)
+    seconds += max(0.0, elapsed - clock[0])
+    progress(number, len(problems))
+  return Restored(images, compiling, seconds, [], None)
 
 
 class _Camera:

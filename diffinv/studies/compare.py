@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from diffinv import devices, errors, memory, progress, stopping
+from diffinv.baselines import Baseline
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
@@ -139,7 +140,7 @@ def check_memory(c: Comparison) -> None:
   part = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)[0]
   kept = memory.pictures(len(c.cases), c.cases[0].shape)
   for entrant in c.entrants:
-    if not entrant.excuse:
+    if not (entrant.excuse or isinstance(entrant.method, Baseline)):
       memory.check_chains(
         c.prior,
         entrant.method,
@@ -182,7 +183,8 @@ def _describe_task(c: Comparison, name: str, task: Task) -> dict[str, Any]:
 
 def _describe_title(name: str, method: Any) -> dict[str, Any]:
   title = method.title if name == method.name else f"{method.title} ({name})"
-  return {"name": name, "title": title, "citation": getattr(method, "citation", "")}
+  without = {"network": False, **method.source()} if isinstance(method, Baseline) else {}
+  return {"name": name, "title": title, "citation": getattr(method, "citation", ""), **without}
 
 
 def _describe_lpips(study: Study) -> dict[str, Any] | None:
@@ -198,12 +200,15 @@ def _describe_lpips(study: Study) -> dict[str, Any] | None:
 
 def restore_all(run: runs.RunFolder, c: Comparison) -> None:
   """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
-  parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)
+  parts, single = (
+    chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size),
+    chains.chunks(len(c.cases), 1, 1),
+  )
   wanted = [
     (entrant, missing)
     for entrant in c.entrants
     if not entrant.excuse
-    for part in parts
+    for part in (single if isinstance(entrant.method, Baseline) else parts)
     if (missing := [i for i in part if (entrant.task, entrant.name, c.cases[i].name) not in run.rows])
   ]
   with progress.Bar(sum(entrant.weight * len(part) for entrant, part in wanted) or 1.0) as bar:
@@ -215,9 +220,11 @@ def restore_all(run: runs.RunFolder, c: Comparison) -> None:
 
 def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range, report) -> chains.Restored:
   """Restore a chunk of pictures; a shorter one is filled up with its last picture, for one compilation."""
-  chosen = chains.filled(part, len(first))
+  if isinstance(entrant.method, Baseline):
+    return chains.restore_once(entrant.method, [c.measure(entrant.task, i) for i in part], report)
+  chosen, samples = chains.filled(part, len(first)), 1 if entrant.deterministic else c.study.num_samples
   return chains.restore(
-    [casing.chain_keys(c.study, c.cases[i]) for i in chosen],
+    [casing.chain_keys(c.study, c.cases[i])[:samples] for i in chosen],
     entrant.method,
     c.prior,
     [c.measure(entrant.task, i) for i in chosen],
@@ -239,7 +246,9 @@ def finished(
   else:
     written = write_restored(run, c, entrant, c.cases[i], restored, place)
     problem, truth = c.measure(entrant.task, i), c.truths[i]
-    found = marks.marks(problem, restored.images[place], truth, c.lpips, antithetic=c.study.antithetic)
+    samples = restored.images[place]
+    found = marks.marks(problem, samples, truth, c.lpips, antithetic=c.study.antithetic and len(samples) > 1)
+    found |= marks.of_one(found) if len(samples) < c.study.num_samples else {}
   row = {
     "task": entrant.task,
     "method": entrant.name,
@@ -274,10 +283,10 @@ def write_restored(run: runs.RunFolder, c: Comparison, entrant: Entrant, case: C
   """Write the samples of a picture, their mean and standard deviation, and its chain; return the names of the files."""
   samples, name = restored.images[place], (case.name, entrant.task, entrant.name)
   arrays = {runs.sample(*name, k): sample for k, sample in enumerate(samples)}
-  if len(samples) > 1:
+  if c.study.num_samples > 1:  # a picture of which all samples would be the same is their mean
     arrays[runs.mean(*name)] = np.mean(samples, axis=0)
-    if (spread := marks.spread(samples, antithetic=c.study.antithetic)) is not None:
-      arrays[runs.spread(*name)] = spread
+  if len(samples) > 1 and (spread := marks.spread(samples, antithetic=c.study.antithetic)) is not None:
+    arrays[runs.spread(*name)] = spread
   if restored.frames:
     arrays[runs.chain(*name)] = np.concatenate(restored.frames[place], axis=1)
   return run.write(_in_pictures(arrays))

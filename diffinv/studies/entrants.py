@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from diffinv import errors, methods, progress
+from diffinv.baselines import Baseline
 from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
 from diffinv.priors import AnyPrior
 from diffinv.priors.folder import is_shipped
-from diffinv.schedules import Level, as_arrays
-from diffinv.studies import identity, settings, summary
-from diffinv.studies.study import Comparing, Measuring, named_methods, overrides
+from diffinv.schedules import Level, Schedule, as_arrays
+from diffinv.studies import identity, measurement, settings, summary
+from diffinv.studies.study import Comparing, Measuring, named_methods, named_tasks, overrides
+
+NO_STEPS = Level(np.zeros(1), np.ones(1), np.zeros(1))  # the clean image alone
 
 
 class Entrant(NamedTuple):
@@ -24,9 +28,9 @@ class Entrant(NamedTuple):
 
   task: str
   name: str  # of the method, in rows and files
-  method: Method
-  spacing: str  # of the grid, as `steps` has it
-  grid: Level
+  method: Method | Baseline
+  spacing: str  # of the grid, as `steps` has it; "" without a network
+  grid: Level  # NO_STEPS without a network
   spent: Cost
   excuse: str | None  # why it cannot solve the task; None where it can
 
@@ -35,18 +39,25 @@ class Entrant(NamedTuple):
     return {
       "task": self.task,
       "method": self.name,
-      "fields": describe_method(self.method)["fields"],
+      "fields": self.method.fields() if isinstance(self.method, Baseline) else describe_method(self.method)["fields"],
       "spacing": self.spacing,
       "steps": len(self.grid.alpha) - 1,
       "evaluations": self.spent.evaluations,
       "gradients": self.spent.gradients,
       "skipped": self.excuse,
+      **({"samples": 1} if self.deterministic else {}),
+      **({"network": False} if isinstance(self.method, Baseline) else {}),
     }
 
   @property
+  def deterministic(self) -> bool:
+    """Whether all samples would be the same picture, so that there is one."""
+    return getattr(self.method, "deterministic", False)
+
+  @property
   def weight(self) -> float:
-    """The time of a chain in network evaluations; see `summary.weight`."""
-    return weight(self.spent)
+    """The time of a chain in network evaluations, see `summary.weight`; that of a restoration without them as one."""
+    return weight(self.spent) or 1.0
 
 
 def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator]) -> list[Entrant]:
@@ -60,24 +71,37 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
   Raises:
     UsageError: none can solve a task, or a setting does not fit.
   """
-  table, given = read_settings(config), overrides(config)
+  table, given, tasks = read_settings(config), overrides(config), named_tasks(config.tasks)
   entrants = []
   for task, operator in operators.items():
+    noise = measurement.noise_model(config, tasks[task])
     for name, method in named_methods(config.methods).items():
       fields = dict(given[name])
+      if isinstance(method, Baseline):
+        entrants.append(_without_network(task, name, method, fields, operator, noise))
+        continue
       steps = chosen_steps(config, table, name, fields.pop("steps", None))
       built = build(name, method, task, steps, table, fields)
       grid = make_grid(prior, steps)
-      entrants.append(Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator)))
+      entrants.append(
+        Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator, noise, prior.schedule))
+      )
   if all(entrant.excuse for entrant in entrants):
     raise errors.UsageError(entrants[0].excuse)
   return entrants
 
 
-def excuse(method: Method, operator: Operator) -> str | None:
-  """Say why a method cannot solve problems of the operator; None where it can."""
+def _without_network(task, name, method: Baseline, fields, operator, noise) -> Entrant:
+  with errors.usage():
+    built = method.having(fields)
+  return Entrant(task, name, built, "", NO_STEPS, Cost(0, 0), built.excuse(operator, noise))
+
+
+def excuse(method: Method, operator: Operator, noise: Any, schedule: Schedule) -> str | None:
+  """Say why a method cannot solve problems of the operator and the noise; None where it can."""
   try:
     methods.check(method, operator)
+    methods.check_noise(method, noise, schedule)
   except ValueError as error:
     return str(error)
   return None

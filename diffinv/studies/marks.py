@@ -118,6 +118,16 @@ def marks(
   return entry if sets is None else entry | _of_sets(problem, sets, truth)
 
 
+def of_one(entry: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the marks of the mean and of the best sample where all samples are one picture: its own.
+
+  Args:
+    entry: from `marks`, of that picture.
+  """
+  own = {mark: entry[mark.key][0] for mark in table.MARKS if mark.derived and mark.key in entry}
+  return {of(mark).key: value for mark, value in own.items() for of in (table.of_mean, table.of_best)}
+
+
 def _of_sets(problem: Problem, sets: jax.Array, truth: np.ndarray) -> dict[str, Any]:
   """Return the marks of sets of independent samples, `[sets, n, h, w, c]`: the mean over the sets."""
   evidence = table.Evidence(problem, jnp.asarray(truth))

@@ -211,7 +211,8 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
   check_method(config, name, task, built, cases)
-  measurement.noise_model(config, task)
+  with errors.usage():
+    methods.check_noise(built, measurement.noise_model(config, task), prior.schedule)
   devices.mesh(config.devices)
   job = Job(config, prior, name, task, built, grid, cases, read)
   check_memory(job)

@@ -4,8 +4,11 @@ import dataclasses
 import html
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+from diffinv import text
+from diffinv.metrics import table as metrics
 from diffinv.studies import runs, summary
 
 
@@ -47,8 +50,21 @@ class Results:
 
   def remarks(self) -> list[str]:
     """Return what a table does not show: what was left out, and what failed."""
-    skipped = [f"{run['task']}: {run['skipped']}" for run in self.plan["runs"] if run["skipped"]]
-    return list(dict.fromkeys(skipped)) + [_failure(entry) for entry in self.summary if entry.get("failed")]
+    skipped: dict[str, list[str]] = {}
+    for run in self.plan["runs"]:
+      if run["skipped"]:
+        skipped.setdefault(run["skipped"], []).append(run["task"])
+    said = [f"{', '.join(tasks)}: {reason}" for reason, tasks in skipped.items()]
+    return said + [_failure(entry) for entry in self.summary if entry.get("failed")] + self._leads()
+
+  def _leads(self) -> list[str]:
+    """Say in each task by how much the best method is ahead of the best restoration without a network."""
+    key = "psnr" if self.plan["num_samples"] == 1 else metrics.of_mean(metrics.mark("psnr")).key
+    names, classical = {method["name"] for method in self.plan["methods"]}, summary.without_network(self.plan)
+    best, floor = (summary.leaders(self.summary, key, some) for some in (names - classical, classical))
+    pairs = ((task, best[task], floor[task]) for task in best if task in floor)
+    gaps = [(*pair, summary.differences(self.records, pair[1], {pair[0]: pair[2]}, key)) for pair in pairs]
+    return [_lead(task, method, classical, gap) for task, method, classical, gap in gaps if gap is not None]
 
   def contents(self) -> dict[str, Any]:
     """Return the contents of `results.json`: the plan, the summary, and every run with its rows."""
@@ -83,6 +99,11 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
   means = {name: summary.picture_value(record, name) for name, value in record.items() if isinstance(value, list)}
   plain = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
   return {name: {**plain, **means}[name] for name in record if name in plain or name in means}
+
+
+def _lead(task: str, method: str, classical: str, gap: Mapping[str, Any]) -> str:
+  way, said = "ahead of" if gap["mean"] >= 0 else "behind", text.interval({**gap, "mean": abs(gap["mean"])}, 2)
+  return f"{task}: {method} is {said} dB {way} {classical}, the best without a network"
 
 
 def _failure(entry: dict[str, Any]) -> str:

@@ -147,6 +147,12 @@ DRAWING = Kind(
 )
 
 
+def samples_of(plan: dict[str, Any], row: Mapping[str, Any]) -> int:
+  """Return how many samples a row has: those of the plan, but one where all would be the same picture."""
+  own = (run.get("samples") for run in plan["runs"] if (run["task"], run["method"]) == (row["task"], row["method"]))
+  return next(own, None) or plan["num_samples"]
+
+
 def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[str, Any]:
   """Read run.json.
 

@@ -26,6 +26,7 @@ class Named(TypedDict):
 
   name: str
   title: str
+  network: NotRequired[bool]
 
 
 class Image(TypedDict):
@@ -44,6 +45,7 @@ class Run(TypedDict):
   steps: NotRequired[int | None]
   evaluations: NotRequired[int | None]
   gradients: NotRequired[int | None]
+  samples: NotRequired[int]
 
 
 class Comparison(Plan):

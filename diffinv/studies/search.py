@@ -38,6 +38,8 @@ def values(name: str, method: type[Method] | None = None) -> dict[str, tuple]:
     UsageError: the class declares nothing.
   """
   method = methods.METHODS[name] if method is None else method
+  if not methods.fields_of(method):
+    raise errors.UsageError(f"`methods`: expected methods with something to tune, got {name}, which has nothing")
   if not getattr(method, "search", None):
     raise errors.UsageError(
       f"`search`: expected values to try for {name}, which declares none; give some, as in `search={name}.FIELD=1,2`, "

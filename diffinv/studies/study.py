@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffinv import errors, options
+from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import held_out, images
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
@@ -131,8 +132,9 @@ class Comparing(Measuring):
   tasks: tuple[str | Task | Operator, ...] | Mapping[str, Task | Operator] = option(
     DEFAULT_TASKS, f"Tasks, of {', '.join(TASKS)}."
   )
-  methods: tuple[str | Method, ...] | Mapping[str, Method] = option(
-    tuple(METHODS), f"Methods, of {', '.join(METHODS)}."
+  methods: tuple[str | Method | Baseline, ...] | Mapping[str, Any] = option(
+    (*METHODS, *BASELINES),
+    f"Methods, of {', '.join(METHODS)}; and restorations without a network, of {', '.join(BASELINES)}.",
   )
   num_images: int | None = option(
     None,
@@ -154,7 +156,8 @@ class Study(Comparing):
 
   Fields are those of the command's flags. `data` also takes arrays `[h, w, c]` in [-1, 1]; `prior` any prior;
   `tasks` also `Task`s and operators, `methods` also methods with their hyper-parameters, both as a mapping where they
-  are to have names of their own; `set` also a mapping, `{"dps.scale": 0.3}`; `settings` also a table.
+  are to have names of their own; `set` also a mapping, `{"dps.scale": 0.3}`; `settings` also a table. A method may also
+  be a function of your own that restores without a network, `("mine", lambda problem: picture)`.
   """
 
   frames: int = option(
@@ -198,13 +201,15 @@ def named_tasks(tasks: Iterable[Any]) -> dict[str, Task]:
   return _named("tasks", tasks, TASKS, _as_task)
 
 
-def named_methods(methods: Iterable[Any]) -> dict[str, type[Method] | Method]:
+def named_methods(methods: Iterable[Any]) -> dict[str, type[Method] | Method | Baseline]:
   """Return the methods by name, in their order: a class where settings say its hyper-parameters, else an instance.
+
+  Restorations without a network are among them.
 
   Raises:
     UsageError: one does not exist, or two have one name; or there is none.
   """
-  return _named("methods", methods, METHODS, _as_method)
+  return _named("methods", methods, {**METHODS, **BASELINES}, _as_method)
 
 
 def _named(option_name, entries, known, as_named) -> dict[str, Any]:
@@ -257,10 +262,14 @@ def _task_of(operator: Operator) -> Task:
   return Task(type(operator).__name__, make, "own operator", shape=expected)
 
 
-def _as_method(entry: Any) -> tuple[str, Method]:
+def _as_method(entry: Any) -> tuple[str, Any]:
   name, method = entry if isinstance(entry, tuple) else (None, entry)
   if isinstance(method, str):
     method = named_methods((method,))[method]
+  elif isinstance(method, Baseline):
+    return name or method.name, method
+  elif name is not None and callable(method) and not hasattr(method, "step"):
+    method = Baseline(name, name, method)
   elif not hasattr(method, "step") or not hasattr(method, "name"):
     raise errors.UsageError(f"`methods`: expected a name or a method with its fields, got {type(method).__name__}")
   return name or method.name, method

@@ -79,16 +79,68 @@ def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return [entry for entry in whole if done(entry) == most]
 
 
+def without_network(run: dict[str, Any]) -> set[str]:
+  """Return the names of the methods that need no network."""
+  return {method["name"] for method in run["methods"] if method.get("network") is False}
+
+
+def leaders(entries: Sequence[dict[str, Any]], key: str, names: Iterable[str]) -> dict[str, str]:
+  """Return the best of some methods in each task by the mean of a mark; tasks that none has finished are left out.
+
+  Args:
+    entries: from `summarize`.
+    key: of the mark.
+    names: of the methods.
+  """
+  names, found = set(names), {}
+  for task in dict.fromkeys(entry["task"] for entry in entries):
+    done = competing([e for e in entries if e["task"] == task and e.get("count") and e["method"] in names])
+    best = metrics.mark(key).best(e[key]["mean"] if key in e else None for e in done)
+    if best is not None:
+      found[task] = done[best]["method"]
+  return found
+
+
+def differences(
+  rows: Sequence[dict[str, Any]], method: str, references: dict[str, str], key: str
+) -> dict[str, float | None] | None:
+  """Return by how much a method is above others on the same pictures, in the mean, with its interval.
+
+  All methods restore the same measurements, so that this is known better than the difference of their means tells. Of
+  several tasks each has the same weight; a picture counts if it has all of those that the method has finished.
+
+  Args:
+    rows: of a comparison.
+    method: its name.
+    references: in each task of interest, the method that it is held against.
+    key: of the mark.
+
+  Returns:
+    as `interval`; None where there are no pictures in common.
+  """
+  by_task = {task: _gaps(rows, task, method, other, key) for task, other in references.items()}
+  done = {task: gaps for task, gaps in by_task.items() if gaps}
+  shared = set.intersection(*map(set, done.values())) if done else set()
+  return interval(_mean(gaps[image] for gaps in done.values()) for image in sorted(shared))
+
+
+def _gaps(rows, task, method, other, key) -> dict[str, float]:
+  """Return the difference of a mark on each picture that both have, by the picture's name."""
+  mine, its = ({row["image"]: picture_value(row, key) for row in _of(rows, task, name)} for name in (method, other))
+  return {image: a - b for image, a in mine.items() if a is not None and (b := its.get(image)) is not None}
+
+
 def table(entries: Sequence[dict[str, Any]]) -> str:
   """Return the table for a terminal: means over pictures with their 95 % intervals, and costs.
 
   Args:
-    entries: from `summarize`. A skipped one has a line without numbers.
+    entries: from `summarize`. A skipped one has a line without numbers, one that needs no network has none.
   """
   always, sometimes = metrics.terminal()
   marks = [*always, *(mark for mark in sometimes if any(mark.key in entry for entry in entries))]
   header = ["task", "method", *(mark.head for mark in marks), *(heading for _, heading, _, _ in COSTS)]
-  return text.table(header, [_line(entry, marks) for entry in entries])
+  shown = [entry for entry in entries if not (entry.get("skipped") and entry.get("network") is False)]
+  return text.table(header, [_line(entry, marks) for entry in shown])
 
 
 def _line(entry: dict[str, Any], marks: Sequence[metrics.Mark]) -> list[str]:
@@ -135,11 +187,12 @@ def _of(rows: Sequence[dict], task: str, method: str) -> list[dict]:
 def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
   names = {"task": entry["task"], "method": entry["method"]}
   if entry.get("skipped") is not None:
-    return {**names, "skipped": entry["skipped"]}
+    return {**names, **_network(entry), "skipped": entry["skipped"]}
   failures = [row["failed"] for row in rows if row.get("failed")]
   rows = [row for row in rows if not row.get("failed")]
   return {
     **names,
+    **_network(entry),
     "count": len(rows),
     "failed": len(failures),
     **({"failure": failures[0]} if failures else {}),
@@ -149,6 +202,10 @@ def _entry(entry: dict, rows: list[dict]) -> dict[str, Any]:
     "gradients": entry["gradients"],
     "peak_bytes": _peak(rows),
   }
+
+
+def _network(entry: dict) -> dict[str, bool]:
+  return {"network": False} if entry.get("network") is False else {}
 
 
 def _method_entry(method: str, run: dict, rows: list[dict]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import devices, errors, files, memory, output, progress, reading, text
+from diffinv.baselines import Baseline
 from diffinv.batch import sample_batch
 from diffinv.data import held_out
 from diffinv.methods import METHODS
+from diffinv.methods.base import Method
 from diffinv.metrics import table as metrics
 from diffinv.options import option
 from diffinv.priors import PicturePrior
@@ -32,6 +34,9 @@ COMMAND = "tune"
 class Search(Comparing):
   """What to search: pictures, tasks and methods as in a study, the values to try, and what decides."""
 
+  methods: tuple[str | Method, ...] | Mapping[str, Method] = option(
+    tuple(name for name, method in METHODS.items() if method.search), f"Methods, of {', '.join(METHODS)}."
+  )
   search: tuple[str, ...] | Mapping[str, Sequence[Any]] = option(
     (),
     "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
@@ -270,7 +275,7 @@ def read_search(config: Search) -> dict[str, dict[str, tuple[Any, ...]]]:
   Raises:
     UsageError: `search` names no method that takes part, or a field twice, or a method has nothing to search.
   """
-  known = named_methods(config.methods)
+  known = methods_of(config)
   given: dict[str, dict[str, tuple[Any, ...]]] = {name: {} for name in known}
   for words in config.search:
     target, equals, values = words.partition("=")
@@ -285,6 +290,20 @@ def read_search(config: Search) -> dict[str, dict[str, tuple[Any, ...]]]:
       typed = [entrants.typed_fields(class_of(known[name]), {field: value})[field] for value in values.split(",")]
     given[name][field] = tuple(typed)
   return {name: fields or search.values(name, class_of(known[name])) for name, fields in given.items()}
+
+
+def methods_of(config: Search) -> dict[str, type[Method] | Method]:
+  """Return the methods by name, in their order.
+
+  Raises:
+    UsageError: one needs no network, or see `named_methods`.
+  """
+  found = {}
+  for name, method in named_methods(config.methods).items():
+    if isinstance(method, Baseline):
+      raise errors.UsageError(f"`methods`: expected methods of a prior to tune, got {name}, which needs no network")
+    found[name] = method
+  return found
 
 
 def class_of(method: Any) -> Any:
@@ -319,7 +338,7 @@ def plan_jobs(
   steps = {n: entrants.chosen_steps(config, table, n, fields.pop("steps", None)) for n, fields in fixed.items()}
   check_disjoint(fixed, searched)
   for task, measured in problems.items():
-    for name in named_methods(config.methods):
+    for name in methods_of(config):
       try:
         jobs.append(
           _job(config, task, name, searched[name], fixed[name], steps[name], prior, table, measured[0].operator)
@@ -336,7 +355,7 @@ class CannotSolveError(ValueError):
 
 
 def _job(config, task, name, searched, fixed, steps, prior, table, operator) -> Job:
-  grid, method = entrants.make_grid(prior, steps), named_methods(config.methods)[name]
+  grid, method = entrants.make_grid(prior, steps), methods_of(config)[name]
   with errors.usage():
     given = entrants.typed_fields(class_of(method), fixed)
   build = lambda some: entrants.build(name, method, task, steps, table, {**given, **some})

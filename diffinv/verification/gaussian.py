@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffinv import noise, sampler
 from diffinv.methods import affine
 from diffinv.methods.affine import G3, Affine
 from diffinv.methods.base import Method, XState
-from diffinv.methods.cases import Case, Descent
+from diffinv.methods.cases import Case, Descent, Mean
 from diffinv.metrics import uncertainty
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level, as_arrays
-from diffinv.verification import statistics
+from diffinv.verification import mixture, statistics
 from diffinv.verification.rows import LARGEST_Z, SCHEDULE, Row, Size, failed, largest
 from diffinv.verification.sampling import COMPILER, chains
 
@@ -26,6 +27,7 @@ PAIRED = 8  # chains whose samples are compared between two measurements
 OTHER_Y = np.array([0.7, -1.1])  # what is added to y for them
 REST_ERROR = 0.05  # of a descent: of the way from its start, what Adam's jitter leaves
 REST_STEPS, REST_CHAINS = 1500, 64  # of a descent to its point of rest
+MEAN_SIGMAS = (0.05, 0.3, 2.0)  # of the noise of a denoiser, within the schedule
 AT = 60  # the level at which it rests
 
 
@@ -165,6 +167,25 @@ def _gradient_error(case):
       want = case.gradient(G3, mu, z, abar)
       errors.append(np.max(np.abs(got - want)) / (1 + np.max(np.abs(want))))
   return float(np.max(errors))
+
+
+def mean_row(name: str, case: Mean) -> Row:
+  """Check a method that gives the posterior mean of denoising: under G3's prior and the mixture of 25 modes."""
+  modes = mixture.instance(0, len(G3.m), 1).law
+  laws = (mixture.mixture([1.0], G3.m[None], G3.C[None]), modes)
+  values = {"step": max(_mean_error(case, law, sigma) for law in laws for sigma in MEAN_SIGMAS)}
+  return Row("gaussian", name, case.settings, values, failed({"mean": values["step"] < EXACT}), case.note)
+
+
+def _mean_error(case, law, sigma):
+  """Return the error of the mean of a law given a draw from it with noise."""
+  rng, d = np.random.RandomState(0), law.means.shape[1]
+  y = mixture.sample(rng, law, 1)[0] + sigma * rng.standard_normal(d)
+  want = mixture.posterior(law, np.eye(d), sigma, y).moments()[0]
+  with jax.enable_x64():
+    problem = Problem(affine.dense(np.eye(d)), noise.Gaussian(jnp.asarray(sigma)), jnp.asarray(y))
+    got = sampler.sample(jax.random.key(0), case.build(), law.prior(SCHEDULE), problem, SCHEDULE.grid(1))[0]
+  return float(np.max(np.abs(np.asarray(got) - want)) / (1 + np.max(np.abs(want))))
 
 
 def _rested(build, key):

@@ -13,7 +13,8 @@ these laws are known: each method's class declares its cases. Three tables:
              posterior, beside that of exact samples (the floor), of a sampler with the exact posterior score (the
              oracle) and of the prior. A smoke test: it checks levels and their order, not digits.
 
-If a method has no exact law, its row says what is checked instead, and its note why.
+A method that gives the mean of the posterior, and no samples, is held against that mean under both priors, in the first
+table. If a method has no exact law, its row says what is checked instead, and its note why.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ import jax
 from diffinv import errors
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
-from diffinv.methods.cases import Case, Descent, MixtureCase
+from diffinv.methods.cases import Case, Descent, Mean, MixtureCase
 from diffinv.verification import gaussian, modes, scalar
 from diffinv.verification.rows import FULL, QUICK, TABLES, Row, Size
 
@@ -112,6 +113,8 @@ def _check_covered(methods, parts):
 def _on_gaussian(method, case, size, key):
   if isinstance(case, Descent):
     return Part(method.name, 1.0, lambda: [gaussian.descent_row(method.name, case, key)])
+  if isinstance(case, Mean):
+    return Part(method.name, 1.0, lambda: [gaussian.mean_row(method.name, case)])
   work = 2.0 if size.everything else 1.0
   return Part(method.name, work, lambda: [gaussian.gaussian_row(method.name, case, size, key)])
 
@@ -124,7 +127,7 @@ def _on_mixture(method, case, benchmark):
   return Part(method.name, 4.0, lambda: [benchmark.row(method.name, case)])
 
 
-def gaussian_cases(method: type[Method], size: Size) -> tuple[Case | Descent, ...]:
+def gaussian_cases(method: type[Method], size: Size) -> tuple[Case | Descent | Mean, ...]:
   """Return every case of a method, or the first."""
   return method.cases() if size.everything else method.cases()[:1]
 

@@ -242,6 +242,7 @@ def _means(entry: Mapping[str, Any], keys: Sequence[str]) -> list[float | None]:
 def _of_first(results: Results, entry: Mapping[str, Any], count: int, measured: Measurements) -> list[float | None]:
   """Mark the mean of the first samples, as the files have them."""
   task, method = entry["task"], entry["method"]
+  count = min(count, runs.samples_of(results.plan, entry))
   pictures = [
     np.mean([_read(results, runs.sample(case.name, task, method, k)) for k in range(count)], axis=0)
     for case in measured.cases
