@@ -43,7 +43,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise ValueError(f"data: expected a folder of images, 'photos' or 'faces', got {str(folder)!r}; check the path")
+    raise ValueError(f"data: expected a folder of images, or one of photographs, photos and faces, got {str(folder)!r}; check the path")
   extensions = tuple(e for e in images.EXTENSIONS if e != ".npy")
   found = []
   for place, folders, names in os.walk(folder):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from diffinv import errors, files, options
+from diffinv.data import cache
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
 from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS, NETWORKS
@@ -26,7 +27,7 @@ MOST_WORKERS = 16  # where `workers` does not say
 # Named sets of defaults, the choices of `config`.
 CONFIGS: dict[str, dict[str, Any]] = {
   "default": {},
-  "photo": {"data": "photos", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3},
+  "photo": {"data": "photographs", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3},
   # Less noise was tried: samples lost contrast, because the network ignored much of its input at the highest levels.
   "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": 0.3},
 }
@@ -56,7 +57,17 @@ SIZES: dict[str, dict[int, dict[str, Any]]] = {
 FOREIGN: dict[str, tuple[str, ...]] = {"small": (), "guided_diffusion": ("middle_blocks", "patch", "embedding")}
 
 # Options that say how long, how often and on what. They may change when a run goes on; all others may not.
-FREE = ("steps", "minutes", "workers", "log_every", "validate_every", "sample_every", "devices", "save_seconds")
+FREE = (
+  "steps",
+  "minutes",
+  "workers",
+  "cache_gigabytes",
+  "log_every",
+  "validate_every",
+  "sample_every",
+  "devices",
+  "save_seconds",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +82,9 @@ class TrainConfig:
   """
 
   data: str | os.PathLike[str] | None = option(
-    None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'."
+    None,
+    "Folder of images (searched through), 'photographs' (of packages that docs/photos.md names), 'photos' (a dozen, "
+    "bundled with scikit-image) or 'faces'.",
   )
   config: str = option("default", "Set of defaults for the flags below.", choices=CONFIGS)
   steps: int | None = option(None, "Steps to take, in all.", low=1, high=MAX_STEPS)
@@ -102,7 +115,7 @@ class TrainConfig:
   flip: bool | None = option(None, "For folders and faces: mirror half of the images; `config=faces` does not.")
   augment: float = option(
     1.0,
-    "For photos: strength of changes of exposure and color, 0 for none.",
+    "For photographs and photos: strength of changes of exposure and color, 0 for none.",
     low=0.0,
     high=10.0,  # beyond, nothing of a photograph is left
   )
@@ -111,6 +124,13 @@ class TrainConfig:
     f"Threads that prepare images. Not set: one for two cores, at least 2, at most {MOST_WORKERS}.",
     low=1,
     high=MAX_WORKERS,
+  )
+  cache_gigabytes: float = option(
+    cache.MOST,
+    "Most that decoded pictures may take on the disk, gigabytes, in diffinv below $XDG_CACHE_HOME or ~/.cache; 0: keep "
+    "none.",
+    low=0.0,
+    high=1e6,
   )
   held_out: int = option(80, "Crops of held-out images for the validation, at most.", low=1, high=MAX_HELD_OUT)
 
