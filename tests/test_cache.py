@@ -6,9 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from diffinv import files
-from diffinv.data import cache
+from diffinv.data import cache, folder, images
 
 KILOBYTE = 1e-6  # gigabytes
 
@@ -92,7 +93,61 @@ def test_what_is_no_entry_is_left_alone(tmp_path):
   assert {"letter.txt", "folder.npy"} <= set(kept(tmp_path))
 
 
+def test_a_line_says_where_before_the_first_array_is_written(tmp_path):
+  lines = []
+  cached = cache.Cache(tmp_path / "c", most=2, note=lambda line: lines.append((line, (tmp_path / "c").exists())))
+  for seed in (1, 2):
+    cached.array(f"{seed}", lambda: numbers(1))
+  assert lines == [(f"note: decoded pictures are kept in {tmp_path}/c, at most 2 GB", False)]
+
+
 def test_the_folder_is_that_of_the_system(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   cache.Cache().array("a", lambda: numbers(1))
   assert kept(tmp_path / "diffinv") == ["a.npy"]
+
+
+KINDS = {
+  "color.jpg": {"mode": "RGB"},
+  "gray.jpg": {"mode": "L"},
+  "turned.jpg": {"mode": "RGB", "turned": 6},
+  "print.jpg": {"mode": "CMYK"},
+  "color.png": {"mode": "RGB"},
+  "glass.png": {"mode": "RGBA"},
+  "palette.png": {"mode": "P"},
+}
+
+
+@pytest.mark.parametrize("how", folder.CROPS)
+@pytest.mark.parametrize("name", KINDS)
+def test_items_of_a_folder_are_the_same_cached_or_not(tmp_path, monkeypatch, name, how):
+  monkeypatch.setattr(folder, "LEAST_CACHED", 1)
+  monkeypatch.setattr(images, "read_rgb", lambda path, read=images.read_rgb: decoded.append(path) or read(path))
+  decoded, kind = [], KINDS[name]
+  pixels = np.kron(numbers(1, 40 * 70 * 3).reshape(40, 70, 3), np.ones((8, 8, 1), np.uint8))
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = kind.get("turned", 1)
+  (tmp_path / "data").mkdir()
+  Image.fromarray(pixels).convert(kind["mode"]).save(tmp_path / "data" / name, exif=exif)
+
+  def items(cached):
+    source = folder.Folder(tmp_path / "data", [name], size=32, seed=0, how=how, cache=cached)
+    return source.items(0, 24)
+
+  plain = items(None)
+  for _ in range(2):
+    np.testing.assert_array_equal(items(cache.Cache(tmp_path / "cache")), plain)
+  np.testing.assert_array_equal(items(cache.Cache(most=0)), plain)
+  assert kept(tmp_path / "cache")
+  decoded.clear()
+  items(cache.Cache(tmp_path / "cache"))
+  assert not decoded
+
+
+def test_a_picture_that_changes_is_decoded_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(folder, "LEAST_CACHED", 1)
+  (tmp_path / "data").mkdir()
+  for value in (10, 200):
+    Image.new("RGB", (64, 64), (value,) * 3).save(tmp_path / "data" / "a.png")
+    source = folder.Folder(tmp_path / "data", ["a.png"], size=32, seed=0, cache=cache.Cache(tmp_path / "cache"))
+    assert np.all(source.item(0) == value)

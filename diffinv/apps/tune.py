@@ -1,6 +1,6 @@
 """Search a method's hyper-parameters for tasks, on pictures that are not those of the test.
 
-usage: diffinv tune --prior=PRIOR --data=FOLDER|photographs|photos|faces --tasks=TASK,... --methods=METHOD,... --output=NAME.json
+usage: diffinv tune --prior=PRIOR --data=FOLDER|SET --tasks=TASK,... --methods=METHOD,... --output=NAME.json
 
 Restores validation pictures with every combination of the searched values, one compiled sweep for all numbers, and
 writes those of the highest mean mark into a copy of the prior's settings: a file that --settings takes. The held-out

@@ -27,15 +27,22 @@ def folder() -> pathlib.Path:
 class Cache:
   """A folder of arrays, of at most so many bytes; safe to use from threads, and from several processes at once."""
 
-  def __init__(self, place: str | os.PathLike[str] | None = None, *, most: float = MOST):
+  def __init__(
+    self,
+    place: str | os.PathLike[str] | None = None,
+    *,
+    most: float = MOST,
+    note: Callable[[str], None] = lambda line: None,
+  ):
     """Make nothing yet.
 
     Args:
       place: the folder; None for that of `folder`.
       most: what all arrays in it may take, gigabytes; 0 to keep nothing.
+      note: called with a line before the first array is written.
     """
     self.place = folder() if place is None else pathlib.Path(place)
-    self._most = int(most * GIGABYTE)
+    self._most, self._note = int(most * GIGABYTE), note
     self._lock = threading.Lock()
     self._making: dict[str, threading.Lock] = {}  # two threads would make an entry twice, under one temporary name
     self._total: int | None = None  # bytes of all entries, as far as this process knows; None before the first look
@@ -74,6 +81,8 @@ class Cache:
     """Remove what was not used for longest until an array of so many bytes fits, and tell whether it does."""
     if self._total is not None and self._total + size <= self._most:
       return True
+    if self._total is None:
+      self._note(f"note: decoded pictures are kept in {self.place}, at most {self._most / GIGABYTE:g} GB")
     self.place.mkdir(parents=True, exist_ok=True)
     files.sweep(self.place, *filter(None, (files.target_of(name) for name in os.listdir(self.place))))
     entries = sorted((e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.place) if _is_entry(e))

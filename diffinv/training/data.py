@@ -79,7 +79,7 @@ def _photos(config: TrainConfig) -> Data:
 def _photographs(config: TrainConfig, note: Callable[[str], None]) -> Data:
   from diffinv.data import photographs
 
-  cache = _cache(config)
+  cache = _cache(config, note)
   names, crops = photographs.held_out(photographs.VALIDATION, config.held_out, config.size, cache)
   source = photographs.crops(size=config.size, seed=config.seed, augment=config.augment, cache=cache)
   kept = [photograph.file for photograph in photographs.table() if photograph.split != photographs.TRAINING]
@@ -88,8 +88,8 @@ def _photographs(config: TrainConfig, note: Callable[[str], None]) -> Data:
   return Data(_streamed(source, config), images.from_uint8(crops), kept, dict, ahead)
 
 
-def _cache(config: TrainConfig) -> Cache:
-  return Cache(most=config.cache_gigabytes)
+def _cache(config: TrainConfig, note: Callable[[str], None]) -> Cache:
+  return Cache(most=config.cache_gigabytes, note=lambda line: note(f"{line}; `cache_gigabytes=0` keeps none"))
 
 
 def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
@@ -100,6 +100,7 @@ def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
     size=config.size,
     how=config.crop,
     max_downscale=config.max_downscale,
+    cache=_cache(config, note),
     report=note,
   )
   everything = make(names, seed=HELD_OUT_SEED, flip=False)
