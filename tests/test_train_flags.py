@@ -94,6 +94,9 @@ def test_minutes_have_to_be_a_time(minutes, tmp_path, capsys):
   assert code == 2 and "minutes: expected" in said and said.count("\n") == 1
 
 
+SMALL = {"data": "faces", "steps": 1, "size": 16, "channels": 8, "multipliers": (1, 2)}
+UNET = {"network": "guided_diffusion", "head_channels": 8}
+
 # Runs that are there
 
 
@@ -264,6 +267,46 @@ def test_a_network_that_cannot_be_built_is_one_line_that_names_the_flag(tmp_path
   said = fails(capsys, tmp_path / "p", "--network=guided_diffusion", "--channels=24", "--head_channels=8")
   assert "--channels: expected multiples of 32 at each level of --network=guided_diffusion, got 24" in said
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    {},
+    {"blocks": 64, "middle_blocks": 64, "multipliers": (1,)},
+    {"multipliers": (1,) * 16, "size": 32768, "patch": 1},
+    {"schedule_steps": 100_000},
+    {"attention": True, "head_channels": 8, "learned_variance": True, "levels": "uniform", "prediction": "v"},
+    {**UNET, "channels": 32, "multipliers": (1, 2)},
+    {**UNET, "channels": 32, "multipliers": (1,), "learned_variance": True, "levels": "uniform", "attention": True},
+  ],
+  ids=str,
+)
+def test_what_a_run_may_be_asked_for_can_be_loaded_at_its_end(given):
+  network.check(TrainConfig(**{**SMALL, **given}).resolved())
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    ({"middle_blocks": 65}, "`middle_blocks`: expected at most 64, got 65"),
+    ({"blocks": 65}, "`blocks`: expected at most 64, got 65"),
+    ({**UNET, "channels": 32, "blocks": 65}, "`blocks`: expected at most 64, got 65"),
+    ({"channels": 10**6}, "`channels`: expected at most 65536, got 1000000"),
+    ({"multipliers": (1, 10**6)}, "`multipliers`: expected at most 65536, got 1000000"),
+    ({"schedule_steps": 10**6}, "`schedule_steps`: expected num_steps in 1..100000, got 1000000"),
+    ({"size": 10**6, "attention": True, "head_channels": 8}, "`size`: expected .*, got .*"),
+  ],
+  ids=str,
+)
+def test_what_could_not_be_loaded_is_refused_before_the_first_step(given, message, monkeypatch):
+  """Also where the bounds of an option would let it through."""
+  monkeypatch.setattr(options, "check", lambda _: None)
+  config = TrainConfig(**{**SMALL, **{name: v for name, v in given.items() if name in UNET}}).resolved()
+  for name, value in given.items():
+    object.__setattr__(config, name, value)
+  with pytest.raises(errors.UsageError, match=f"{message}; choose another value, so that the prior can be loaded"):
+    network.check(config)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from diffinv import stopping
+from diffinv import errors, stopping
 from diffinv.data import held_out as held_out_data
 from diffinv.priors import Prior
 from diffinv.priors import folder as checkpoint
@@ -70,6 +70,8 @@ def train(
       place.clear()
     run = RunFolder(place, plan, note=training_data.notes(report))
     state, best = _train(config, run, data, functions, state, report=report)
+    with errors.interruption("all steps are saved; the same command goes on from there"):
+      stopping.check()
     _write(config, folder, run, data, state, best, overwrite=overwrite, report=report)
   return checkpoint.load_prior(folder)
 

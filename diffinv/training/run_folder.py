@@ -183,7 +183,9 @@ class RunFolder:
       yield
     except stopping.Stopped:
       self.save(state())
-      with errors.interruption(f"{int(state().step)} steps are saved; the same command goes on from there"):
+      step = int(state().step)
+      saved = "1 step is saved" if step == 1 else f"{step} steps are saved"
+      with errors.interruption(f"{saved}; the same command goes on from there"):
         raise
 
   def best_loss(self) -> float:

@@ -74,8 +74,7 @@ class States:
     manifest = self._folder.manifest
     others = {self._file(step) for step in self.steps() if step not in steps} & manifest.names.keys()
     for name in others:
-      if (self._folder.place / name).is_file():
-        (self._folder.place / name).unlink()
+      (self._folder.place / name).unlink(missing_ok=True)
     if others:
       manifest.settle()
 
