@@ -41,7 +41,7 @@ def config_from_flags() -> TrainConfig:
   given = option_flags.given(FLAGS, TrainConfig)
   if "multipliers" in given:
     given["multipliers"] = _numbers(given["multipliers"])
-  return TrainConfig(**given)
+  return TrainConfig.begun_from(**given) if "init" in given else TrainConfig(**given)
 
 
 def _numbers(texts: tuple[str, ...]) -> tuple[int | str, ...]:

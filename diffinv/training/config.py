@@ -1,5 +1,6 @@
 """What a training run is asked for: a frozen `TrainConfig`, its checks, and its defaults by network, set and size."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,6 +12,7 @@ from diffinv.data import cache
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
 from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS, NETWORKS
+from diffinv.priors.folder import load_provenance
 from diffinv.schedules import BETAS, Schedule
 from diffinv.training import step
 from diffinv.training.pace import UNKNOWN_STEPS
@@ -56,6 +58,13 @@ SIZES: dict[str, dict[int, dict[str, Any]]] = {
 # Options that a network does not have.
 FOREIGN: dict[str, tuple[str, ...]] = {"small": (), "guided_diffusion": ("middle_blocks", "patch", "embedding")}
 
+# Options that a run takes over from the prior that it starts from: what the network is, and how pictures are scaled.
+INHERITED = (
+  *("network", "channels", "multipliers", "blocks", "middle_blocks", "patch", "attention", "head_channels"),
+  *("embedding", "prediction", "learned_variance", "levels", "schedule", "schedule_steps"),
+  *("size", "crop", "max_downscale"),
+)
+
 # Options that say how long, how often and on what. They may change when a run goes on; all others may not.
 FREE = (
   "steps",
@@ -96,7 +105,9 @@ class TrainConfig:
   )
   seed: int = option(0, "Seed of the weights, the data order and the noise.", low=0, high=MAX_SEED)
   init: str | os.PathLike[str] | None = option(
-    None, "Prior whose weights to start from: a name or a folder, of the same network and prediction."
+    None,
+    "Prior whose weights to start from: a name or a folder. Its network, its size and how its pictures were scaled "
+    "are the defaults then.",
   )
 
   size: int = option(64, "Edge of the training images, pixels.", low=1, high=MAX_NUMBER)
@@ -249,6 +260,19 @@ class TrainConfig:
     known = {name: v for name, v in renamed(provenance["settings"]).items() if name in options.options(cls)}
     return cls(**{**known, "steps": provenance.get("steps", 1), "devices": None})
 
+  @classmethod
+  def begun_from(cls, init: str | os.PathLike[str], **given: Any) -> Self:
+    """Return a configuration that starts from the weights of a prior: of the options of INHERITED that are not `given`.
+
+    Args:
+      init: the prior, a name or a folder.
+      **given: options, which go before those of the run that made the prior.
+
+    Raises:
+      UsageError: an option is out of range.
+    """
+    return cls(**{**_inherited(init, given), **given, "init": init})
+
   @property
   def source(self) -> str:
     """Where the images come from: a set of the package, or a folder."""
@@ -265,6 +289,17 @@ class TrainConfig:
   def noise_schedule(self) -> Schedule:
     """Return the noise schedule of the prior."""
     return Schedule(self.schedule, self.schedule_steps)
+
+
+def _inherited(init: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
+  """Return what the run that made a prior says of the options of INHERITED; nothing of a network that is not asked."""
+  made = None
+  with contextlib.suppress(FileNotFoundError, ValueError):  # `network.check_init` will tell
+    made = load_provenance(init).get("settings")
+  known = renamed(made) if isinstance(made, Mapping) else {}
+  if given.get("network", known.get("network")) != known.get("network"):
+    return {}
+  return {name: known[name] for name in INHERITED if name in known}
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
