@@ -254,17 +254,17 @@ def test_photographs_that_are_too_small_for_a_size_say_which_works():
 @pytest.mark.slow
 def test_photos_are_a_function_of_seed_and_index():
   pytest.importorskip("skimage")
-  one, other = (photos.Photos(size=32, seed=seed) for seed in (0, 0))
+  one, other = (photos.bundled(size=32, seed=seed) for seed in (0, 0))
   np.testing.assert_array_equal(one.item(7), other.item(7))
   assert np.any(one.item(7) != one.item(8))
-  assert np.any(one.item(7) != photos.Photos(size=32, seed=1).item(7))
+  assert np.any(one.item(7) != photos.bundled(size=32, seed=1).item(7))
 
 
 @pytest.mark.parametrize("augment", [0.0, 1.0])
 def test_photos_are_the_same_alone_and_in_a_batch(augment):
   """Among 64 some keep their hue and some do not, and each is flipped, turned and cut by itself."""
   pytest.importorskip("skimage")
-  source = photos.Photos(size=32, seed=2, augment=augment)
+  source = photos.bundled(size=32, seed=2, augment=augment)
   found = source.items(5, 64)
   assert found.flags.c_contiguous and found.dtype == np.uint8
   np.testing.assert_array_equal(found, [source.item(5 + k) for k in range(64)])

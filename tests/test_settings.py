@@ -11,7 +11,9 @@ import pytest
 from diffinv import methods, priors
 from diffinv.methods import METHODS
 from diffinv.methods.base import POSITIVE
-from diffinv.studies import settings
+from diffinv.priors import folder as checkpoint
+from diffinv.studies import entrants, settings
+from diffinv.studies.study import Study
 from diffinv.tasks import TASKS
 
 SHIPPED = sorted(settings.FOLDER.glob("*.json"))
@@ -188,6 +190,34 @@ def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path, bad):
   (tmp_path / "a.json").write_bytes(bad)
   with pytest.raises(ValueError, match="a.json: expected JSON, got .*; see .*literature.json"):
     settings.read_settings(tmp_path / "a.json")
+
+
+BEGUN = [
+  ({"settings": {"init": "photo"}}, "photo"),
+  ({"settings": {"init": "/gone"}, "init": {"settings": {"init": "faces"}}}, "faces"),  # begun from one begun from it
+  ({"settings": {"init": str(checkpoint.find_folder("photo"))}}, "photo"),
+  ({"settings": {"init": None}, "init": None}, "literature"),
+  ({"settings": {"init": "natural"}}, "natural"),
+  ({"settings": {"init": "/gone"}}, "literature"),
+  ({"settings": {"init": 3}, "init": "photo"}, "literature"),
+  ({"settings": "photo"}, "literature"),
+  ({}, "literature"),
+]
+
+
+@pytest.mark.parametrize("provenance, name", BEGUN)
+def test_a_prior_has_the_settings_of_the_one_that_it_was_begun_from(tmp_path, provenance, name):
+  found = json.loads((checkpoint.find_folder("photo") / "prior.json").read_text())
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "prior.json").write_text(json.dumps({**found, "provenance": provenance}))
+  assert entrants.name_of_settings(str(tmp_path / "mine")) == name
+  config = Study(prior=str(tmp_path / "mine"))
+  assert entrants.read_settings(config) == settings.load_settings(name)
+
+
+def test_a_prior_with_settings_of_its_own_has_those():
+  for name in ("photo", "faces", "natural"):
+    assert entrants.name_of_settings(name) == name
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -214,6 +214,27 @@ def test_weights_of_the_flags_network_are_taken(first):
   network.check_init(configured(f"--init={first}", "--dtype=bfloat16", "--head_channels=8", "--schedule=cosine"))
 
 
+def test_a_prior_to_start_from_gives_its_network_and_how_pictures_are_scaled(tmp_path):
+  made = TrainConfig(
+    data="faces", steps=1, size=32, channels=8, multipliers=(1, 2), blocks=2, middle_blocks=1, patch=4, embedding=16
+  )
+  made = dataclasses.replace(made, crop="resize", max_downscale=3.0, prediction="v", schedule="cosine").resolved()
+  prior = network.make_prior(network.first_weights(made, jax.random.key(0)), made)
+  checkpoint.save_prior(tmp_path / "first", prior, network.shape(made), {"settings": made.settings()})
+  main.parse("train", train_app.FLAGS, ["--data=photos", "--steps=9", f"--init={tmp_path}/first", "--crop=random"])
+  found = train_app.config_from_flags().resolved()
+  network.check_init(found)
+  wanted = dataclasses.replace(made, data="photos", steps=9, init=str(tmp_path / "first"), crop="random", flip=True)
+  assert found == dataclasses.replace(wanted, p_mean=found.p_mean)
+  assert TrainConfig.begun_from(tmp_path / "first", data="x", steps=1).crop == "resize"
+
+
+def test_a_damaged_prior_to_start_from_is_one_line(tmp_path, capsys):
+  (tmp_path / "first").mkdir()
+  (tmp_path / "first" / "prior.json").write_text("{")
+  assert "--init: " in fails(capsys, tmp_path / "p", f"--init={tmp_path}/first")
+
+
 def test_an_analytic_prior_has_no_weights(tmp_path, capsys):
   said = fails(capsys, tmp_path / "p", "--init=natural")
   assert "init: natural: expected a prior with a network, got an analytic one" in said
@@ -248,13 +269,7 @@ def test_what_is_given_goes_before_the_set_of_defaults_and_that_before_the_usual
   mixed = TrainConfig(config="faces", steps=1, data="photos", attention=False, flip=True).resolved()
   assert (mixed.data, mixed.middle_blocks, mixed.attention, mixed.flip, mixed.p_mean) == ("photos", 3, False, True, 0.3)
   photo = TrainConfig(config="photo", steps=1).resolved()
-  assert (photo.data, photo.middle_blocks, photo.attention, photo.flip, photo.p_mean) == (
-    "photos",
-    2,
-    False,
-    True,
-    -0.3,
-  )
+  assert (photo.data, photo.middle_blocks, photo.attention, photo.p_mean) == ("photographs", 2, False, -0.3)
   assert (
     faces.resolved() == faces and dataclasses.replace(TrainConfig(data="x", steps=1), size=256).resolved().patch == 4
   )

@@ -1,6 +1,8 @@
-"""Train a prior on a folder of images, on the bundled photographs or on procedural faces.
+"""Train a prior on a folder of images, on photographs of other packages or on procedural faces.
 
-usage: diffinv train --data=FOLDER|photos|faces --output=checkpoints/NAME (--minutes=M | --steps=N) [--config=NAME]
+usage: diffinv train --data=DATA --output=checkpoints/NAME (--minutes=M | --steps=N) [--config=NAME]
+
+DATA is a folder, photographs (docs/photos.md says how to get them), photos (a dozen of scikit-image) or faces.
 
 Everything a run needs to go on, but the images and the prior of --init, is in the folder OUTPUT.training: run the same
 command again after a stop, and it continues to exactly the weights that it would have had (on a GPU up to rounding, but
@@ -39,7 +41,7 @@ def config_from_flags() -> TrainConfig:
   given = option_flags.given(FLAGS, TrainConfig)
   if "multipliers" in given:
     given["multipliers"] = _numbers(given["multipliers"])
-  return TrainConfig(**given)
+  return TrainConfig.begun_from(**given) if "init" in given else TrainConfig(**given)
 
 
 def _numbers(texts: tuple[str, ...]) -> tuple[int | str, ...]:

@@ -1,6 +1,6 @@
 """Search a method's hyper-parameters for tasks, on pictures that are not those of the test.
 
-usage: diffinv tune --prior=PRIOR --data=FOLDER|photos|faces --tasks=TASK,... --methods=METHOD,... --output=NAME.json
+usage: diffinv tune --prior=PRIOR --data=FOLDER|SET --tasks=TASK,... --methods=METHOD,... --output=NAME.json
 
 Restores validation pictures with every combination of the searched values, one compiled sweep for all numbers, and
 writes those of the highest mean mark into a copy of the prior's settings: a file that --settings takes. The held-out
@@ -27,7 +27,7 @@ CONFIG = Search
 FLAGS = flags.FlagValues()
 HELPS = {
   "set": "Fixed hyper-parameter of a method, METHOD.name=value, or METHOD.steps=N. Repeatable.",
-  "data": "Photographs: files, a folder, or held-out pictures of the package, photos or faces; required.",
+  "data": "Photographs: files, a folder, or held-out pictures of a set, photographs, photos or faces; required.",
   "tasks": f"Tasks, of {', '.join(TASKS)}; required.",
   "methods": f"Methods, of {', '.join(METHODS)}; required.",
   "num_images": f"Pictures to use, the first so many. Not set: all, {VALIDATION_IMAGES} of a held-out set.",
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
   """Search, write the settings, print what is best."""
   del argv
   shared.require(FLAGS, "output", "the settings file to write")
-  shared.require(FLAGS, "data", "pictures to tune on: photos, faces, or a folder that is no test set")
+  shared.require(FLAGS, "data", "pictures to tune on: photographs, photos, faces, or a folder that is no test set")
   shared.require(FLAGS, "tasks", f"some of {', '.join(TASKS)}")
   shared.require(FLAGS, "methods", f"some of {', '.join(METHODS)}")
   config = flagging.make(FLAGS, CONFIG)

@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from diffinv import errors, reading
+from diffinv import errors, files, reading
 from diffinv.data import images
+from diffinv.data.cache import Cache
 
 CROPS = ("random", "resize")
 VALIDATION_SHARE = 0.1  # at most this share of the files is held out
 JPEG_MARGIN = 2  # the least reduction left to the Lanczos filter, which is better than the JPEG decoder's
 QUARTER_TURNS = 5  # the least EXIF orientation that lies on its side
 AHEAD = 4  # batches prepared before they are asked for, at least
+LEAST_CACHED = 2**18  # pixels; smaller pictures are decoded in a few milliseconds
 MAX_TRIES = 64  # files in a row that may fail before we give up on the folder
 
 
@@ -43,7 +45,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise ValueError(f"data: expected a folder of images, 'photos' or 'faces', got {str(folder)!r}; check the path")
+    sets = "photographs, photos or faces"
+    raise ValueError(f"data: expected a folder of images, or {sets}, got {str(folder)!r}; check the path")
   extensions = tuple(e for e in images.EXTENSIONS if e != ".npy")
   found = []
   for place, folders, names in os.walk(folder):
@@ -94,10 +97,8 @@ def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
     ValueError, OSError: it is damaged, not a picture, or too large.
   """
   with images.open_image(path) as image:
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-      if scale < 1.0:
-        # Before the size is checked: the full picture is never in memory.
-        image.draft("RGB", (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+    if _is_drafted(image, scale):
+      # Before the size is checked: the full picture is never in memory.
       if math.prod(image.size) > images.MAX_PIXELS:
         raise ValueError(
           f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
@@ -105,6 +106,22 @@ def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
       image.load()
       return ImageOps.exif_transpose(image).convert("RGB")
   return images.read_rgb(path)
+
+
+def _is_drafted(image: Image.Image, scale: float) -> bool:
+  """Tell whether a picture that is not decoded yet is a JPEG that may come reduced, and have it come so."""
+  if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+    return False
+  if scale < 1.0:
+    image.draft("RGB", (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+  return True
+
+
+def decoded_size(path: pathlib.Path, scale: float = 1.0) -> tuple[int, int]:
+  """Return the width and height of what `decode` returns, before it is turned upright; reads only the header."""
+  with images.open_image(path) as image:
+    _is_drafted(image, scale)
+    return image.size
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels
@@ -135,12 +152,12 @@ def region(rng: np.random.Generator, width: int, height: int, size: int, how: st
 
 
 def crop(image: Image.Image, box: Box, size: int) -> np.ndarray:
-  """Cut a square out of an RGB image and scale it to `size`: uint8, [size, size, 3]."""
+  """Cut a square out of an image, RGB or RGBX, and scale it to `size`: uint8, [size, size, 3]."""
   if box[2] - box[0] == box[3] - box[1] == size and all(edge == int(edge) for edge in box):
-    return np.asarray(image.crop(box), np.uint8)
+    return np.asarray(image.crop(box), np.uint8)[..., :3]
   # Rounding may put the far edges just outside.
   inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))
-  return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=inside), np.uint8)
+  return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=inside), np.uint8)[..., :3]
 
 
 class Folder:
@@ -157,6 +174,7 @@ class Folder:
     max_downscale: float = 0.0,
     flip: bool = True,
     corrupt: dict[str, str] | None = None,
+    cache: Cache | None = None,
     report: Callable[[str], None] = print,
   ):
     """Take the names of the files; nothing is read yet.
@@ -170,6 +188,7 @@ class Folder:
       max_downscale: see `region`.
       flip: mirror half of them.
       corrupt: files that are known to be unreadable, and why.
+      cache: of decoded pictures; without one each is decoded again for every item. The items are the same.
       report: called once with a line for each file that cannot be read.
     """
     if how not in CROPS:
@@ -179,6 +198,8 @@ class Folder:
     self._how, self._max_downscale, self._flip, self._report = how, max_downscale, flip, report
     self._lock = threading.Lock()
     self._corrupt = dict(corrupt or {})
+    self._cache = cache
+    self._digest = functools.cache(lambda name: files.digest(self._folder / name))
     self._order = functools.lru_cache(maxsize=4)(self._shuffled)
 
   @property
@@ -222,12 +243,23 @@ class Folder:
     width, height = size
     box = region(rng, width, height, self.size, self._how, self._max_downscale)
     scale = self._scale(box[2] - box[0])
-    image = self._try(name, lambda path: decode(path, scale))
+    small = width * height < LEAST_CACHED
+    image = self._try(name, lambda path: decode(path, scale) if small else self._decoded(name, path, scale))
     if image is None:
       return None
     across, down = image.width / width, image.height / height  # the reduction that came with decoding
     pixels = crop(image, (across * box[0], down * box[1], across * box[2], down * box[3]), self.size)
     return pixels[:, ::-1] if self._flip and rng.random() < 0.5 else pixels
+
+  def _decoded(self, name: str, path: pathlib.Path, scale: float) -> Image.Image:
+    """Return what `decode` does, of four channels where it is mapped from the cache; the last has no meaning."""
+    if self._cache is None:
+      return decode(path, scale)
+    width, height = decoded_size(path, scale)
+    key = f"{self._digest(name)[:32]}-{width}x{height}"
+    pixels = self._cache.array(key, lambda: np.asarray(decode(path, scale).convert("RGBX"), np.uint8))
+    # Of three channels it would be copied.
+    return Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
 
   def _scale(self, span: float) -> float:
     """Return the fraction of its size to which a JPEG may be reduced if a square of `span` pixels of it is shown."""

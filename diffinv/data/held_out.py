@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.data import faces, images, photos
+from diffinv.data import faces, images, photographs, photos
+from diffinv.data.cache import Cache
 
-SETS = ("photos", "faces")
+SETS = ("photographs", "photos", "faces")
 TEST, VALIDATION = "test", "validation"
 PURPOSES = (TEST, VALIDATION)  # of pictures to restore
 # To denoise; to compare samples with; and to compare with those, which is the least distance to expect of samples.
@@ -23,9 +24,10 @@ def held_out(name: str, purpose: str, count: int, size: int = 64, *, flip: bool 
   """Return the names of `count` pictures and the pictures, `[count, size, size, 3]`, [-1, 1].
 
   Args:
-    name: of SETS. photos: crops of the bundled photographs that `photos.HELD_OUT` lists; faces: new renders.
-    purpose: of FACES_SEEDS. Photographs have no REFERENCE and no FLOOR, and for DENOISING the crops that training
-      validates on, which overlap those of PURPOSES.
+    name: of SETS. photographs: crops of pictures by others than those to train on; photos: crops of the bundled
+      photographs that `photos.HELD_OUT` lists; faces: new renders.
+    purpose: of FACES_SEEDS. Neither kind of photographs has a REFERENCE and a FLOOR. For DENOISING photographs have
+      the crops of TEST, and photos those that training validates on, which overlap those of PURPOSES.
     count: how many, of crops for DENOISING at most; a larger count begins with the same pictures.
     size: pixels along an edge.
     flip: mirror faces with even chance.
@@ -35,12 +37,24 @@ def held_out(name: str, purpose: str, count: int, size: int = 64, *, flip: bool 
   """
   if name == "faces":
     return _faces(purpose, count, size, flip)
+  if purpose not in (*PURPOSES, DENOISING):
+    raise ValueError(f"{name}: expected one of {', '.join((*PURPOSES, DENOISING))}, got {purpose}; faces have no end")
+  if name == "photographs":
+    return _photographs(purpose, count, size)
   if purpose in PURPOSES:
     return _photos(purpose, count, size)
-  if purpose != DENOISING:
-    raise ValueError(f"photos: expected one of {', '.join((*PURPOSES, DENOISING))}, got {purpose}; faces have no end")
   crops = images.from_uint8(photos.held_out_crops(size)[:count])
   return [f"astronaut-{i:02d}" for i in range(len(crops))], crops
+
+
+def _photographs(purpose, count, size):
+  split = photographs.VALIDATION if purpose == VALIDATION else photographs.TEST
+  names, crops = photographs.held_out(split, count, size, Cache())
+  if len(crops) < count and purpose in PURPOSES:
+    raise ValueError(
+      f"num_images: expected at most {len(crops)} crops of {size} pixels of the photographs, got {count}"
+    )
+  return names, images.from_uint8(crops)
 
 
 def _photos(purpose, count, size):

@@ -82,36 +82,61 @@ def read(file: str) -> Image.Image:
 
 def pyramid(image: Image.Image, size: int) -> list[np.ndarray]:
   """Return copies reduced by powers of 2^(1/3) up to 4, as long as a crop of `size` fits; uint8, [h, w, 3] each."""
-  levels = []
-  for k in range(int(np.log2(MAX_DOWNSCALE) * SCALES_PER_OCTAVE) + 1):
-    width, height = (round(n / 2 ** (k / SCALES_PER_OCTAVE)) for n in image.size)
-    if min(width, height) < size:
-      break
-    reduced = image if k == 0 else image.resize((width, height), Image.Resampling.LANCZOS)
-    levels.append(np.asarray(reduced, np.uint8))
-  return levels
+  pixels = np.asarray(image, np.uint8)
+  return [reduced(pixels, shape) for shape in pyramid_sizes(pixels.shape[:2], size, MAX_DOWNSCALE)]
 
 
-class Photos:
-  """Random crops of the bundled photographs at random scales, with flips and mild changes of exposure and color."""
+def pyramid_sizes(shape: Sequence[int], size: int, most: float) -> list[tuple[int, int]]:
+  """Return `shape` reduced by powers of 2^(1/3) up to `most`, as long as a crop of `size` fits; heights and widths."""
+  factors = [2 ** (k / SCALES_PER_OCTAVE) for k in range(int(np.log2(most) * SCALES_PER_OCTAVE) + 1)]
+  found = [(round(shape[0] / factor), round(shape[1] / factor)) for factor in factors]
+  return [(height, width) for height, width in found if min(height, width) >= size]
 
-  def __init__(self, *, size: int, seed: int, augment: float = 1.0):
-    """Read and reduce all photographs.
+
+def reduced(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """Return an image `[h, w, 3]` at a height and width, uint8."""
+  if shape == pixels.shape[:2]:
+    return pixels
+  image = Image.fromarray(pixels).resize((shape[1], shape[0]), Image.Resampling.LANCZOS)
+  return np.asarray(image, np.uint8)
+
+
+def bundled(*, size: int, seed: int, augment: float = 1.0) -> "Crops":
+  """Return random crops of the bundled photographs; see `Crops`.
+
+  Raises:
+    ValueError: scikit-image is missing, or all photographs are smaller than a crop.
+  """
+  found = [(photo.weight, pyramid(read(photo.file), size)) for photo in PHOTOS]
+  return Crops(found, size=size, seed=seed, augment=augment)
+
+
+class Crops:
+  """Random crops of photographs at random scales, with flips and mild changes of exposure and color."""
+
+  def __init__(self, pictures: Sequence[tuple[float, list[np.ndarray]]], *, size: int, seed: int, augment: float = 1.0):
+    """Take the pictures.
 
     Args:
+      pictures: of each its share of the crops, relative to the others, and its copies at several scales, uint8,
+        [h, w, 3], none smaller than a crop.
       size: pixels along an edge of a crop.
       seed: of the crops.
       augment: strength of the changes of exposure and color, 0 for none.
     """
     self.size, self.seed, self._augment = size, seed, augment
-    found = [(photo.weight, pyramid(read(photo.file), size)) for photo in PHOTOS]
-    self._levels = [levels for _, levels in found if levels]
-    weights = np.array([weight for weight, levels in found if levels])
+    self._levels = [levels for _, levels in pictures if levels]
+    weights = np.array([weight for weight, levels in pictures if levels])
     if not len(weights):
       raise ValueError(
         f"size: expected crops that fit into the photographs, got {size} pixels; pass at most `size=512`"
       )
     self._cumulative = np.cumsum(weights / weights.sum())
+
+  @property
+  def pictures(self) -> int:
+    """How many pictures are large enough for crops."""
+    return len(self._levels)
 
   def item(self, index: int) -> np.ndarray:
     """Return crop `index`, uint8, [size, size, 3]: a pure function of the seed and the index."""

@@ -1,7 +1,9 @@
 """The methods that take part in a study: their hyper-parameters, levels and costs, from settings or as objects."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from diffinv.methods import METHODS, make_method
 from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
 from diffinv.priors import AnyPrior
-from diffinv.priors.folder import is_shipped
+from diffinv.priors.folder import ANALYTIC, is_shipped, load_provenance
 from diffinv.schedules import Level, Schedule, as_arrays
 from diffinv.studies import identity, measurement, settings, summary
 from diffinv.studies.study import Comparing, Measuring, named_methods, named_tasks, overrides
@@ -120,11 +122,28 @@ def read_settings(config: Measuring) -> dict[str, Any]:
 
 
 def name_of_settings(prior: Any) -> str:
-  """Return the name of the settings that ship for a prior; those of the literature where none do."""
+  """Return the name of the settings that ship for a prior, or for one whose weights it was begun from.
+
+  Those of the literature where none do.
+  """
   if not isinstance(prior, (str, pathlib.PurePath)):
     return settings.LITERATURE
-  name = pathlib.PurePath(prior).name
-  return name if is_shipped(prior) and settings.has_own(name) else settings.LITERATURE
+  if _has_settings(prior):
+    return pathlib.PurePath(prior).name
+  provenance: Any = {} if os.fspath(prior) in ANALYTIC else load_provenance(prior)
+  while isinstance(provenance, Mapping) and isinstance(made := provenance.get("settings"), Mapping):
+    begun = made.get("init")
+    if isinstance(begun, str) and _has_settings(begun):
+      return pathlib.PurePath(begun).name
+    provenance = provenance.get("init")
+  return settings.LITERATURE
+
+
+def _has_settings(prior: str | pathlib.PurePath) -> bool:
+  """Tell whether a prior ships, and settings for it."""
+  with contextlib.suppress(FileNotFoundError):
+    return settings.has_own(pathlib.PurePath(prior).name) and is_shipped(prior)
+  return False
 
 
 def note_settings(config: Measuring) -> None:

@@ -1,5 +1,6 @@
 """What a training run is asked for: a frozen `TrainConfig`, its checks, and its defaults by network, set and size."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -7,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from diffinv import errors, files, options
+from diffinv.data import cache
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
 from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS, NETWORKS
+from diffinv.priors.folder import load_provenance
 from diffinv.schedules import BETAS, Schedule
 from diffinv.training import step
 from diffinv.training.pace import UNKNOWN_STEPS
@@ -26,7 +29,7 @@ MOST_WORKERS = 16  # where `workers` does not say
 # Named sets of defaults, the choices of `config`.
 CONFIGS: dict[str, dict[str, Any]] = {
   "default": {},
-  "photo": {"data": "photos", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3},
+  "photo": {"data": "photographs", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3},
   # Less noise was tried: samples lost contrast, because the network ignored much of its input at the highest levels.
   "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": 0.3},
 }
@@ -55,8 +58,25 @@ SIZES: dict[str, dict[int, dict[str, Any]]] = {
 # Options that a network does not have.
 FOREIGN: dict[str, tuple[str, ...]] = {"small": (), "guided_diffusion": ("middle_blocks", "patch", "embedding")}
 
+# Options that a run takes over from the prior that it starts from: what the network is, and how pictures are scaled.
+INHERITED = (
+  *("network", "channels", "multipliers", "blocks", "middle_blocks", "patch", "attention", "head_channels"),
+  *("embedding", "prediction", "learned_variance", "levels", "schedule", "schedule_steps"),
+  *("size", "crop", "max_downscale"),
+)
+
 # Options that say how long, how often and on what. They may change when a run goes on; all others may not.
-FREE = ("steps", "minutes", "workers", "log_every", "validate_every", "sample_every", "devices", "save_seconds")
+FREE = (
+  "steps",
+  "minutes",
+  "workers",
+  "cache_gigabytes",
+  "log_every",
+  "validate_every",
+  "sample_every",
+  "devices",
+  "save_seconds",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +91,9 @@ class TrainConfig:
   """
 
   data: str | os.PathLike[str] | None = option(
-    None, "Folder of images (searched through), 'photos' (bundled with scikit-image) or 'faces'."
+    None,
+    "Folder of images (searched through), 'photographs' (of packages that docs/photos.md names), 'photos' (a dozen, "
+    "bundled with scikit-image) or 'faces'.",
   )
   config: str = option("default", "Set of defaults for the flags below.", choices=CONFIGS)
   steps: int | None = option(None, "Steps to take, in all.", low=1, high=MAX_STEPS)
@@ -83,7 +105,9 @@ class TrainConfig:
   )
   seed: int = option(0, "Seed of the weights, the data order and the noise.", low=0, high=MAX_SEED)
   init: str | os.PathLike[str] | None = option(
-    None, "Prior whose weights to start from: a name or a folder, of the same network and prediction."
+    None,
+    "Prior whose weights to start from: a name or a folder. Its network, its size and how its pictures were scaled "
+    "are the defaults then.",
   )
 
   size: int = option(64, "Edge of the training images, pixels.", low=1, high=MAX_NUMBER)
@@ -102,7 +126,7 @@ class TrainConfig:
   flip: bool | None = option(None, "For folders and faces: mirror half of the images; `config=faces` does not.")
   augment: float = option(
     1.0,
-    "For photos: strength of changes of exposure and color, 0 for none.",
+    "For photographs and photos: strength of changes of exposure and color, 0 for none.",
     low=0.0,
     high=10.0,  # beyond, nothing of a photograph is left
   )
@@ -111,6 +135,13 @@ class TrainConfig:
     f"Threads that prepare images. Not set: one for two cores, at least 2, at most {MOST_WORKERS}.",
     low=1,
     high=MAX_WORKERS,
+  )
+  cache_gigabytes: float = option(
+    cache.MOST,
+    "Most that decoded pictures may take on the disk, gigabytes, in diffinv below $XDG_CACHE_HOME or ~/.cache; 0: keep "
+    "none.",
+    low=0.0,
+    high=1e6,
   )
   held_out: int = option(80, "Crops of held-out images for the validation, at most.", low=1, high=MAX_HELD_OUT)
 
@@ -229,6 +260,19 @@ class TrainConfig:
     known = {name: v for name, v in renamed(provenance["settings"]).items() if name in options.options(cls)}
     return cls(**{**known, "steps": provenance.get("steps", 1), "devices": None})
 
+  @classmethod
+  def begun_from(cls, init: str | os.PathLike[str], **given: Any) -> Self:
+    """Return a configuration that starts from the weights of a prior: of the options of INHERITED that are not `given`.
+
+    Args:
+      init: the prior, a name or a folder.
+      **given: options, which go before those of the run that made the prior.
+
+    Raises:
+      UsageError: an option is out of range.
+    """
+    return cls(**{**_inherited(init, given), **given, "init": init})
+
   @property
   def source(self) -> str:
     """Where the images come from: a set of the package, or a folder."""
@@ -245,6 +289,17 @@ class TrainConfig:
   def noise_schedule(self) -> Schedule:
     """Return the noise schedule of the prior."""
     return Schedule(self.schedule, self.schedule_steps)
+
+
+def _inherited(init: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
+  """Return what the run that made a prior says of the options of INHERITED; nothing of a network that is not asked."""
+  made = None
+  with contextlib.suppress(FileNotFoundError, ValueError):  # `network.check_init` will tell
+    made = load_provenance(init).get("settings")
+  known = renamed(made) if isinstance(made, Mapping) else {}
+  if given.get("network", known.get("network")) != known.get("network"):
+    return {}
+  return {name: known[name] for name in INHERITED if name in known}
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:

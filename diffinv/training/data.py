@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.data import folder as folder_data
+from diffinv.data import held_out as held_out_data
 from diffinv.data import images
+from diffinv.data.cache import Cache
 from diffinv.training.config import MOST_WORKERS, TrainConfig
 
 # The held-out crops and renders and their noise are the same whatever the seed: validation losses of two runs compare.
@@ -41,7 +43,9 @@ def open_data(config: TrainConfig, note: Callable[[str], None]) -> Data:
   config = config.resolved()
   if config.source == "faces":
     return _faces(config)
-  return _photos(config) if config.source == "photos" else _folder(config, note)
+  if config.source in held_out_data.SETS:
+    return _photographs(config, note) if config.source == "photographs" else _photos(config)
+  return _folder(config, note)
 
 
 def notes(report: Report) -> Callable[[str], None]:
@@ -66,10 +70,26 @@ def _streamed(source: Any, config: TrainConfig) -> Callable[[int, int], Iterator
 def _photos(config: TrainConfig) -> Data:
   from diffinv.data import photos
 
-  source = photos.Photos(size=config.size, seed=config.seed, augment=config.augment)
+  source = photos.bundled(size=config.size, seed=config.seed, augment=config.augment)
   held_out = images.from_uint8(photos.held_out_crops(config.size)[: config.held_out])
   ahead = folder_data.ahead(_workers(config))
   return Data(_streamed(source, config), held_out, list(photos.HELD_OUT), dict, ahead)
+
+
+def _photographs(config: TrainConfig, note: Callable[[str], None]) -> Data:
+  from diffinv.data import photographs
+
+  cache = _cache(config, note)
+  names, crops = photographs.held_out(photographs.VALIDATION, config.held_out, config.size, cache)
+  source = photographs.crops(size=config.size, seed=config.seed, augment=config.augment, cache=cache)
+  kept = [photograph.file for photograph in photographs.table() if photograph.split != photographs.TRAINING]
+  note(f"data: {source.pictures} photographs; the validation is on {len(names)} crops of others, by other people")
+  ahead = folder_data.ahead(_workers(config))
+  return Data(_streamed(source, config), images.from_uint8(crops), kept, dict, ahead)
+
+
+def _cache(config: TrainConfig, note: Callable[[str], None]) -> Cache:
+  return Cache(most=config.cache_gigabytes, note=lambda line: note(f"{line}; `cache_gigabytes=0` keeps none"))
 
 
 def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
@@ -80,6 +100,7 @@ def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
     size=config.size,
     how=config.crop,
     max_downscale=config.max_downscale,
+    cache=_cache(config, note),
     report=note,
   )
   everything = make(names, seed=HELD_OUT_SEED, flip=False)

@@ -63,7 +63,7 @@ def check(subject: Subject) -> None:
   for entrant in entrants.enter(study, subject.prior, operators):
     if entrant.excuse:
       raise errors.UsageError(f"`methods`: {entrant.task}: {entrant.excuse}")
-  if subject.training.source == "photos":
+  if subject.in_set and subject.training.source != "faces":
     _pictures(subject, held_out.TEST)
   if subject.training.source != "faces":
     _pictures(subject, held_out.VALIDATION)
