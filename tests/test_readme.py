@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there; its commands are parsed and checked as far as that takes no work."""
+"""The Python of the README and its pages runs as it stands there; commands are parsed and checked, not run."""
 
 import importlib
 import pathlib
@@ -22,7 +22,9 @@ from diffinv.studies import entrants
 from diffinv.studies.study import overrides
 from diffinv.tasks import TASKS
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md")
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
 
@@ -145,3 +147,13 @@ def test_tasks_that_a_method_cannot_solve_are_listed():
         refused += [title] if title != "mmse" else []
     (row,) = re.findall(rf"^\| `{name}` .*$", README, re.M)
     assert re.findall(r"`(\w+)`", row.split("|")[-2]) == refused, name
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  assert len(text.splitlines()) <= 180
+  for page in PAGES:
+    place = (ROOT / page).parent
+    words = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)#][^)]*)\)", words):
+      assert target.startswith("https://") or (place / target.partition("#")[0]).exists(), (page, target)
