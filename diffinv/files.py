@@ -14,11 +14,12 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 PARTIAL = ".partial-"
+CHUNK = 2**24  # bytes
 HALF_WRITTEN = re.compile(rf"\.(.+){re.escape(PARTIAL)}\d+")  # the temporary names that `file` gives
 
 
@@ -34,10 +35,17 @@ def file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       sync(partial)
       os.replace(partial, path)
     sync(path.parent)
-  except BaseException:
+  except BaseException as error:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
+    _name(error, path)
     raise
+
+
+def _name(error: BaseException, path: str | os.PathLike[str]) -> None:
+  """Say in an error of the system which file it is about, where a write through a descriptor could not."""
+  if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+    error.filename = os.fspath(path)
 
 
 def target_of(name: str) -> str | None:
@@ -123,9 +131,10 @@ def append(path: str | os.PathLike[str], text: str) -> None:
       while data:
         data = data[os.write(descriptor, data) :]
       os.fsync(descriptor)
-    except BaseException:
+    except BaseException as error:
       with contextlib.suppress(OSError):
         os.ftruncate(descriptor, before)
+      _name(error, path)
       raise
   finally:
     os.close(descriptor)
@@ -153,6 +162,39 @@ def remove_if_empty(folder: str | os.PathLike[str]) -> None:
   """Remove a folder in which nothing is left."""
   with contextlib.suppress(OSError):
     os.rmdir(folder)
+
+
+def check_space(folder: str | os.PathLike[str], size: int) -> None:
+  """Check that a disk can take so many bytes, by taking them for a moment.
+
+  For libraries that write by themselves, and print pages or stop half-way when the disk is full.
+
+  Args:
+    folder: on the disk; made if it is not there.
+    size: bytes.
+
+  Raises:
+    OSError: it cannot.
+  """
+  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  path = os.path.join(folder, f".space{PARTIAL}{os.getpid()}")
+  try:
+    with open(path, "wb") as taken:
+      _take(taken, size)
+  except OSError as error:
+    error.filename = os.fspath(folder)
+    raise
+  finally:
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+
+
+def _take(taken: BinaryIO, size: int) -> None:
+  if hasattr(os, "posix_fallocate"):
+    os.posix_fallocate(taken.fileno(), 0, size)
+    return
+  for start in range(0, size, CHUNK):
+    taken.write(bytes(min(CHUNK, size - start)))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

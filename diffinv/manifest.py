@@ -25,6 +25,7 @@ NAME = "manifest.jsonl"
 LOCK = ".lock"
 FORMAT = "diffinv-manifest-1"
 MAX_BYTES = 2**30
+LONGEST = 255  # bytes of a name that a file system takes
 
 
 @dataclasses.dataclass
@@ -133,7 +134,9 @@ class Manifest:
 
   def _remove(self, name: str) -> None:
     path = self.folder / name
-    if any((self.folder / parent).is_symlink() for parent in pathlib.PurePosixPath(name).parents[:-1]):
+    if not os.path.lexists(path) or any(
+      (self.folder / parent).is_symlink() for parent in pathlib.PurePosixPath(name).parents[:-1]
+    ):
       return  # a folder in between has become a link to somewhere else
     if name.endswith("/") and path.is_dir() and not path.is_symlink():
       shutil.rmtree(path)
@@ -160,8 +163,16 @@ def _names(lines: Iterable[bytes]) -> Iterator[str]:
       name = json.loads(line)
     except (ValueError, RecursionError):
       continue
-    if isinstance(name, str) and all(part not in ("", ".", "..") for part in name.removesuffix("/").split("/")):
+    if isinstance(name, str) and all(map(_is_part, name.removesuffix("/").split("/"))):
       yield name
+
+
+def _is_part(part: str) -> bool:
+  """Tell whether a part of a name can be that of a file within a folder."""
+  try:
+    return part not in ("", ".", "..") and "\0" not in part and len(os.fsencode(part)) <= LONGEST
+  except UnicodeEncodeError:
+    return False
 
 
 def _walk(folder: pathlib.Path, tree: pathlib.Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ from diffinv.schedules import Level
 
 FLOAT = 4  # bytes
 GIGA = 1e9
+TRAINED = 3  # times a step of the network itself: a training step certainly needs less
 SMALL = 0.1  # of what there is: what certainly needs less is not traced
 TRUST = 0.75  # of an estimate is needed with certainty, see `diffinv.liveness`
 CHAINS_ADVICE = "lower `batch_size`, `size` or `num_samples`"
@@ -132,12 +133,16 @@ def check_training(
   """
   weights, host, device = size(state), available(), device_available()
   shared = device is None  # all devices share the memory of the host
-  require(Need(weights, 0, kept if shared else 0), host if shared else device, TRAINING_ADVICE)
-  needed = peak(jax.make_jaxpr(step)(state, images, jax.ShapeDtypeStruct((), jnp.float32)).jaxpr) - weights
-  copies = devices if shared else 1  # of the state, on what `room` is of
-  between = copies * weights * (1 if donated else 2)  # what the rule computes of a state, and the next one
-  need = Need(copies * weights, needed // (1 if shared else devices) + between, kept if shared else 0)
-  require(need, host if shared else device, TRAINING_ADVICE)
+  room, copies = (host, devices) if shared else (device, 1)
+  require(Need(copies * weights, 0, kept if shared else 0), room, TRAINING_ADVICE)
+  if room is None or TRAINED * (_most(state, images.shape[1:]) * images.shape[0] + copies * weights) < SMALL * room:
+    return
+  needed = peak(jax.make_jaxpr(step)(state, images, jax.ShapeDtypeStruct((), jnp.float32)).jaxpr)
+  needed -= weights if donated else 0  # else the next state lies beside this one
+  if shared:
+    require(Need(devices * weights, needed + (devices - 1) * weights, kept), host, TRAINING_ADVICE)
+  else:
+    require(Need(weights, needed // devices, 0), device, TRAINING_ADVICE)
 
 
 def _with(room: int | None, weights: int) -> int | None:

@@ -8,6 +8,7 @@ the same names (`diffinv.apps.flags`). Both are held to the same bounds by `chec
 import dataclasses
 import math
 import numbers
+import os
 import re
 import sys
 import types
@@ -105,20 +106,30 @@ def check(config: Any) -> None:
       continue
     if value is None:
       raise errors.UsageError(f"`{name}`: expected a value, got none; give one")
-    _check_value(name, value, kind(field), about)
+    _check_value(name, value, field, about)
 
 
-def _check_value(name: str, value: Any, wanted: type | None, about: Option) -> None:
+def _check_value(name: str, value: Any, field: dataclasses.Field, about: Option) -> None:
+  wanted = kind(field)
   if wanted in (int, float):
     _check_number(name, value, wanted, about)
   elif wanted is bool and not isinstance(value, bool):
     raise errors.UsageError(f"`{name}`: expected true or false, got {value!r}")
   elif about.form is not None:
     _check_text(name, value, about)
+  elif wanted is str and _takes_text_alone(field) and not isinstance(value, (str, os.PathLike)):
+    raise errors.UsageError(f"`{name}`: expected a text, got {value!r}")
   elif about.choices is not None:
     for one in value if isinstance(value, (tuple, list)) else (value,):
       if isinstance(one, str) and one not in about.choices:
         raise errors.UsageError(f"`{name}`: expected one of {', '.join(about.choices)}, got {one!r}")
+
+
+def _takes_text_alone(field: dataclasses.Field) -> bool:
+  """Tell whether a field takes texts and paths, and no objects in place of a name."""
+  annotation: Any = field.type
+  parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+  return all((typing.get_origin(part) or part) in (str, os.PathLike, types.NoneType) for part in parts)
 
 
 def _check_number(name: str, value: Any, wanted: type, about: Option) -> None:

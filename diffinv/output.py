@@ -219,7 +219,7 @@ class Folder:
     manifest = self._manifest = Manifest.begin(self.place, self._kind, self._command)
     try:
       if restart:
-        manifest.remove(keep_folder=True)
+        self.clear()
       manifest.sweep()
       yield self
     finally:
@@ -272,8 +272,12 @@ class Folder:
     replace(self.place, self.path)
     (self.path / LOCK).unlink(missing_ok=True)  # removed any earlier, it would let another process in
 
+  def clear(self) -> None:
+    """Remove what was written, while the folder is held, to begin anew in it."""
+    self.manifest.remove(keep_folder=True)
+
   def discard(self) -> None:
-    """Remove what was written, while the folder is held."""
+    """Remove what was written, and the folder, while it is held."""
     self.manifest.remove()
     self.manifest.names.clear()
 

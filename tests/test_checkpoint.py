@@ -238,7 +238,7 @@ def test_nothing_half_written_is_left(prior, tmp_path, monkeypatch, module, fail
 
   def fail(*args):
     if failing == "write":
-      args[0].mkdir()
+      args[0].mkdir(parents=True)
     raise KeyboardInterrupt
 
   monkeypatch.setattr(module, failing, fail)
@@ -408,10 +408,10 @@ def test_a_full_disk_is_reported_as_one(tmp_path, monkeypatch):
   """As Orbax 0.11 reports it, of a disk that was full."""
   import orbax.checkpoint as ocp
 
-  def fail(self):
+  def fail(self, *args, **kwargs):
     raise ValueError("RESOURCE_EXHAUSTED: Error writing 'a'\nFailed: No space left on device [os_error_code='28']")
 
-  monkeypatch.setattr(ocp.StandardCheckpointer, "wait_until_finished", fail)
+  monkeypatch.setattr(ocp.Checkpointer, "save", fail)
   with pytest.raises(OSError) as caught:
     checkpoint.save_prior(tmp_path / "p", make_prior(SMALL), SMALL)
   assert re.fullmatch(

@@ -357,7 +357,7 @@ def test_another_comparison_is_not_mixed_in(photos, tmp_path, monkeypatch, capsy
   def stopped(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(compare, "restore_all", stopped)
+  monkeypatch.setattr(compare, "write_sheets", stopped)
   flags = ["compare", f"--output={tmp_path / 'out'}", *QUICK, f"--data={photos / 'a.png'}", "--tasks=denoising"]
   assert main.execute([*flags, "--methods=dps"]) != 0
   assert "interrupted; give the same command again to go on with" in capsys.readouterr().err
@@ -559,7 +559,7 @@ def test_a_search_does_not_go_on_with_another_one(photos, tmp_path, monkeypatch,
 
   base = ["tune", f"--output={tmp_path / 's.json'}", "--steps=4", *OFFHAND, f"--data={photos}", "--methods=dps"]
   with monkeypatch.context() as patch:
-    patch.setattr(tuning, "run_part", stop)
+    patch.setattr(tuning, "judge", stop)
     assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,2"]) != 0
   assert f"give the same command again to go on with {tmp_path / 's.json.running'}" in capsys.readouterr().err
   assert main.execute([*base, "--tasks=denoising", "--num_images=1", "--search=dps.scale=1,3"]) != 0

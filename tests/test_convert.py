@@ -78,7 +78,9 @@ def test_safetensors_file_becomes_a_prior_without_torch(capsys, safetensors_file
   assert description["schedule"] == {"name": "cosine", "num_steps": 400}
   assert description["provenance"]["source"] == "tiny.safetensors"
   assert description["provenance"]["sha256"] == hashlib.sha256(safetensors_file.read_bytes()).hexdigest()
-  assert "exists; choose another --output" in fails(capsys, *args)
+  code, _, said = run(capsys, *args)
+  assert code == 0 and "holds this prior already; it is not written again" in said
+  assert "exists; choose another --output" in fails(capsys, *args[:-1], "--num_steps=500")
   assert run(capsys, *args, "--overwrite")[0] == 0
   assert os.listdir(tmp_path) == ["tiny"]
 

@@ -27,11 +27,13 @@ from diffinv import files, stopping
 from diffinv.apps import main
 from diffinv.data import images
 from diffinv.manifest import NAME, Manifest
-from diffinv.nets.small import SmallConfig, apply_function, initialize
-from diffinv.priors import Prior
 from diffinv.priors.arrays import PARAMS
-from diffinv.priors.folder import load_prior, save_prior
-from diffinv.schedules import Schedule
+from diffinv.priors.folder import load_prior, param_shapes, save_prior
+from diffinv.report import page
+from diffinv.studies import evaluate
+from diffinv.studies.evaluation.layout import Measured, Table
+from diffinv.training import network
+from diffinv.training.config import TrainConfig
 
 ONE = "--prior=natural --steps=2 --compilation_cache="
 COMMANDS = {
@@ -40,6 +42,7 @@ COMMANDS = {
   "compare": f"compare {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=ddrm --frames=0",
   "tune": f"tune {ONE} --data={{place}}/in/a.png --tasks=denoising --methods=dps --search=dps.scale=0.1,0.2",
   "report": "report {place}/compared",
+  "evaluate": "evaluate --prior={place}/prior --measures=denoising,calibration --compilation_cache=",
 }
 OUTPUTS = {"tune": "out.json", "report": "out.html"}
 WAYS = ("full", "dead")
@@ -114,6 +117,15 @@ def watch(disk):
       watched.clear()
 
 
+def tiny_prior():
+  """Return a prior as `diffinv train --data=faces` writes it, but for training; its config; and where it is from."""
+  shape = {"size": 8, "channels": 4, "multipliers": (1,), "blocks": 1, "middle_blocks": 1, "patch": 1, "embedding": 4}
+  config = TrainConfig(data="faces", steps=1, **shape).resolved()
+  weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), param_shapes(network.shape(config)))
+  settings = {"data": "faces", "seed": 0, "steps": 1, "settings": config.settings()}
+  return network.make_prior(weights, config), network.shape(config), settings
+
+
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory):
   """Make a folder with what commands read, and with what others put there."""
@@ -122,6 +134,7 @@ def prepare(tmp_path_factory):
   images.write(template / "in" / "a.png", np.random.RandomState(0).uniform(-1, 1, (16, 16, 3)))
   for name in ("mine.txt", "out.mine", ".out.partial-1"):
     (template / name).write_text("mine")
+  save_prior(template / "prior", *tiny_prior())
   assert run([*COMMANDS["compare"].format(place=template).split(), f"--output={template / 'compared'}"]) == 0
   return lambda place: pathlib.Path(shutil.copytree(template, place))
 
@@ -153,6 +166,8 @@ def plain(value):
 def content(path, place):
   if path.name == NAME:
     return sorted(line for line in path.read_text().splitlines() if not line.startswith(f'"{PARAMS}/'))
+  if path.suffix == ".md":
+    return path.read_text().replace(str(place), "PLACE")
   if path.suffix in (".json", ".jsonl"):
     text = path.read_text().replace(str(place), "PLACE")
     return plain([json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text))
@@ -169,12 +184,12 @@ def everything(place):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_page():
-  """A page that takes no time to make."""
-  from diffinv.report import page
-
+def quick_pages():
+  """A page and measures that take no time to make."""
+  measured = Measured({"value": 1.0}, [Table("A table", ["name", "value"], [["a", 1.0]], [1])])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(page, "html", lambda run: f"{len(run.rows)} rows")
+    patch.setattr(evaluate, "measure", lambda *_: measured)
     yield
 
 
@@ -249,16 +264,8 @@ def test_whatever_request_fails_what_is_replaced_is_whole_until_the_new_one_is(
 @pytest.mark.slow
 def test_whatever_request_fails_a_prior_is_written_the_next_time(way, tmp_path, capsys):
   """What `convert` and `train` do at the end."""
-  config = SmallConfig(channels=4, multipliers=(1,), blocks=1, middle_blocks=1, patch=1, embedding=4)
-  prior = Prior(
-    params=initialize(jax.random.key(0), config),
-    apply=apply_function(config),
-    schedule=Schedule("linear", 1000),
-    prediction="edm",
-    image_shape=(None, None, 3),
-    size_multiple=config.size_multiple,
-  )
-  save = lambda place: save_prior(place / "out", prior, config)
+  prior = tiny_prior()
+  save = lambda place: save_prior(place / "out", *prior)
   with watch(Disk(tmp_path)) as disk:
     save(tmp_path)
   assert disk.count > 10

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffinv import files
+from diffinv.priors import arrays
 
 
 def tree(path):
@@ -113,8 +114,9 @@ def test_lines_that_could_not_be_appended_leave_no_part(tmp_path, monkeypatch, f
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   monkeypatch.setattr(files.os, fails, full)
-  with pytest.raises(OSError, match="No space left"):
+  with pytest.raises(OSError, match="No space left") as error:
     files.append(tmp_path / "rows", "two\n")
+  assert error.value.filename == str(tmp_path / "rows")
   assert (tmp_path / "rows").read_text() == "one\n"
 
 
@@ -156,3 +158,33 @@ def test_the_temporary_name_of_a_file_tells_which_it_is():
   assert files.target_of(f".a.png{files.PARTIAL}12") == "a.png"
   for other in ("a.png", ".a.png", f"a.png{files.PARTIAL}12", f".a.png{files.PARTIAL}x", f"{files.PARTIAL}12"):
     assert files.target_of(other) is None
+
+
+@pytest.mark.parametrize("name", ["posix_fallocate", "write"])
+def test_space_is_asked_for_before_a_library_writes_and_given_back(tmp_path, monkeypatch, name):
+  if name == "write":
+    monkeypatch.delattr(files.os, "posix_fallocate", raising=False)
+  files.check_space(tmp_path / "a", files.CHUNK + 1)
+  assert names(tmp_path / "a") == []
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(files, "_take", full)
+  with pytest.raises(OSError, match="No space left on device") as refused:
+    files.check_space(tmp_path / "a", 1)
+  assert refused.value.filename == str(tmp_path / "a") and names(tmp_path / "a") == []
+
+
+def test_arrays_are_not_begun_where_they_have_no_space(tmp_path, monkeypatch, capfd):
+  """Orbax would print pages."""
+  asked = []
+
+  def full(_, size):
+    asked.append(size)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(files, "_take", full)
+  with pytest.raises(OSError, match="No space left on device"):
+    arrays.write(tmp_path / "a" / "params", {"a": jnp.zeros(1000), "b": jnp.zeros(10)})
+  assert asked[0] > 4040 and capfd.readouterr() == ("", "") and names(tmp_path / "a") == []

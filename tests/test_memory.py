@@ -82,6 +82,20 @@ def test_a_step_needs_what_the_compiler_says_within_a_factor_of_two(name, size, 
   assert 0.5 < (peak(jaxpr) + weights) / (needed + weights) < 1.5
 
 
+@pytest.mark.parametrize("swept", [False, True])
+def test_the_chains_are_not_traced_a_second_time(swept, monkeypatch):
+  steps, update = [], METHODS["diffpir"].update
+  monkeypatch.setattr(METHODS["diffpir"], "update", lambda *given: steps.append(given) or update(*given))
+  prior, one, grid = priors.natural(), problem(), priors.natural().schedule.grid("4")
+  method, keys = METHODS["diffpir"](weight=1.5 + swept), jax.random.split(jax.random.key(0), (2, 2))
+  batch.step_jaxpr(method, prior, one, grid, chains=4, swept=swept)
+  traced = len(steps)
+  given = jax.tree.map(lambda leaf: jnp.full(2, leaf, jnp.float32), method) if swept else method
+  two = problems.stack([one, one])
+  batch.sample_batch(keys, given, prior, two, grid, chunk=4, progress=lambda *_: None, swept=swept)
+  assert traced and len(steps) == traced
+
+
 def test_a_step_of_twice_the_chains_needs_twice_the_memory_whether_swept_or_not():
   prior, grid = load_prior("photo"), load_prior("photo").schedule.grid("4")
   one, two, swept = (

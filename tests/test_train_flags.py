@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv import errors, files, options
+from diffinv import errors, options
 from diffinv.apps import main
 from diffinv.apps import train as train_app
 from diffinv.priors import folder as checkpoint
 from diffinv.training import devices, network, run_folder
+from diffinv.training import plan as plans
 from diffinv.training.config import TrainConfig
 
 TINY = ["--data=faces", "--size=16", "--channels=8", "--multipliers=1,2", "--embedding=16", "--batch_size=8"]
@@ -31,12 +32,14 @@ def configured(*flags):
 
 def planned(config, prior, report=print):
   """The plan of a run that writes `prior`."""
-  return run_folder.make_plan(config, prior, devices.choose(config), report=report)
+  return run_folder.make_plan(config, run_folder.beside(prior), devices.choose(config), report=report)
 
 
-def write(plan, folder):
-  """Begin a run with a plan in its folder, which is there."""
-  run_folder.RunFolder(folder, plan).close()
+def write(plan, prior):
+  """Begin the run that writes `prior` with a plan."""
+  with run_folder.beside(prior).held() as folder:
+    run_folder.RunFolder(folder, plan)
+  return folder.place
 
 
 def fails(capsys, output, *flags):
@@ -91,17 +94,19 @@ def test_minutes_have_to_be_a_time(minutes, tmp_path, capsys):
   assert code == 2 and "minutes: expected" in said and said.count("\n") == 1
 
 
+SMALL = {"data": "faces", "steps": 1, "size": 16, "channels": 8, "multipliers": (1, 2)}
+UNET = {"network": "guided_diffusion", "head_channels": 8}
+
 # Runs that are there
 
 
 @pytest.fixture
 def begun(tmp_path):
   """The folder of a run that was begun, with more in it than the plan."""
-  folder = tmp_path / "p.training"
-  (folder / "samples").mkdir(parents=True)
-  (folder / "samples" / "00000001.png").write_bytes(b"a grid")
-  files.write_json(folder / "run.json", dataclasses.asdict(planned(configured(), tmp_path / "p")))
-  return folder
+  prior = tmp_path / "p"
+  with run_folder.beside(prior).held() as folder:
+    run_folder.RunFolder(folder, planned(configured(), prior)).save_grid(1, np.zeros((16, 8, 8, 3), np.float32))
+  return folder.place
 
 
 def picture(path, color=0):
@@ -122,28 +127,33 @@ def test_restart_keeps_the_run_until_its_images_and_weights_are_known_to_be_ther
 
 
 def test_a_folder_of_something_else_is_not_written_to(tmp_path, capsys):
+  """That of a run of a version that kept no list of its files is one, too."""
   picture(tmp_path / "p.training" / "holiday.png")
+  (tmp_path / "p.training" / "run.json").write_text("{}")
   before = files_of(tmp_path)
   for flags in ((), ("--restart",)):
-    assert "to hold a run and nothing else, it holds holiday.png" in fails(capsys, tmp_path / "p", *flags)
+    assert "expected a training run that diffinv wrote" in fails(capsys, tmp_path / "p", *flags)
   assert files_of(tmp_path) == before
 
 
 def test_restart_spares_what_a_run_did_not_write(begun, tmp_path, capsys):
-  picture(begun / "holiday.png")
-  before = files_of(tmp_path)
-  assert "it holds holiday.png; move that elsewhere" in fails(capsys, tmp_path / "p", "--restart")
-  (begun / "run.json").unlink()
-  (begun / "holiday.png").unlink()
-  assert "it holds samples/00000001.png" in fails(capsys, tmp_path / "p", "--restart")
-  assert files_of(tmp_path).keys() < before.keys() and (begun / "samples" / "00000001.png").exists()
+  for place in (begun / "holiday.png", begun / "samples" / "holiday.png"):
+    picture(place)
+    before = files_of(tmp_path)
+    said = fails(capsys, tmp_path / "p", "--restart")
+    assert "only what diffinv wrote, found " in said and "holiday.png" in said
+    assert files_of(tmp_path) == before
+    place.unlink()
 
 
-@pytest.mark.parametrize("data", ("p.training", "p.training/samples", "."))
-def test_images_and_run_lie_apart(begun, tmp_path, capsys, data):
+@pytest.mark.parametrize("flag", ("--data={}", "--data={}/samples", "--data={}/..", "--init={}"))
+def test_what_is_read_and_what_is_written_lie_apart(begun, tmp_path, capsys, flag):
   before = files_of(tmp_path)
-  for flags in ((), ("--restart",)):
-    assert "expected a place apart from --data" in fails(capsys, tmp_path / "p", f"--data={tmp_path / data}", *flags)
+  (begun / "prior.json").write_text("{}")
+  before = files_of(tmp_path)
+  for flags in ((), ("--restart",), ("--overwrite",)):
+    said = fails(capsys, tmp_path / "p", flag.format(begun), *flags)
+    assert f"expected a place apart from {flag[: flag.index('=')]}" in said
   assert files_of(tmp_path) == before
 
 
@@ -153,7 +163,17 @@ def test_images_do_not_lie_in_what_is_replaced(tmp_path, capsys, data):
   (tmp_path / "p" / "prior.json").write_text("{}")
   before = files_of(tmp_path)
   said = fails(capsys, tmp_path / "p", f"--data={tmp_path / data}", "--overwrite")
-  assert "which --overwrite would remove" in said and files_of(tmp_path) == before
+  assert "expected a place apart from --data" in said and files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", (".", "..", "~"))
+def test_a_run_never_takes_the_place_of_where_the_person_is(tmp_path, capsys, monkeypatch, place):
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  (tmp_path / "here").mkdir()
+  (tmp_path / "home").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  for flags in ((), ("--restart", "--overwrite")):
+    assert "--output: expected a folder of its own" in fails(capsys, place, *flags)
 
 
 # Weights to start from
@@ -256,6 +276,46 @@ def test_a_network_that_cannot_be_built_is_one_line_that_names_the_flag(tmp_path
 
 
 @pytest.mark.parametrize(
+  "given",
+  [
+    {},
+    {"blocks": 64, "middle_blocks": 64, "multipliers": (1,)},
+    {"multipliers": (1,) * 16, "size": 32768, "patch": 1},
+    {"schedule_steps": 100_000},
+    {"attention": True, "head_channels": 8, "learned_variance": True, "levels": "uniform", "prediction": "v"},
+    {**UNET, "channels": 32, "multipliers": (1, 2)},
+    {**UNET, "channels": 32, "multipliers": (1,), "learned_variance": True, "levels": "uniform", "attention": True},
+  ],
+  ids=str,
+)
+def test_what_a_run_may_be_asked_for_can_be_loaded_at_its_end(given):
+  network.check(TrainConfig(**{**SMALL, **given}).resolved())
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    ({"middle_blocks": 65}, "`middle_blocks`: expected at most 64, got 65"),
+    ({"blocks": 65}, "`blocks`: expected at most 64, got 65"),
+    ({**UNET, "channels": 32, "blocks": 65}, "`blocks`: expected at most 64, got 65"),
+    ({"channels": 10**6}, "`channels`: expected at most 65536, got 1000000"),
+    ({"multipliers": (1, 10**6)}, "`multipliers`: expected at most 65536, got 1000000"),
+    ({"schedule_steps": 10**6}, "`schedule_steps`: expected num_steps in 1..100000, got 1000000"),
+    ({"size": 10**6, "attention": True, "head_channels": 8}, "`size`: expected .*, got .*"),
+  ],
+  ids=str,
+)
+def test_what_could_not_be_loaded_is_refused_before_the_first_step(given, message, monkeypatch):
+  """Also where the bounds of an option would let it through."""
+  monkeypatch.setattr(options, "check", lambda _: None)
+  config = TrainConfig(**{**SMALL, **{name: v for name, v in given.items() if name in UNET}}).resolved()
+  for name, value in given.items():
+    object.__setattr__(config, name, value)
+  with pytest.raises(errors.UsageError, match=f"{message}; choose another value, so that the prior can be loaded"):
+    network.check(config)
+
+
+@pytest.mark.parametrize(
   "given, message",
   [
     ({"data": None}, "`data`: expected a value, got none"),
@@ -304,10 +364,9 @@ def plan(tmp_path):
 
 
 def test_a_run_of_minutes_is_bound_to_its_settings_from_the_start(tmp_path, plan):
-  (tmp_path / "p.training").mkdir()
   new = plan("--minutes=1")
   assert new.total_steps is None and new.validate_every is None
-  write(new, tmp_path / "p.training")
+  write(new, tmp_path / "p")
   assert json.loads((tmp_path / "p.training" / "run.json").read_text()) == dataclasses.asdict(new)
   assert plan("--minutes=1") == new
   with pytest.raises(errors.UsageError, match="`learning_rate`: expected 0.001, with which the run"):
@@ -315,15 +374,44 @@ def test_a_run_of_minutes_is_bound_to_its_settings_from_the_start(tmp_path, plan
   assert plan("--steps=2400") == dataclasses.replace(new, total_steps=2400, validate_every=200)
 
 
-def test_a_run_of_the_previous_version_goes_on(begun, plan):
-  """Its plan calls an option otherwise, knows one network only, and of a set of the package names no files."""
-  file, now = begun / "run.json", plan("--steps=4")
-  assert "optimiser" not in now.settings and now.settings["network"] == "small"
-  older = {"optimiser" if k == "optimizer" else k: v for k, v in now.settings.items() if k not in ("network", "files")}
-  file.write_text(json.dumps({**dataclasses.asdict(now), "settings": older}))
+REST = '"total_steps": "four", "validate_every": null, "commit": null'
+DAMAGED = (
+  "",
+  "{",
+  "[]",
+  "null",
+  "{}",
+  '{"settings": {}}',
+  f'{{"settings": {{}}, {REST}}}',
+  f'{{"settings": 1, {REST}}}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_plan_is_made_anew_where_no_step_was_taken(begun, plan, text):
+  now = plan("--steps=4")
+  (begun / "run.json").write_text(text)
   assert plan("--steps=4") == now
-  with pytest.raises(errors.UsageError, match="`optimizer`: expected 'muon', with which the run"):
-    plan("--steps=4", "--optimizer=adamw")
+  (begun / "run.json").unlink()
+  assert plan("--steps=4") == now
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_plan_of_a_run_that_took_steps_is_one_line_and_restart_helps(begun, plan, tmp_path, capsys, text):
+  now = plan("--steps=4")
+  (begun / "run.json").write_text(text)
+  (begun / "log.jsonl").write_text('{"step": 1}\n')
+  said = fails(capsys, tmp_path / "p")
+  assert "run.json: " in said and said.endswith("; start again with --restart\n")
+  config = configured()
+  assert run_folder.make_plan(config, run_folder.beside(tmp_path / "p"), devices.choose(config), restart=True) == now
+
+
+def test_a_plan_of_other_options_is_one_line(begun, tmp_path, capsys):
+  about = json.loads((begun / "run.json").read_text())
+  about["settings"] = {**about["settings"], "optimiser": "muon"}
+  (begun / "run.json").write_text(json.dumps(about))
+  assert "--optimiser: expected 'muon', with which the run" in fails(capsys, tmp_path / "p")
 
 
 def test_a_run_that_goes_on_takes_what_may_change_and_says_so(begun, plan, capsys):
@@ -339,7 +427,7 @@ def test_a_run_keeps_what_it_began_with(begun, plan, monkeypatch):
   """The code, and how often a longer one validates."""
   first = plan("--steps=4")
   assert plan("--steps=24000").validate_every == 2000
-  monkeypatch.setattr(run_folder, "code_commit", lambda: "another")
+  monkeypatch.setattr(plans, "code_commit", lambda: "another")
   assert plan("--steps=4").commit == f"{first.commit}, another"
 
 
@@ -347,9 +435,8 @@ def test_a_plan_of_a_name_that_is_no_text_is_found_again(tmp_path):
   folder = tmp_path / "a\udcff"
   picture(folder / "b\udcfe.png")
   config = configured(f"--data={folder}")
-  (tmp_path / "p.training").mkdir()
   plan = planned(config, tmp_path / "p")
-  write(plan, tmp_path / "p.training")
+  write(plan, tmp_path / "p")
   assert planned(config, tmp_path / "p") == plan
 
 

@@ -14,7 +14,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -27,6 +26,7 @@ from diffinv.training import data as training_data
 from diffinv.training import devices as training_devices
 from diffinv.training import functions as training_functions
 from diffinv.training import network, run_folder
+from diffinv.training import plan as plans
 from diffinv.training.config import TrainConfig
 from diffinv.training.functions import VALIDATION_SBARS, Functions
 from diffinv.training.loop import Work, loop
@@ -102,10 +102,8 @@ def command(data, output, *others):
 
 def last_state(output):
   """The leaves of the last saved state, by path."""
-  manager = ocp.CheckpointManager(pathlib.Path(f"{output}.training").resolve() / "last")
-  state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-  manager.close()
-  return {jax.tree_util.keystr(path): np.asarray(v) for path, v in jax.tree_util.tree_leaves_with_path(state)}
+  with np.load(max(pathlib.Path(f"{output}.training", "states").iterdir())) as found:
+    return dict(found)
 
 
 def flat(tree):
@@ -185,11 +183,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, pictures, whole, kep
   output = tmp_path / "killed"
   said, _ = Process(kept_programs, *command(pictures, output, "--save_seconds=0")).stop(signal.SIGKILL, "step 6/")
   assert not output.exists(), said
-  # As the previous version left it, whose plan called one option otherwise and knew one network only.
-  plan = pathlib.Path(f"{output}.training", "run.json")
-  about = json.loads(plan.read_text())
-  settings = {"optimiser" if k == "optimizer" else k: v for k, v in about["settings"].items() if k != "network"}
-  plan.write_text(json.dumps({**about, "settings": settings}))
   lines = []
   prior = train(tiny(pictures, save_seconds=0.0), output, report=lambda line, **where: lines.append(line))
   assert any(line.startswith("going on from step") for line in lines)
@@ -215,7 +208,8 @@ def test_a_run_does_not_go_on_with_other_settings(whole, pictures, capsys):
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path, pictures, capsys):
   folder = shutil.copytree(pictures, tmp_path / "images")
-  begin(tiny(folder), tmp_path / "p").close()
+  with begun(tiny(folder), tmp_path / "p"):
+    pass
   (folder / "03.png").rename(folder / "30.png")
   assert main.execute(command(folder, tmp_path / "p", "--overwrite")) == 2
   said = capsys.readouterr().err
@@ -305,23 +299,16 @@ def test_guided_diffusion_is_built_from_the_same_options():
 # Between the steps
 
 
-def begin(config, output):
+@contextlib.contextmanager
+def begun(config, output, note=QUIET):
   """Open the folder of a run, new or there already."""
-  folder = run_folder.beside(output)
-  folder.mkdir(exist_ok=True)
-  plan = run_folder.make_plan(config.resolved(), output, training_devices.choose(config), report=QUIET)
-  return run_folder.RunFolder(folder, plan)
+  with run_folder.beside(output).held() as folder:
+    plan = run_folder.make_plan(config.resolved(), folder, training_devices.choose(config), report=QUIET)
+    yield run_folder.RunFolder(folder, plan, note=note)
 
 
-def counting_run(tmp_path, stops=(), during=lambda step: None, skipped=0.0, report=QUIET, clock=None, **options):
-  """Go on with a run of 9 steps that only counts them, validates every 4 and is stopped in those after `stops`.
-
-  `during` is called in each step with its number, from 1, and in validations with None.
-  """
-  length = options or {"steps": 9, "validate_every": 4}
-  config = TrainConfig(data="faces", devices=1, **length).resolved()
-  run = begin(config, tmp_path / "p")
-  weights = {"a": jnp.zeros(3)}
+def counting(during=lambda step: None, skipped=0.0):
+  """Functions that only count the steps; `during` is called in each with its number, from 1, and in others by name."""
 
   def step(state, x0, total):
     state = TrainState(state.step + 1, state.params, {"a": state.ema["a"] + 1}, state.opt_state)
@@ -329,35 +316,64 @@ def counting_run(tmp_path, stops=(), during=lambda step: None, skipped=0.0, repo
     return state, dict.fromkeys(("loss", "grad_norm", "learning_rate"), 0.0) | {"skipped": skipped}
 
   def validate(ema):
-    during(None)
-    if int(ema["a"][0]) in stops:
-      raise stopping.Stopped(signal.SIGTERM)
+    during("validation")
     return Validation(1.0 / ema["a"][0], np.ones(len(VALIDATION_SBARS)))
 
-  functions = Functions(None, step, validate, lambda ema: np.zeros((16, 8, 8, 3), np.float32), lambda b: b)
+  def sample(ema):
+    during("grid")
+    return np.zeros((16, 8, 8, 3), np.float32)
+
+  return Functions(None, step, validate, sample, lambda batch: batch)
+
+
+def counting_run(tmp_path, functions=None, report=QUIET, note=QUIET, clock=None, **options):
+  """Go on with a run of 9 steps that only counts them, and validates every 4."""
+  config = TrainConfig(data="faces", devices=1, **(options or {"steps": 9, "validate_every": 4})).resolved()
+  weights = {"a": jnp.zeros(3)}
   data = training_data.Data(lambda start, stop: (i for i in range(start, stop)), np.zeros((1, 8, 8, 3)), [], dict)
-  try:
+  with begun(config, tmp_path / "p", note) as run:
     state = run.restore(TrainState(jnp.zeros((), jnp.int32), weights, weights, weights))
-    loop(config, run, data, functions, state, report=report, **({} if clock is None else {"clock": clock}))
-  finally:
-    run.close()
+    timed = {} if clock is None else {"clock": clock}
+    loop(config, run, data, functions or counting(), state, report=report, **timed)
   return run
 
 
-@pytest.mark.parametrize("stops", [(4,), (9,), (4, 8, 9)])
-@pytest.mark.slow
-def test_a_validation_that_a_stop_interrupts_is_made_up_for(tmp_path, stops):
-  for step in stops:
-    with pytest.raises(stopping.Stopped):
-      counting_run(tmp_path, (step,))
-  counting_run(tmp_path)
-  run = counting_run(tmp_path)  # once more, after the end: nothing is owed
+def signal_in(*places):
+  """Send a signal to stop in the steps of these numbers, or in what has this name, once each."""
+  left = list(places)
+
+  def during(place):
+    if place in left:
+      left.remove(place)
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  return during
+
+
+def steps_in(folder):
+  return sorted(int(path.stem) for path in folder.iterdir())
+
+
+def logged(run, kind):
   entries = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
-  assert [entry["step"] for entry in entries if "validation" in entry] == [4, 8, 9]
+  return [entry["step"] for entry in entries if kind in entry]
+
+
+@pytest.mark.parametrize(
+  "stops", [(4,), (9,), (4, 8, 9), ("validation",), ("grid",), ("validation", "grid", 9)], ids=str
+)
+def test_what_a_stop_comes_before_is_made_up_for(tmp_path, stops):
+  functions = counting(signal_in(*stops))
+  for _ in stops:
+    with pytest.raises(
+      stopping.Stopped, match=r"told to stop; \d steps are saved; the same command goes on from there"
+    ):
+      counting_run(tmp_path, functions)
+  counting_run(tmp_path, functions)
+  run = counting_run(tmp_path, functions)  # once more, after the end: nothing is owed
+  assert logged(run, "validation") == [4, 8, 9]
   # The best weights, too, are those of a run without a stop: the last ones.
-  manager = ocp.CheckpointManager(run.path / "best")
-  assert manager.all_steps() == [9]
-  manager.close()
+  assert [steps_in(run.path / name) for name in ("best", "samples")] == [[9], [2, 4, 6, 8, 9]]
 
 
 def test_a_signal_to_stop_waits_for_the_end_of_the_step(tmp_path):
@@ -367,13 +383,11 @@ def test_a_signal_to_stop_waits_for_the_end_of_the_step(tmp_path):
   before = signal.signal(signal.SIGTERM, stop)
   try:
     with pytest.raises(stopping.Stopped):
-      counting_run(tmp_path, during=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None)
+      counting_run(tmp_path, counting(signal_in(6)))
     assert signal.getsignal(signal.SIGTERM) is stop
   finally:
     signal.signal(signal.SIGTERM, before)
-  manager = ocp.CheckpointManager(tmp_path / "p.training" / "last")
-  assert manager.all_steps() == [6]
-  manager.close()
+  assert steps_in(tmp_path / "p.training" / "states") == [6]
 
 
 @pytest.mark.parametrize("validation, compiling", [(0.0, 0.0), (300.0, 0.0), (0.0, 3000.0)])
@@ -382,13 +396,13 @@ def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, vali
   once = [compiling]  # by the first validation
 
   def spend(step):
-    if step is None:
+    if step == "validation":
       now[0] += validation + (once.pop() if once else 0.0)
-    else:
+    elif step != "grid":
       now[0] += 60.0 if step == 1 else 20.0  # the first one compiles
 
-  length = {"minutes": 300.0, "validate_every": 200, "log_every": 500, "save_seconds": 1e9}
-  run = counting_run(tmp_path, during=spend, clock=lambda: now[0], **length)
+  length = {"minutes": 300.0, "validate_every": 200, "log_every": 500, "save_seconds": 86400.0}
+  run = counting_run(tmp_path, counting(spend), clock=lambda: now[0], **length)
   assert run.total_steps > 300
   assert abs(now[0] / 60 / 300 - 1) < 0.04
 
@@ -396,7 +410,7 @@ def test_a_run_of_minutes_takes_them_however_long_validations_are(tmp_path, vali
 def test_a_run_that_has_diverged_ends(tmp_path):
   lines = []
   with pytest.raises(ValueError, match="expected finite gradients, got none in the last 100 steps; start again"):
-    counting_run(tmp_path, steps=900, skipped=1.0, report=lambda line, **where: lines.append(line))
+    counting_run(tmp_path, counting(skipped=1.0), lambda line, **where: lines.append(line), steps=900)
   assert any("20 of 20 steps skipped for gradients that are not finite" in line for line in lines)
 
 
@@ -572,10 +586,10 @@ def test_the_commit_is_that_of_the_code_and_not_of_what_lies_around_it(tmp_path)
   subprocess.run([*git, "init", "-q"], check=True)
   file.write_text("")
   subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-  assert run_folder.code_commit(file) is None
+  assert plans.code_commit(file) is None
   subprocess.run([*git, "add", "train.py"], check=True)
   subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-  commit = run_folder.code_commit(file)
+  commit = plans.code_commit(file)
   assert len(commit) == 40
   file.write_text("changed")
-  assert run_folder.code_commit(file) == f"{commit}-dirty"
+  assert plans.code_commit(file) == f"{commit}-dirty"

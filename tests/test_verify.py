@@ -588,7 +588,7 @@ def test_command_ends_with_an_error_that_names_what_fails(monkeypatch, capsys, t
   [
     (("--methods=dps,nothing",), 2, "--methods: expected some of mmse"),
     (("--output={folder}/there.json",), 1, "exists; choose another --output"),
-    (("--output={folder}",), 1, "is a folder; choose another --output"),
+    (("--output={folder}",), 1, "is there and is none; choose another --output"),
     (("--output={folder}/none/v.json",), 1, "expected a folder"),
   ],
 )

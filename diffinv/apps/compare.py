@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   print(results.table())
   for line in results.remarks():
     print(errors.as_flags(line))
-  compiling = sum(record["compile_seconds"] for record in results.records)
+  compiling = sum(record.get("compile_seconds") or 0.0 for record in results.records)
   print(f"{compiling:.0f} s to compile; pictures: {FLAGS.output}")
   if FLAGS.report:
     print(f"open {pathlib.Path(FLAGS.output) / page.PAGE}")

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from diffinv import errors, reading
+from diffinv import errors, files, reading
 
 PARAMS = "params"  # the folder, in that of the prior
+ABOUT_EACH, ABOUT_ALL = 2000, 2**18  # bytes, generously: what Orbax writes of each array, and besides
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file that describes an array
 DAMAGED = "the weights are damaged: convert them again, or take the folder from where it came"
 
@@ -61,6 +62,8 @@ def write(folder: Path, params: Any) -> None:
   import orbax.checkpoint as ocp  # takes seconds to import, and only files need it
 
   params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
+  leaves = jax.tree.leaves(params)
+  files.check_space(folder.parent, sum(leaf.nbytes for leaf in leaves) + ABOUT_EACH * len(leaves) + ABOUT_ALL)
   # Not the asynchronous one, whose threads outlive an error, wait for one another and print what they think of it.
   with full_disk(folder), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
     checkpointer.save(folder, args=ocp.args.StandardSave(params))

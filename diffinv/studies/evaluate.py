@@ -8,7 +8,9 @@ import os
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import msgspec
 
 from diffinv import devices, errors, files, options, output, reading
 from diffinv.studies import cases as casing
@@ -20,6 +22,8 @@ from diffinv.studies.evaluation.subject import MEASURES, Evaluation, Subject, lo
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
 
 COMMAND = "evaluate"
+AGAIN = "measure it again with `overwrite`"
+MAX_DIGITS = 20  # decimals in a table
 CHECKS: dict[str, Callable[[Subject], None]] = {
   "calibration": calibration.check,
   "sampling": sampling.check,
@@ -91,8 +95,8 @@ def describe(subject: Subject) -> dict[str, Any]:
 class _Table(TypedDict):
   title: str
   columns: list[str]
-  rows: list[list[Any]]
-  digits: list[int]
+  rows: list[list[float | str | None]]
+  digits: list[Annotated[int, msgspec.Meta(ge=0, le=MAX_DIGITS)]]
 
 
 class _File(TypedDict):
@@ -110,10 +114,21 @@ def finished(home: output.Folder, name: str, about: Mapping[str, Any]) -> Measur
   path = home.place / f"{name}.json"
   if path.name not in home.manifest.names or not reading.is_file(path):
     return None
-  file = reading.read_json(path, _File, advice="measure it again with `overwrite`")
+  file = reading.read_json(path, _File, advice=AGAIN)
   if file["about"] != about:
     return None
+  for number, table in enumerate(file["tables"]):
+    _check_table(table, f"{path}: tables[{number}]")
   return Measured(file["found"], [Table(**table) for table in file["tables"]])
+
+
+def _check_table(table: _Table, where: str) -> None:
+  """Check what types do not say: every row is a name, and then an entry a column."""
+  count = len(table["columns"])
+  if len(table["digits"]) != count - 1 or any(len(row) != count for row in table["rows"]):
+    raise ValueError(f"{where}: expected rows of {count} entries, and digits of all but the first; {AGAIN}")
+  if not all(isinstance(row[0], str) for row in table["rows"]):
+    raise ValueError(f"{where}: expected rows that begin with a name, got others; {AGAIN}")
 
 
 def measure(name: str, subject: Subject, home: output.Folder, overwrite: bool) -> Measured:

@@ -20,13 +20,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffinv import errors, files, output, progress, reading
 from diffinv.data import images
-from diffinv.metrics import table
+from diffinv.studies import schemas
 
 PLAN = "run.json"
 ROWS = "rows.jsonl"
@@ -94,6 +94,9 @@ class Kind(NamedTuple):
   format: str  # what its plan calls itself
   keys: tuple[str, ...]  # what a row is about
   unit: str  # what a row is of, several
+  plan: Any  # what its JSON holds, see `schemas`
+  row: Any
+  results: Any
   older: tuple[str, ...] = ()  # formats of older versions that can still be read
 
   def key(self, row: Row) -> Key:
@@ -102,65 +105,46 @@ class Kind(NamedTuple):
 
 
 COMPARISON = Kind(
-  "comparison", "compare", "diffinv-compare-2", ("task", "method", "image"), "rows", older=("diffinv-compare-1",)
+  noun="comparison",
+  command="compare",
+  format="diffinv-compare-2",
+  keys=("task", "method", "image"),
+  unit="rows",
+  plan=schemas.Comparison,
+  row=schemas.Compared,
+  results=dict[str, Any],
+  older=("diffinv-compare-1",),
 )
-SEARCH = Kind("search", "tune", "diffinv-tune-2", ("task", "method", "candidate"), "candidates")
-RESTORATION = Kind("restoration", "reconstruct", "diffinv-reconstruct-1", ("name",), "pictures")
-DRAWING = Kind("drawing", "sample", "diffinv-sample-1", ("number",), "pictures")
-
-
-# What a folder holds, as JSON
-
-
-class _Plan(TypedDict):
-  settings: dict[str, Any]
-  versions: dict[str, Any]
-  device: dict[str, Any]
-
-
-class _Named(TypedDict):
-  name: str
-  title: str
-  network: NotRequired[bool]
-
-
-class _Image(TypedDict):
-  name: str
-  shape: list[int]
-
-
-class _Run(TypedDict):
-  task: str
-  method: str
-  skipped: NotRequired[str | None]
-  steps: NotRequired[int | None]
-  evaluations: NotRequired[int | None]
-  gradients: NotRequired[int | None]
-  samples: NotRequired[int]
-
-
-class _Comparison(_Plan):
-  prior: dict[str, Any]
-  num_samples: int
-  tasks: list[_Named]
-  methods: list[_Named]
-  images: list[_Image]
-  runs: list[_Run]
-
-
-class _Curve(TypedDict):
-  levels: list[float]
-  empirical: list[float]
-
-
-def _row_schema() -> Any:
-  """Return what a row of a comparison holds: the marks of the table, one a picture or a list of one a sample."""
-  kinds = {table.SAMPLE: list[float | None] | None, table.PICTURE: float | None}
-  fields = {mark.key: NotRequired[kinds[mark.per]] for mark in table.summed() if mark.per in kinds}
-  about = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
-  spent = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
-  costs = {name: NotRequired[kind | None] for name, kind in spent.items()}
-  return TypedDict("_Row", {**about, **costs, **fields, "coverage": NotRequired[_Curve | None]})  # type: ignore[operator]  # made from the table
+SEARCH = Kind(
+  noun="search",
+  command="tune",
+  format="diffinv-tune-2",
+  keys=("task", "method", "candidate"),
+  unit="candidates",
+  plan=schemas.Plan,
+  row=schemas.Candidate,
+  results=dict[str, Any],
+)
+RESTORATION = Kind(
+  noun="restoration",
+  command="reconstruct",
+  format="diffinv-reconstruct-1",
+  keys=("name",),
+  unit="pictures",
+  plan=schemas.Plan,
+  row=schemas.Restored,
+  results=schemas.Restoration,
+)
+DRAWING = Kind(
+  noun="drawing",
+  command="sample",
+  format="diffinv-sample-1",
+  keys=("number",),
+  unit="pictures",
+  plan=schemas.Plan,
+  row=schemas.Drawn,
+  results=schemas.Drawing,
+)
 
 
 def samples_of(plan: dict[str, Any], row: Mapping[str, Any]) -> int:
@@ -183,7 +167,7 @@ def read_plan(folder: str | os.PathLike[str], kind: Kind = COMPARISON) -> dict[s
   if plan.get("format") not in (kind.format, *kind.older):
     came = reading.shown(plan.get("format"))
     raise ValueError(f"{path}: expected the format {kind.format}, got {came}; {again}")
-  reading.check(plan, _Comparison if kind is COMPARISON else _Plan, str(path), again)
+  reading.check(plan, kind.plan, str(path), again)
   return plan
 
 
@@ -275,9 +259,9 @@ def read(folder: str | os.PathLike[str]) -> Run:
     raise FileNotFoundError(f"{folder}: expected the folder of a comparison, found none there; {hint}")
   plan = read_plan(folder)
   _check_plan(plan, folder / PLAN)
-  rows, schema = {}, _row_schema()
+  rows = {}
   for number, row in enumerate(read_rows(folder, digests=plan["format"] == COMPARISON.format), 1):
-    _check_row(row, plan, schema, f"{folder / ROWS}, line {number}")
+    _check_row(row, plan, f"{folder / ROWS}, line {number}")
     rows[COMPARISON.key(row)] = row
   return Run(folder, plan, rows, reading.is_file(folder / output.RESULTS))
 
@@ -301,17 +285,34 @@ def _check_plan(plan: dict[str, Any], path: pathlib.Path) -> None:
       raise ValueError(f"{path}: expected images[{number}].shape to be [h, w, c], got {image['shape'][:4]}; {AGAIN}")
 
 
-def _check_row(row: Row, plan: dict[str, Any], schema: Any, place: str) -> None:
-  reading.check(row, schema, place, AGAIN)
+def _check_row(row: Row, plan: dict[str, Any], place: str) -> None:
+  check_row(row, COMPARISON, place)
   for field, group in (("task", "tasks"), ("method", "methods"), ("image", "images")):
     known = [entry["name"] for entry in plan[group]]
     if row[field] not in known:
       raise ValueError(
         f"{place}: expected {field} to be one of {PLAN}, {', '.join(known)}, got {reading.shown(row[field])}; {AGAIN}"
       )
-  curve = row.get("coverage")
+
+
+def check_row(row: Row, kind: Kind, place: str) -> None:
+  """Check what a row holds, whatever the plan is.
+
+  Raises:
+    ValueError: it is no row of the kind; `place` begins the message.
+  """
+  reading.check(row, kind.row, place, f"run the {kind.noun} again")
+  if kind is RESTORATION:
+    _check_entry(row, place)
+  curve = row.get("coverage") if kind is COMPARISON else None
   if curve is not None and not len(curve["levels"]) == len(curve["empirical"]) > 0:
     raise ValueError(f"{place}: expected coverage to be levels and empirical, lists of one length; {AGAIN}")
+
+
+def _check_entry(entry: Mapping[str, Any], place: str) -> None:
+  """Check what types do not say of a restored picture."""
+  if ("failed" in entry) == ("samples" in entry):
+    raise ValueError(f"{place}: expected samples, or how they failed, got both or none; run the restoration again")
 
 
 def is_number(value: Any) -> bool:
@@ -403,8 +404,8 @@ class RunFolder:
     where = f"{self.partial / ROWS}, line {number}"
     try:
       line = parse_line(text, where)
-      self._kind.key(line.row)
-    except (ValueError, LookupError):
+      check_row(line.row, self._kind, where)
+    except ValueError:
       progress.note(f"{where} is damaged; its work is done anew")
       return None
     for name, digest in line.files.items():
@@ -515,9 +516,12 @@ def read_results(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:
   Raises:
     ValueError: it is damaged.
   """
-  return reading.read_json(
-    pathlib.Path(path) / output.RESULTS, dict[str, Any], most=MOST_ROWS, advice=f"run the {kind.noun} again"
-  )
+  path = pathlib.Path(path) / output.RESULTS
+  found: dict[str, Any] = reading.read_json(path, kind.results, most=MOST_ROWS, advice=f"run the {kind.noun} again")
+  if kind is RESTORATION:
+    for number, entry in enumerate(found["images"]):
+      _check_entry(entry, f"{path}: images[{number}]")
+  return found
 
 
 def changes(kept: dict[str, Any], plan: dict[str, Any], kind: Kind = COMPARISON) -> list[str]:

@@ -194,17 +194,24 @@ def read_finished(p: Prepared, run: runs.RunFolder, file: pathlib.Path) -> Tuned
   if not isinstance(about, dict) or about.get("plan") != runs.plan_digest(run.plan):
     output.check_file(file)  # raises, as it is there
   reading.check(about, _About, f"{file}: {settings.ABOUT}", advice)
-  marks_of = {
-    (found["task"], found["method"]): [tried[p.config.criterion] for tried in found["tried"]]
-    for found in table[settings.ABOUT]["found"]
-  }
-  nan = float("nan")
+  tried = {(found["task"], found["method"]): found["tried"] for found in about["found"]}
   outcomes = [
-    outcome_of(p.config, job, [nan if mark is None else mark for mark in marks_of[job.task, job.name]])
+    outcome_of(p.config, job, _marks_of(job, tried.get((job.task, job.name), []), p.config.criterion, file))
     for job in p.jobs
   ]
   run.remove_left()
   return Tuned(outcomes, table, p.config.criterion)
+
+
+def _marks_of(job: Job, tried: list[dict[str, Any]], criterion: str, file: pathlib.Path) -> list[float]:
+  """Return the marks of all candidates of a job, NaN where there is none."""
+  found = [entry.get(criterion) for entry in tried]
+  if len(found) != len(job.found) or not all(mark is None or runs.is_number(mark) for mark in found):
+    raise ValueError(
+      f"{file}: expected a mark of each candidate of {job.name} for {job.task}, got others; search again with "
+      "`overwrite`"
+    )
+  return [float("nan") if mark is None else mark for mark in found]
 
 
 class _Found(TypedDict):

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import sampler
+from diffinv import memory, sampler
 from diffinv.data import images
 from diffinv.methods.unconditional import DPMSolver
+from diffinv.priors.folder import param_shapes
 from diffinv.training import network as networks
 from diffinv.training import step as training_step
 from diffinv.training.config import TrainConfig
@@ -38,16 +39,32 @@ def build(config: TrainConfig, held_out: np.ndarray, devices: Devices) -> Functi
     config: of the run.
     held_out: images for the validation, [n, size, size, 3], [-1, 1].
     devices: to train on.
+
+  Raises:
+    UsageError: the machine has not the memory.
   """
   weights_key, run_key, _, sample_key = jax.random.split(jax.random.key(config.seed), 4)
   start = jax.jit(functools.partial(training_step.init_state, optimizer=config.rule()), out_shardings=devices.whole)
   step = devices.compiled(_step(config, run_key, devices))
+  _check_memory(config, step, devices, held_out)
   return Functions(
     init=lambda: start(jax.device_put(networks.first_weights(config, weights_key), devices.whole)),
     step=lambda state, x0, total: devices.in_turn(step(state, x0, np.float32(total))),
     validate=functools.partial(jax.jit(_validation(config)), held_out=jax.device_put(held_out, devices.whole)),
     sample=_samples(config, sample_key),
     place=devices.place,
+  )
+
+
+def _check_memory(config: TrainConfig, step: Callable, devices: Devices, held_out: np.ndarray) -> None:
+  start = functools.partial(training_step.init_state, optimizer=config.rule())
+  memory.check_training(
+    step,
+    jax.eval_shape(start, param_shapes(networks.shape(config))),
+    jax.ShapeDtypeStruct((config.batch_size, config.size, config.size, networks.IMAGE_CHANNELS), jnp.uint8),
+    devices=devices.mesh.size,
+    donated=not devices.on_cpu,
+    kept=held_out.nbytes,
   )
 
 

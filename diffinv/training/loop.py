@@ -1,4 +1,4 @@
-"""The loop of a run: steps, and what happens between them: log, validations, samples, checkpoints and signals."""
+"""The loop of a run: steps, and what happens between them: log, validations, samples, saved states and signals."""
 
 import contextlib
 import time
@@ -46,13 +46,13 @@ def loop(
   work = Work(config, run, functions, state, ahead=data.ahead, report=report, clock=clock)
   stream = contextlib.closing(data.stream(work.step, work.total))
   with stopping.deferred(), stream as batches, run.saving(lambda: work.state):
-    if run.owes_validation(work.step):
-      work.validate()
+    stopping.check()
+    work.look()
     for batch in work.meter.timed(batches):
       work.advance(batch)
+      stopping.check()
       if work.step == work.total:
         break
-      stopping.check()
   return work.state
 
 
@@ -92,15 +92,25 @@ class Work:
     if self._every(self._config.log_every):
       self.log(self._recent)
       self._recent = []
-    if self._run.validates(self.step):
-      self.validate()
-    if self._run.total_steps is not None and self._every(self._config.sample_every or max(1, self.total // 4)):
-      self._run.save_grid(self.step, np.asarray(self._functions.sample(self.state.ema)))
+    self.look()
     if self._pace is not None and self.step == self._pace.review:
       self._fix(self._pace.corrected(), ", as it has gone so far")
     if self.step == self.total or self._clock() - self._saved > self._config.save_seconds:
       self._run.save(self.state)
       self._saved = self._clock()
+
+  def look(self) -> None:
+    """Measure the weights and draw samples from them, where that is due after this step and was not done.
+
+    Raises:
+      Stopped: before either; whoever goes on from this step does it first.
+    """
+    if self._run.owes_validation(self.step):
+      stopping.check()
+      self.validate()
+    if self._run.owes_grid(self.step, self._config.sample_every):
+      stopping.check()
+      self._run.save_grid(self.step, np.asarray(self._functions.sample(self.state.ema)))
 
   def _every(self, steps: int) -> bool:
     return self.step == self.total or self.step % steps == 0

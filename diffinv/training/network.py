@@ -1,6 +1,7 @@
 """The network of a run: its shape by the options, its first weights, and the prior that it becomes."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,24 @@ import jax
 
 from diffinv import errors
 from diffinv.nets import small, unet
-from diffinv.priors import Prior
+from diffinv.priors import Prior, description
 from diffinv.priors import folder as checkpoint
 from diffinv.training.config import TrainConfig, shared
 from diffinv.training.step import Network
 
 IMAGE_CHANNELS = 3
+
+# The options that fields of a prior follow, where they have other names.
+OPTIONS = {
+  "model_channels": "channels",
+  "channel_mult": "multipliers",
+  "num_res_blocks": "blocks",
+  "num_head_channels": "head_channels",
+  "image_shape": "size",
+  "size_multiple": "multipliers",
+  "variance": "learned_variance",
+  "schedule": "schedule_steps",
+}
 
 
 def shape(config: TrainConfig) -> Any:
@@ -24,6 +37,28 @@ def shape(config: TrainConfig) -> Any:
   """
   with errors.usage():
     return SHAPES[config.network](config)
+
+
+def check(config: TrainConfig) -> None:
+  """Check that the prior which the run will end in can be written and loaded; the options are resolved.
+
+  Raises:
+    UsageError: it cannot.
+  """
+  try:
+    description.describe(make_prior({}, config), shape(config), None)
+  except ValueError as error:
+    if isinstance(error, errors.UsageError):
+      raise
+    raise errors.UsageError(_in_options(str(error))) from None
+
+
+def _in_options(message: str) -> str:
+  """Return a message about a field of a prior, "prior: network: FIELD: expected ...", as one about an option."""
+  found = re.match(r"prior: (?:network: )?(?:(\w+): )?([^;]*)", message)
+  field, fault = found.groups() if found else (None, message)
+  option = OPTIONS.get(field or "network", field)
+  return f"`{option}`: {fault}; choose another value, so that the prior can be loaded"
 
 
 def _out_channels(config: TrainConfig) -> int:

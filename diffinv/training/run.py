@@ -1,11 +1,10 @@
 """A run as a whole: train, or go on training, and write the prior."""
 
-import contextlib
 import os
 
 import jax
 
-from diffinv import output
+from diffinv import errors, stopping
 from diffinv.data import held_out as held_out_data
 from diffinv.priors import Prior
 from diffinv.priors import folder as checkpoint
@@ -14,10 +13,9 @@ from diffinv.training import devices as training_devices
 from diffinv.training import network, run_folder
 from diffinv.training.config import TrainConfig
 from diffinv.training.data import Data, Report
-from diffinv.training.devices import Devices
-from diffinv.training.functions import build
-from diffinv.training.loop import loop
-from diffinv.training.run_folder import Plan, RunFolder
+from diffinv.training.functions import Functions, build
+from diffinv.training.loop import Work, loop
+from diffinv.training.run_folder import Best, RunFolder
 from diffinv.training.step import TrainState
 
 
@@ -53,49 +51,52 @@ def train(
     ValueError: there are no images that can be read, or the run has diverged.
   """
   config, devices = config.resolved(), training_devices.choose(config)
-  network.shape(config)  # tells what cannot be built
-  checkpoint.check_free(folder, overwrite=overwrite)
+  network.check(config)
   run_folder.check_place(config, folder, restart=restart)
+  checkpoint.check_free(folder, overwrite=overwrite)
   network.check_init(config)
   if config.source in held_out_data.SETS:
     training_data.note_set(config, training_data.notes(report))
-  plan = run_folder.make_plan(config, folder, devices, restart=restart, report=report)
-  place = run_folder.beside(folder)
-  place.mkdir(parents=True, exist_ok=True)
-  try:
-    with checkpoint.full_disk(place), output.locked(place):
-      _train(config, plan, folder, devices, overwrite=overwrite, restart=restart, report=report)
-  finally:
-    with contextlib.suppress(OSError):
-      place.rmdir()  # empty where nothing began
+  beside = run_folder.beside(folder)
+  with stopping.deferred(), checkpoint.full_disk(beside.place), beside.held() as place:
+    plan = run_folder.make_plan(config, place, devices, restart=restart, report=report)
+    data = training_data.open_data(config, training_data.notes(report))
+    stopping.check()
+    functions = build(config, data.held_out, devices)
+    state = functions.init()
+    stopping.check()
+    if restart:  # not before all that may be wrong with the data and `init` has shown
+      place.check(restart=True)
+      place.clear()
+    run = RunFolder(place, plan, note=training_data.notes(report))
+    state, best = _train(config, run, data, functions, state, report=report)
+    with errors.interruption("all steps are saved; the same command goes on from there"):
+      stopping.check()
+    _write(config, folder, run, data, state, best, overwrite=overwrite, report=report)
   return checkpoint.load_prior(folder)
 
 
 def _train(
-  config: TrainConfig,
-  plan: Plan,
-  folder: str | os.PathLike[str],
-  devices: Devices,
-  *,
-  overwrite: bool,
-  restart: bool,
-  report: Report,
-) -> None:
-  """Train in `folder`.training, which is there and locked, and write the prior to `folder`."""
-  place = run_folder.beside(folder)
-  data = training_data.open_data(config, training_data.notes(report))
-  functions = build(config, data.held_out, devices)
-  state = functions.init()
-  if restart:
-    output.clear(place)  # not before all that may be wrong with the data and `init` has shown
-  with contextlib.closing(RunFolder(place, plan)) as run:
-    state = run.restore(state)
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    report(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings['devices']}; run: {run.path}")
-    if int(state.step):
-      report(f"going on from step {int(state.step)}")
-    state = loop(config, run, data, functions, state, report=report)
-    _write(config, folder, run, data, state, overwrite=overwrite, report=report)
+  config: TrainConfig, run: RunFolder, data: Data, functions: Functions, state: TrainState, *, report: Report
+) -> tuple[TrainState, Best]:
+  """Train from `state`, or from the one that was saved last; return the last state and the best weights.
+
+  Raises:
+    ValueError: there are none.
+  """
+  state = run.restore(state)
+  count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  report(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings['devices']}; run: {run.path}")
+  if int(state.step):
+    report(f"going on from step {int(state.step)}")
+  state = loop(config, run, data, functions, state, report=report)
+  best = run.best(state.ema)
+  if best is None:  # damaged, or never measured
+    Work(config, run, functions, state, report=report).validate()
+    best = run.best(state.ema)
+  if best is None:
+    raise ValueError("train: expected a finite validation loss, got none; start again with a lower `learning_rate`")
+  return state, best
 
 
 def _write(
@@ -104,19 +105,13 @@ def _write(
   run: RunFolder,
   data: Data,
   state: TrainState,
+  best: Best,
   *,
   overwrite: bool,
   report: Report,
 ) -> None:
-  """Write the best weights as a prior folder.
-
-  Raises:
-    ValueError: there are none.
-  """
-  info = run.best_info()
-  if info is None:
-    raise ValueError("train: expected a finite validation loss, got none; start again with a lower `learning_rate`")
-  prior = network.make_prior(run.restore_best(state.ema), config)
+  """Write the best weights as a prior folder."""
+  weights, info = best
   before = run.plan.init or {}
   provenance = {
     "data": config.source,
@@ -132,5 +127,6 @@ def _write(
     "settings": run.plan.settings,
     "init": before or None,  # of the weights that it began with
   }
-  checkpoint.save_prior(folder, prior, network.shape(config), provenance, overwrite=overwrite)
+  prior = network.make_prior(weights, config)
+  checkpoint.save_prior(folder, prior, network.shape(config), provenance, overwrite=overwrite, command="train")
   report(f"wrote {folder}: weights of step {info['step']}, validation loss {info['loss']:.4f}")

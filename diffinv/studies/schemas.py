@@ -1,0 +1,148 @@
+"""What the JSON in the folders of studies holds, as types that `diffinv.reading` checks it against.
+
+They name what is read again: by a run that goes on, by a command that finds its work done, and by the page. What they
+do not name may be anything.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+
+from diffinv.metrics import table
+
+Number = float | None  # None where it is not finite, which JSON lacks
+
+
+class Plan(TypedDict):
+  """What every run.json says."""
+
+  settings: dict[str, Any]
+  versions: dict[str, Any]
+  device: dict[str, Any]
+
+
+class Named(TypedDict):
+  """A task or a method of a comparison."""
+
+  name: str
+  title: str
+  network: NotRequired[bool]
+
+
+class Image(TypedDict):
+  """A picture of a comparison."""
+
+  name: str
+  shape: list[int]
+
+
+class Run(TypedDict):
+  """A method on a task."""
+
+  task: str
+  method: str
+  skipped: NotRequired[str | None]
+  steps: NotRequired[int | None]
+  evaluations: NotRequired[int | None]
+  gradients: NotRequired[int | None]
+  samples: NotRequired[Literal[1]]  # where all would be the same picture
+  network: NotRequired[bool]
+
+
+class Comparison(Plan):
+  """The run.json of a comparison."""
+
+  prior: dict[str, Any]
+  num_samples: int
+  tasks: list[Named]
+  methods: list[Named]
+  images: list[Image]
+  runs: list[Run]
+
+
+# Rows
+
+
+class Curve(TypedDict):
+  """The coverage of a picture."""
+
+  levels: list[float]
+  empirical: list[float]
+
+
+SCORES = {mark.key: NotRequired[Number] for mark in table.marks() if mark.of == table.SINGLE}  # of one picture
+OF_ROW = {table.SAMPLE: list[Number] | None, table.PICTURE: Number}  # what a mark is in a row
+MARKS = {mark.key: NotRequired[OF_ROW[mark.per]] for mark in table.summed() if mark.per in OF_ROW}
+ABOUT = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
+SPENT = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
+COSTS = {name: NotRequired[kind | None] for name, kind in SPENT.items()}
+
+# Made from the table of marks.
+Scored = TypedDict("Scored", SCORES)  # type: ignore[misc]
+Compared = TypedDict("Compared", {**ABOUT, **COSTS, **MARKS, "coverage": NotRequired[Curve | None]})  # type: ignore[misc]
+Tried = TypedDict("Tried", {"failed": NotRequired[str | None], **MARKS})  # type: ignore[misc]
+
+
+class Candidate(TypedDict):
+  """A row of a search."""
+
+  task: str
+  method: str
+  candidate: int
+  images: Annotated[list[Tried], msgspec.Meta(min_length=1)]
+
+
+class Entry(TypedDict):
+  """A restored picture, in the results of a restoration."""
+
+  name: str
+  failed: NotRequired[str]
+  samples: NotRequired[Annotated[list[Scored], msgspec.Meta(min_length=1)]]
+  mean: NotRequired[Scored]
+  run_seconds: float
+
+
+class Restored(Entry):
+  """A row of a restoration."""
+
+  compile_seconds: float
+
+
+class Drawn(TypedDict):
+  """A row of a drawing."""
+
+  number: int
+  file: str
+  shape: list[int]
+  clipped_fraction: float
+  run_seconds: float
+  compile_seconds: float
+
+
+# Results
+
+
+class Method(TypedDict):
+  """The method of a restoration."""
+
+  name: str
+
+
+class Restoration(TypedDict):
+  """The results.json of a restoration."""
+
+  method: Method
+  network_evaluations: int
+  network_gradients: int
+  compile_seconds: float
+  images: Annotated[list[Entry], msgspec.Meta(min_length=1)]
+
+
+class Drawing(TypedDict):
+  """The results.json of a drawing."""
+
+  files: list[str]
+  shape: Annotated[list[int], msgspec.Meta(min_length=3, max_length=3)]
+  network_evaluations: int
+  run_seconds: float
+  compile_seconds: float
