@@ -4,7 +4,7 @@ They name what is read again: by a run that goes on, by a command that finds its
 do not name may be anything.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -45,7 +45,8 @@ class Run(TypedDict):
   steps: NotRequired[int | None]
   evaluations: NotRequired[int | None]
   gradients: NotRequired[int | None]
-  samples: NotRequired[int]
+  samples: NotRequired[Literal[1]]  # where all would be the same picture
+  network: NotRequired[bool]
 
 
 class Comparison(Plan):
