@@ -46,10 +46,16 @@ class Run(TypedDict):
   gradients: NotRequired[int | None]
 
 
+class Prior(TypedDict):
+  """A prior."""
+
+  name: NotRequired[str]
+
+
 class Comparison(Plan):
   """The run.json of a comparison."""
 
-  prior: dict[str, Any]
+  prior: Prior
   num_samples: int
   tasks: list[Named]
   methods: list[Named]
