@@ -348,6 +348,7 @@ def in_json(change):
     (runs.ROWS, functools.partial(change_rows, change=DAMAGES["a mark that is missing"], sign=False)),
     (runs.PLAN, in_json(lambda plan: plan.update(settings="none"))),
     (runs.PLAN, in_json(lambda plan: plan.update(tasks={}))),
+    (runs.PLAN, in_json(lambda plan: plan["prior"].update(name=["natural"]))),
     (runs.PLAN, in_json(lambda plan: plan["images"][0].update(name="../../in/a"))),
   ],
 )
@@ -364,6 +365,45 @@ def test_a_plan_with_other_settings_is_not_gone_on_with(command, settings, world
   in_json(lambda plan: plan.update(settings=settings))(next(work.glob(f"*.running/{runs.PLAN}")))
   words = [*tiny.words(command, world), f"--output={work / tiny.OUTPUTS.get(command, 'out')}"]
   assert "--restart" in refused(words, world, capsys)
+
+
+FINISHED = {
+  ("reconstruct", "out/results.json"): [
+    lambda found: found["images"][0].update(samples=[]),
+    lambda found: found["images"][1].pop("samples"),
+    lambda found: found["images"].clear(),
+    lambda found: found.update(method="ddrm"),
+  ],
+  ("sample", "out/results.json"): [lambda found: found.update(files=2), lambda found: found.pop("shape")],
+  ("tune", "out.json"): [
+    lambda found: found["about"]["found"].clear(),
+    lambda found: found["about"]["found"][0]["tried"].pop(),
+    lambda found: found["about"]["found"][0]["tried"][0].update(psnr="high"),
+  ],
+  ("evaluate", "out/denoising.json"): [
+    lambda found: found["tables"][0]["rows"][0].pop(),
+    lambda found: found["tables"][0].update(digits=[-1]),
+    lambda found: found["tables"][0]["rows"][0].__setitem__(0, None),
+  ],
+}
+
+
+@pytest.mark.parametrize(
+  "command, name, change", [(*key, change) for key, changes in FINISHED.items() for change in changes]
+)
+def test_finished_work_of_which_the_numbers_are_damaged_is_refused_by_name(command, name, change, world, work, capsys):
+  shutil.copytree(world / "states" / f"{command}-finished", work, dirs_exist_ok=True)
+  in_json(change)(work / name)
+  words = [*tiny.words(command, world), f"--output={work / tiny.OUTPUTS.get(command, 'out')}"]
+  assert str(work / name) in refused(words, world, capsys)
+
+
+@pytest.mark.parametrize("value", [True, 1, [], {}])
+@pytest.mark.parametrize("name", ["data", "config", "network", "optimizer", "init"])
+def test_a_prior_whose_training_has_other_than_texts_is_refused(name, value, world, work, capsys):
+  shutil.copytree(world / "in" / "prior", work / "prior")
+  in_json(lambda about: about["provenance"]["settings"].update({name: value}))(work / "prior" / "prior.json")
+  assert "--prior" in refused(line("evaluate", "prior", work / "prior", world), world, capsys)
 
 
 def test_a_comparison_without_its_page_gets_it_from_the_same_command(world, work, capsys):
