@@ -110,7 +110,7 @@ def _check_ours(path: pathlib.Path, kind: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-  """Check that a file may be written; call it before the work begins.
+  """Check that a file may be written, and remove what a killed process left of one; call it before the work begins.
 
   Raises:
     FileExistsError: it exists, or is no regular file.
@@ -123,6 +123,7 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
     raise FileExistsError(f"output: {path} exists; choose another `output`, or replace it with `overwrite`")
   if not path.absolute().parent.is_dir():
     raise NotADirectoryError(f"output: expected a folder, {path.absolute().parent} is none; make it first")
+  files.sweep(path.absolute().parent, path.name)
 
 
 # Locks
@@ -173,7 +174,7 @@ class Folder:
       suffix: of the folder's name beside that of OUTPUT; empty for OUTPUT itself.
     """
     self.path = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
-    self.place = self.path.with_name(self.path.name + suffix)
+    self.place = pathlib.Path(f"{self.path}{suffix}")  # with_name refuses the root, of which `check_apart` tells
     self._kind, self._command = kind, command
     self._manifest: Manifest | None = None
 

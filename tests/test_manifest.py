@@ -127,6 +127,22 @@ def test_a_list_that_names_what_lies_elsewhere_removes_nothing_there(tmp_path, n
   assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+IMPOSSIBLE = ["x" * 256, "\u00e9" * 200, "nul\0", "\ud800", "x/" * 3000 + "x", "a/in a file", "a/in/folders"]
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_list_that_names_what_no_file_here_is_called_removes_the_others(tmp_path, name):
+  folder = tmp_path / "out"
+  begin(folder, "a", "b")
+  with open(folder / NAME, "a") as file:
+    file.write(json.dumps(name) + "\n")
+  found = Manifest.read(folder)
+  found.sweep()
+  assert found.foreign() == []
+  found.remove()
+  assert not folder.exists()
+
+
 DAMAGED = [b"", b"{", b"[]\n", b'{"format": "other", "kind": "a", "command": "b"}\n', b"\xff\xfe\n", b'"a"\n', b"{}\n"]
 
 

@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import pathlib
-import resource
 import shutil
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ import tiny_commands as tiny
 from hypothesis import strategies as st
 
 from diffinv.apps import main
-from diffinv.manifest import LOCK, NAME
+from diffinv.manifest import NAME
 from diffinv.report import page
 from diffinv.studies import runs
 
@@ -50,12 +49,8 @@ def several(count):
 def bounded():
   """Small programs, and no more memory than is stated."""
   jax.config.update("jax_disable_most_optimizations", True)
-  taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-  limits = resource.getrlimit(resource.RLIMIT_AS)
-  resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, limits[1]))
-  with tiny.quick():
+  with tiny.quick(), tiny.memory(MEMORY):
     yield
-  resource.setrlimit(resource.RLIMIT_AS, limits)
   jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -66,8 +61,6 @@ def world(tmp_path_factory):
   (place / "odd").mkdir()
   odd_files.make(place / "odd")
   with tiny.within(place):
-    assert tiny.run(tiny.words("compare", place)) == (0, None)
-    (place / "out").rename(place / "in" / "compared")
     yield place
 
 
@@ -308,29 +301,7 @@ def versions(draw, name, data):
 
 @pytest.fixture(scope="module")
 def states(world):
-  """What may lie in the place of an output, a folder each."""
-  place = world / "states"
-  for command in (*tiny.RUNNING, "evaluate", "train"):
-    out = tiny.OUTPUTS.get(command, "out")
-    (place / f"{command}-finished").mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
-      if command == "tune":  # which leaves nothing else at its end
-        unfinished = place / "tune-unfinished" / "out.json.running"
-        keep = lambda run: shutil.copytree(run.partial, unfinished, ignore=shutil.ignore_patterns(LOCK))
-        patch.setattr(runs.RunFolder, "discard", lambda run, real=runs.RunFolder.discard: (keep(run), real(run)))
-      assert tiny.run(tiny.words(command, world)) == (0, None)
-    (world / out).rename(place / f"{command}-finished" / out)
-  (place / "train-unfinished").mkdir()
-  (world / "out.training").rename(place / "train-unfinished" / "out.training")
-  for command in tiny.RUNNING[:3]:
-    unfinished = place / f"{command}-unfinished" / "out.running"
-    shutil.copytree(place / f"{command}-finished" / "out", unfinished)
-    for name in ("results.json", page.PAGE):
-      (unfinished / name).unlink(missing_ok=True)
-  (place / "settings").mkdir()
-  shutil.copy(world / "in" / "settings.json", place / "settings")
-  shutil.copytree(world / "in" / "prior", place / "prior" / "prior")
-  return place
+  return tiny.build_states(world)
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda s: " ".join((s.command, s.state, s.file, *s.more)))

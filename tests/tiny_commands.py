@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import re
+import shutil
 import signal
 import stat
 
@@ -16,9 +18,12 @@ from PIL import Image
 
 from diffinv import batch, errors, output
 from diffinv.apps import main, shared
+from diffinv.manifest import LOCK
+from diffinv.output import RESULTS
 from diffinv.priors import folder as checkpoint
 from diffinv.priors import state_dicts
-from diffinv.studies import tune
+from diffinv.report import page
+from diffinv.studies import runs, tune
 from diffinv.studies.evaluation import denoising
 from diffinv.studies.evaluation.layout import Measured, Table
 from diffinv.training import data as training_data
@@ -68,7 +73,7 @@ def words(command, place, *more, output=True):
 
 def build(place):
   """Make a folder in which every command can be run: inputs in `in`, and a home and a current folder beside it."""
-  for name in ("in/photos", "here", "home", "tmp"):
+  for name in ("in/photos", "here", "home/.cache/diffinv"):
     (place / name).mkdir(parents=True)
   random = np.random.RandomState(0)
   for name in ("a.png", "b.png", "photos/a.png", "photos/b.png", "photos/c.png"):
@@ -80,6 +85,9 @@ def build(place):
   safetensors.numpy.save_file(
     reference_networks.state_dict(reference_networks.shapes("unet_tiny64")), place / "in" / "weights.safetensors"
   )
+  with quick(), within(place):
+    assert run(words("compare", place)) == (0, None)
+  (place / "out").rename(place / "in" / "compared")
   (place / "in" / "settings.json").write_text('{"dps": {"steps": 2, "default": {"scale": 0.5}}}')
   return place
 
@@ -115,8 +123,9 @@ def no_training(config, *_):
   weights = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
   up = lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree)
   metrics = dict.fromkeys(("loss", "grad_norm", "learning_rate", "skipped"), 0.0)
+  first = lambda: weights if config.init is None else network.first_weights(config, jax.random.key(0))
   return Functions(
-    init=lambda: TrainState(jnp.zeros((), jnp.int32), weights, weights, {"m": jnp.zeros(3)}),
+    init=lambda: TrainState(jnp.zeros((), jnp.int32), first(), weights, {"m": jnp.zeros(3)}),
     step=lambda state, x0, total: (TrainState(up(state.step), up(state.params), weights, state.opt_state), metrics),
     validate=lambda ema: Validation(np.float32(1), np.ones(len(VALIDATION_SBARS), np.float32)),
     sample=lambda ema: np.zeros((16, SIZE, SIZE, 3), np.float32),
@@ -158,6 +167,47 @@ def within(place):
     patch.setenv("HOME", str(place / "home"))
     patch.setenv(shared.CACHE_VARIABLE, "")
     yield
+
+
+@contextlib.contextmanager
+def memory(most):
+  """Fail if this process takes so many bytes more than it has; address space that is not used does not count."""
+  with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # forget the peak of before
+  before = _peak()
+  yield
+  assert _peak() - before < most
+
+
+def _peak():
+  status = pathlib.Path("/proc/self/status").read_text()
+  return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+
+
+def build_states(world):
+  """Make what may lie in the place of an output, in a folder each: of every command finished and, if it can be, not."""
+  place = world / "states"
+  for command in (*RUNNING, "evaluate", "train"):
+    out = OUTPUTS.get(command, "out")
+    (place / f"{command}-finished").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+      if command == "tune":  # which leaves nothing else at its end
+        unfinished = place / "tune-unfinished" / "out.json.running"
+        keep = lambda run: shutil.copytree(run.partial, unfinished, ignore=shutil.ignore_patterns(LOCK))
+        patch.setattr(runs.RunFolder, "discard", lambda run, real=runs.RunFolder.discard: (keep(run), real(run)))
+      assert run(words(command, world)) == (0, None)
+    (world / out).rename(place / f"{command}-finished" / out)
+  (place / "train-unfinished").mkdir()
+  (world / "out.training").rename(place / "train-unfinished" / "out.training")
+  for command in RUNNING[:3]:
+    unfinished = place / f"{command}-unfinished" / "out.running"
+    shutil.copytree(place / f"{command}-finished" / "out", unfinished)
+    for name in (RESULTS, page.PAGE):
+      (unfinished / name).unlink(missing_ok=True)
+  (place / "settings").mkdir()
+  shutil.copy(world / "in" / "settings.json", place / "settings")
+  shutil.copytree(world / "in" / "prior", place / "prior" / "prior")
+  return place
 
 
 # What a command says and leaves
@@ -212,9 +262,9 @@ def snapshot(folder, but=()):
 
 
 def error_line(said):
-  """Return the one line in which a command says what is wrong; notes may come before it."""
+  """Return the one line in which a command says what is wrong; notes, and what data is there, may come before it."""
   *notes, last = said.splitlines()
-  assert all(line.startswith("note: ") for line in notes), said
+  assert all(line.startswith(("note: ", "data: ")) for line in notes), said
   assert last.startswith("diffinv: error: "), said
   assert "not enough memory" not in last, said
   return last

@@ -14,8 +14,9 @@ from diffinv.apps import shared
 from diffinv.apps.main import run_module
 from diffinv.priors import state_dicts
 
+CONFIG = state_dicts.ConvertConfig
 FLAGS = flags.FlagValues()
-config_flags.define(FLAGS, state_dicts.ConvertConfig)
+config_flags.define(FLAGS, CONFIG)
 flags.DEFINE_string("output", None, "Folder to write; required.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace a prior that is there.", flag_values=FLAGS)
 
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "input", "the file to read")
   shared.require(FLAGS, "output", "the folder to write")
-  config = config_flags.make(FLAGS, state_dicts.ConvertConfig)
+  config = config_flags.make(FLAGS, CONFIG)
   folder, tensors, parameters = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
   print(f"wrote {folder}: {tensors} tensors, {parameters:,} parameters")
 

@@ -17,6 +17,7 @@ A method that declares no case is refused.
 """
 
 import dataclasses
+import os
 
 from absl import flags
 
@@ -59,8 +60,9 @@ def main(argv: list[str]) -> None:
   """Check, print, report."""
   del argv
   config = flagging.make(FLAGS, CONFIG)
-  if FLAGS.output:
-    output.check_file(FLAGS.output, overwrite=FLAGS.overwrite)
+  path = os.path.expanduser(FLAGS.output or "")
+  if path:
+    output.check_file(path, overwrite=FLAGS.overwrite)
   size = verify.QUICK if config.quick else verify.FULL
   with progress.Bar(verify.total_work(config.methods, size)) as bar:
     rows = list(verify.run(config.methods, size=size, seed=config.seed, report=follow(bar)))
@@ -71,9 +73,9 @@ def main(argv: list[str]) -> None:
       lines = [[entry(row) for _, entry in columns] for row in chosen]
       print(f"{title}\n\n{text.table([heading for heading, _ in columns], lines)}\n")
   failed = [row for row in rows if row.failed]
-  if FLAGS.output:
+  if path:
     files.write_json(
-      FLAGS.output,
+      path,
       {"settings": dataclasses.asdict(config), "passed": not failed, "rows": [row._asdict() for row in rows]},
     )
   if failed:

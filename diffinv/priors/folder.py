@@ -95,7 +95,7 @@ def save_prior(
     ValueError: the prior and the config do not fit each other.
     FileExistsError: the folder exists and `overwrite` is off, or it holds something other than a prior.
   """
-  folder = Path(os.path.abspath(folder))
+  folder = Path(os.path.abspath(os.path.expanduser(folder)))
   fields = description.describe(prior, config, provenance)
   found = {name: value.shape for name, value in arrays.flat(prior.params).items()}
   arrays.check_shapes(found, param_shapes(config), "params")
@@ -131,7 +131,7 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
   Raises:
     FileExistsError: something is there and `overwrite` is off, or it is not a prior.
   """
-  output.check(folder, KIND, overwrite=overwrite)
+  output.check(os.path.expanduser(folder), KIND, overwrite=overwrite)
 
 
 def load_prior(

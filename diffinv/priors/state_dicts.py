@@ -38,7 +38,7 @@ INSTALL = 'pip install "diffinv[convert]"'
 class ConvertConfig:
   """What to convert, and what the file does not say of itself."""
 
-  input: str = option(help="File to read, .pt or .safetensors; required.")
+  input: str | os.PathLike[str] = option(help="File to read, .pt or .safetensors; required.")
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
   num_heads: int | None = option(None, "Heads of attention. Not set: the preset's.", low=1, high=MAX_NUMBER)
   num_head_channels: int | None = option(

@@ -101,7 +101,6 @@ def write(
     output.check_file(path)  # raises, as it is there
   if listed is not None:
     listed.add(PAGE)
-  files.sweep(path.parent, path.name)
   files.write_text(path, page)
   return path
 

@@ -49,10 +49,16 @@ class Run(TypedDict):
   network: NotRequired[bool]
 
 
+class Prior(TypedDict):
+  """A prior."""
+
+  name: NotRequired[str]
+
+
 class Comparison(Plan):
   """The run.json of a comparison."""
 
-  prior: dict[str, Any]
+  prior: Prior
   num_samples: int
   tasks: list[Named]
   methods: list[Named]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffinv import memory
 from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data import images
@@ -61,6 +62,18 @@ def note_set(config: TrainConfig, note: Callable[[str], None]) -> None:
 
 def _workers(config: TrainConfig) -> int:
   return config.workers or min(max(2, (os.cpu_count() or 2) // 2), MOST_WORKERS)
+
+
+def check_memory(config: TrainConfig) -> None:
+  """Check that the machine has the memory for the images of the validation, before they are read.
+
+  Raises:
+    UsageError: it has not.
+  """
+  each_once = config.crop == "resize" and config.source not in held_out_data.SETS
+  least = 1 if each_once else max(1, config.held_out // 2)  # of so many files, `_crops` may give fewer than asked for
+  results = memory.pictures(least, (config.size, config.size, 3))
+  memory.require(memory.Need(0, 0, results), memory.available(), "lower `size` or `held_out`")
 
 
 def _streamed(source: Any, config: TrainConfig) -> Callable[[int, int], Iterator[np.ndarray]]:

@@ -55,6 +55,7 @@ def train(
   run_folder.check_place(config, folder, restart=restart)
   checkpoint.check_free(folder, overwrite=overwrite)
   network.check_init(config)
+  training_data.check_memory(config)
   if config.source in held_out_data.SETS:
     training_data.note_set(config, training_data.notes(report))
   beside = run_folder.beside(folder)
