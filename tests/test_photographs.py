@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from diffinv.data import cache, held_out, photographs, photos
+from diffinv.training import data as training_data
+from diffinv.training.config import TrainConfig
 
 
 def pixels_of(seed, height, width):
@@ -55,9 +57,13 @@ def test_photographs_that_the_smaller_set_holds_out_are_not_trained_on():
   assert not files & set(photos.HELD_OUT)
 
 
-def test_the_document_names_every_package():
-  document = (photographs.TABLE.parents[2] / "docs" / "photos.md").read_text()
-  assert all(f"`{photograph.package}`" in document for photograph in photographs.table())
+def test_the_document_has_the_table():
+  document = (photographs.TABLE.parents[2] / "docs" / "photos.md").read_text(encoding="utf-8")
+  rows = [line.strip("| ").split(" | ") for line in document.splitlines() if line.startswith("| `")]
+  wanted = [
+    (f"`{p.package}`", p.stem, p.author, p.license) for split in photographs.SPLITS for p in photographs.table(split)
+  ]
+  assert [(package, file.partition(".")[0], *rest) for package, file, *rest in rows] == wanted
 
 
 def test_packages_that_are_missing_are_named_in_one_line(unpacked):
@@ -103,6 +109,19 @@ def test_crops_are_a_function_of_seed_and_index_cached_or_not(unpacked, most):
   np.testing.assert_array_equal(make(0).items(3, 8)[4], make(0).item(7))
   assert np.any(make(0).items(3, 8) != make(1).items(3, 8))
   assert make(0).pictures == 2
+
+
+def test_training_is_on_one_split_and_is_validated_on_another(unpacked):
+  lines = []
+  config = TrainConfig(
+    config="photo", size=32, patch=2, multipliers=(1, 2), batch_size=4, steps=2, held_out=6, augment=0
+  )
+  opened = training_data.open_data(config, lines.append)
+  assert [batch.shape for batch in opened.stream(0, 2)] == [(4, 32, 32, 3)] * 2
+  np.testing.assert_array_equal(opened.held_out, held_out.held_out("photographs", held_out.VALIDATION, 6, 32)[1])
+  assert sorted(opened.held_out_files) == sorted(p.file for p in photographs.table() if p.split != photographs.TRAINING)
+  assert lines[-1] == "data: 2 photographs; the validation is on 6 crops of others, by other people"
+  assert len(lines) == 2 and "cache_gigabytes=0" in lines[0]
 
 
 @pytest.mark.parametrize("purpose, split", [("test", "test"), ("validation", "validation"), ("denoising", "test")])

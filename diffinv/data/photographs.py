@@ -74,8 +74,8 @@ def locate(wanted: Sequence[Photograph]) -> list[pathlib.Path]:
     ValueError: some are missing, or of another version of their package.
   """
   found = {photograph: _find(photograph) for photograph in wanted}
-  missing = sorted({photograph.package for photograph, path in found.items() if path is None})
-  if missing:
+  if None in found.values():
+    missing = sorted({photograph.package for photograph in table() if _find(photograph) is None})
     raise ValueError(
       f"data: 'photographs' needs the packages {', '.join(missing)}, of which files are missing; {ADVICE}"
     )
