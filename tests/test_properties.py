@@ -304,6 +304,9 @@ def states(world):
   return tiny.build_states(world)
 
 
+EXAMPLES = {"report": 8, "train": 8}  # of commands that write much
+
+
 @pytest.mark.parametrize("stored", STORED, ids=lambda s: " ".join((s.command, s.state, s.file, *s.more)))
 def test_any_json_is_taken_or_one_line(stored, world, states, capsys, monkeypatch):
   place = world / "work"
@@ -328,5 +331,5 @@ def test_any_json_is_taken_or_one_line(stored, world, states, capsys, monkeypatc
       shutil.rmtree(place)
 
   there = tiny.snapshot(world)
-  several(20)(hypothesis.given(versions(stored.file, whole), st.booleans())(check))()
+  several(EXAMPLES.get(stored.command, 20))(hypothesis.given(versions(stored.file, whole), st.booleans())(check))()
   assert tiny.snapshot(world) == there

@@ -80,6 +80,7 @@ DAMAGES = {
   "a name": lambda text: text.replace(b'"psnr"', b'"psnx"'),
   "the name of the digest": lambda text: text.replace(b'"digest"', b'"digesu"'),
   "no JSON": lambda text: b"{damaged",
+  "nothing": lambda text: b"",
   "zeros": lambda text: b"\0" * len(text),
 }
 
@@ -95,6 +96,14 @@ def test_a_damaged_row_is_named_and_made_anew_where_the_run_goes_on(tmp_path, da
   assert [image for _, _, image in again.rows] == ["a", "c"]
   assert "rows.jsonl, line 2 is damaged; its work is done anew" in capsys.readouterr().err
   assert (folder.partial / "rows.jsonl").read_bytes().splitlines() == [whole[0], whole[2]]
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"\n\n", b"\0", b"\0\n", b"{"])
+def test_rows_that_hold_no_row_leave_nothing_to_those_that_come(tmp_path, text):
+  folder = begun(tmp_path, rows=[row("a")])
+  (folder.partial / "rows.jsonl").write_bytes(text)
+  begun(tmp_path, rows=[row("b")])
+  assert [found["image"] for found in runs.read_rows(folder.partial)] == ["b"]
 
 
 @pytest.mark.parametrize("lost", ["missing", "empty", "changed"])

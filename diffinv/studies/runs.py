@@ -214,10 +214,10 @@ def parse_line(text: bytes, where: str, *, digests: bool = True) -> Line:
 def _lines(folder: pathlib.Path) -> list[bytes]:
   """Return the lines of rows.jsonl that are whole; none where nothing has finished."""
   try:
-    whole = reading.read_bytes(folder / ROWS, most=MOST_ROWS).rpartition(b"\n")[0]
+    whole, newline, _ = reading.read_bytes(folder / ROWS, most=MOST_ROWS).rpartition(b"\n")
   except FileNotFoundError:
     return []
-  return whole.split(b"\n") if whole else []
+  return whole.split(b"\n") if newline else []
 
 
 def read_rows(folder: str | os.PathLike[str], *, digests: bool = True) -> list[Row]:
