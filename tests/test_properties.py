@@ -165,7 +165,7 @@ def test_any_flags_are_taken_or_one_line(command, world, capsys):
         remove(path)
 
   with tiny.accepting():
-    several(100)(hypothesis.given(given_flags(command, world))(check))()
+    several(60)(hypothesis.given(given_flags(command, world))(check))()
 
 
 def remove(path):
@@ -304,7 +304,7 @@ def states(world):
   return tiny.build_states(world)
 
 
-EXAMPLES = {"report": 8, "train": 8}  # of commands that write much
+EXAMPLES = {"report": 5, "train": 5}  # of commands that write much
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda s: " ".join((s.command, s.state, s.file, *s.more)))
@@ -331,5 +331,5 @@ def test_any_json_is_taken_or_one_line(stored, world, states, capsys, monkeypatc
       shutil.rmtree(place)
 
   there = tiny.snapshot(world)
-  several(EXAMPLES.get(stored.command, 20))(hypothesis.given(versions(stored.file, whole), st.booleans())(check))()
+  several(EXAMPLES.get(stored.command, 12))(hypothesis.given(versions(stored.file, whole), st.booleans())(check))()
   assert tiny.snapshot(world) == there

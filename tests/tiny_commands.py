@@ -138,6 +138,7 @@ def quick():
   """Let nothing take time that is not the command's own."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(training_run, "build", no_training)
+    patch.setattr(os, "fsync", lambda descriptor: None)
     patch.setattr(batch, "sample_batch", no_chains)
     patch.setattr(tune, "sample_batch", no_chains)
     patch.setattr(denoising, "measure", no_measure)
