@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,12 @@ def save_prior(
   with building.held(restart=True):
     try:
       scratch = building.new(f"{SCRATCH}/", f"{PARAMS}/", DESCRIPTION)
-      arrays.write(scratch / PARAMS, prior.params)
-      os.rename(scratch / PARAMS, building.place / PARAMS)
-      files.remove_if_empty(scratch)
+      scratch.mkdir(exist_ok=True)
+      own = Path(tempfile.mkdtemp(dir=scratch))  # a process remembers what it began to write under a name
+      arrays.write(own / PARAMS, prior.params)
+      os.rename(own / PARAMS, building.place / PARAMS)
+      for empty in (own, scratch):
+        files.remove_if_empty(empty)
       _write_description(building.new(DESCRIPTION), fields)
     except BaseException:
       building.discard()
