@@ -108,7 +108,9 @@ class Manifest:
     return target is not None and (whole in self.names or whole == NAME)
 
   def remove(self, *, keep_folder: bool = False) -> None:
-    """Remove what is listed, the list last, and the folders that this leaves empty; nothing else.
+    """Remove what is listed, the folders that this leaves empty, and at the end the list; nothing else.
+
+    The list stays where anything else does: a library's threads may go on writing for a moment after an error.
 
     Args:
       keep_folder: leave the folder itself, its lock and an empty list.
@@ -129,7 +131,8 @@ class Manifest:
       self._rewrite()
       return
     (self.folder / LOCK).unlink(missing_ok=True)
-    (self.folder / NAME).unlink(missing_ok=True)
+    if self.folder.is_dir() and os.listdir(self.folder) == [NAME]:  # else the list still tells what is ours
+      (self.folder / NAME).unlink()
     files.remove_if_empty(self.folder)
 
   def _remove(self, name: str) -> None:

@@ -63,7 +63,7 @@ def test_what_is_not_listed_is_told_and_outlives_the_removal(tmp_path, kind):
   before = (folder / strange).lstat()
   found.remove()
   assert (folder / strange).lstat() == before
-  assert not (folder / "run.json").exists() and not (folder / "params").exists() and not (folder / NAME).exists()
+  assert not (folder / "run.json").exists() and not (folder / "params").exists()
 
 
 def test_nothing_is_left_of_a_folder_of_ours(tmp_path):

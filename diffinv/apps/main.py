@@ -156,7 +156,7 @@ def _describe(flag: flags.Flag) -> str:
   choices = getattr(flag.parser, "enum_values", None)
   choices = f"one of {', '.join(choices)}: " if choices else ""
   default = "not set" if flag.default in (None, []) else (flag.default_as_str or "").strip("'")
-  if isinstance(flag.default, list):
+  if isinstance(flag.default, list) and flag.default:
     default = ", ".join(flag.default)  # which breaks into lines at its commas
   text = f"{choices}{' '.join(flag.help.split())} (default: {default or 'empty'})"
   return f"  {name}\n{flags.text_wrap(text, HELP_WIDTH, indent='      ', firstline_indent='      ')}"
