@@ -13,12 +13,21 @@ from diffinv.metrics import table
 Number = float | None  # None where it is not finite, which JSON lacks
 
 
+class Settings(TypedDict):
+  """The options that the page reads."""
+
+  batch_size: NotRequired[int | None]
+  devices: NotRequired[int | None]
+  remat: NotRequired[bool | None]
+
+
 class Plan(TypedDict):
   """What every run.json says."""
 
-  settings: dict[str, Any]
+  settings: Settings
   versions: dict[str, Any]
   device: dict[str, Any]
+  objects: NotRequired[list[str] | None]
 
 
 class Named(TypedDict):
@@ -26,6 +35,8 @@ class Named(TypedDict):
 
   name: str
   title: str
+  citation: NotRequired[str | None]
+  noise: NotRequired[dict[str, Any] | None]
 
 
 class Image(TypedDict):
@@ -44,6 +55,8 @@ class Run(TypedDict):
   steps: NotRequired[int | None]
   evaluations: NotRequired[int | None]
   gradients: NotRequired[int | None]
+  spacing: NotRequired[str | int | None]
+  fields: NotRequired[dict[str, Any] | None]
 
 
 class Prior(TypedDict):
@@ -77,7 +90,14 @@ SCORES = {mark.key: NotRequired[Number] for mark in table.marks() if mark.of == 
 OF_ROW = {table.SAMPLE: list[Number] | None, table.PICTURE: Number}  # what a mark is in a row
 MARKS = {mark.key: NotRequired[OF_ROW[mark.per]] for mark in table.summed() if mark.per in OF_ROW}
 ABOUT = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
-SPENT = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
+SPENT = {
+  "seconds": float,
+  "compile_seconds": float,
+  "peak_bytes": float,
+  "batch_size": int,
+  "devices": int,
+  "remat": bool,
+}
 COSTS = {name: NotRequired[kind | None] for name, kind in SPENT.items()}
 
 # Made from the table of marks.
