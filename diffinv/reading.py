@@ -9,11 +9,13 @@ import os
 import pathlib
 import re
 import stat
+import sys
 from typing import Any, BinaryIO
 
 import msgspec
 
 MOST_JSON = 64_000_000  # bytes: the results of 10,000 pictures take a third; parsed, JSON takes up to 24 times as much
+HUGE = re.compile(rb"\d{309}")  # digits that no number has which a float can hold
 SHOWN = 40  # characters of a value in a message
 OF_CONTENTS = (None, errno.EINVAL, errno.EOVERFLOW)  # errors of decoders, and those of seeking where a file says
 BLOCKS = getattr(os, "O_NONBLOCK", 0)  # so that opening a FIFO put in the place of a file does not wait for its writer
@@ -144,8 +146,16 @@ def parse_json(data: bytes, schema: Any, where: str, advice: str) -> Any:
     value = msgspec.json.decode(data)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{where}: expected JSON, got {_fault(data, error)}; {advice}") from None
+  if HUGE.search(data) and _is_huge(value):
+    raise ValueError(f"{where}: expected JSON, got a number too large to hold; {advice}")
   check(value, schema, where, advice)
   return value
+
+
+def _is_huge(value: Any) -> bool:
+  """Tell whether a whole number in a value is beyond all floats."""
+  inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return (type(value) is int and abs(value) > sys.float_info.max) or any(map(_is_huge, inside))
 
 
 def _fault(data: bytes, error: Exception) -> str:

@@ -350,7 +350,7 @@ def saved_small(tmp_path_factory):
     ({"attention": 1}, "attention: expected bool, got 1"),
     ({"time_scale": float("nan")}, "expected JSON, got NaN"),
     ({"time_scale": float("inf")}, "expected JSON, got Inf"),
-    ({"time_scale": 10**400}, "time_scale: expected at most 65536, got 1000"),
+    ({"time_scale": 10**400}, "expected JSON, got a number too large to hold"),
     ({"time_scale": "1"}, "time_scale: expected float, got '1'"),
   ],
 )

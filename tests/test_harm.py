@@ -349,6 +349,10 @@ def in_json(change):
     (runs.PLAN, in_json(lambda plan: plan.update(settings="none"))),
     (runs.PLAN, in_json(lambda plan: plan.update(tasks={}))),
     (runs.PLAN, in_json(lambda plan: plan["prior"].update(name=["natural"]))),
+    (runs.PLAN, in_json(lambda plan: plan["runs"][0].update(fields=[1]))),
+    (runs.PLAN, in_json(lambda plan: plan["tasks"][0].update(noise=[1]))),
+    (runs.PLAN, in_json(lambda plan: plan["settings"].update(batch_size=[1]))),
+    (runs.PLAN, in_json(lambda plan: plan.update(objects=1))),
     (runs.PLAN, in_json(lambda plan: plan["images"][0].update(name="../../in/a"))),
   ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -80,6 +81,7 @@ def test_what_fits_is_returned_as_json_has_it(tmp_path):
     (b"[-Infinity]", "Inf at byte 2, which JSON lacks"),
     (b"1e999", "a number too large to hold"),
     (b"9" * 5000, "a number too large to hold"),
+    (b'{"a": [-1' + b"0" * 309 + b"]}", "a number too large to hold"),
     (b'"\xff"', "text that is not UTF-8"),
     (b"\xef\xbb\xbf{}", "a byte order mark before it, which JSON lacks"),
     ('{"a": 1}'.encode("utf-16"), "something else at byte 0"),
@@ -110,6 +112,11 @@ def test_any_bytes_are_json_or_one_line(data):
   else:
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair: it can be written anywhere
+
+
+def test_digits_in_text_are_no_number_and_the_largest_float_is_one():
+  largest = int(sys.float_info.max)
+  assert reading.parse_json(json.dumps(["9" * 400, largest]).encode(), Any, "where", ADVICE) == ["9" * 400, largest]
 
 
 READERS = {

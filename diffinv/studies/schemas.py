@@ -13,12 +13,21 @@ from diffinv.metrics import table
 Number = float | None  # None where it is not finite, which JSON lacks
 
 
+class Settings(TypedDict):
+  """The options that the page reads."""
+
+  batch_size: NotRequired[int | None]
+  devices: NotRequired[int | None]
+  remat: NotRequired[bool | None]
+
+
 class Plan(TypedDict):
   """What every run.json says."""
 
-  settings: dict[str, Any]
+  settings: Settings
   versions: dict[str, Any]
   device: dict[str, Any]
+  objects: NotRequired[list[str] | None]
 
 
 class Named(TypedDict):
@@ -27,6 +36,8 @@ class Named(TypedDict):
   name: str
   title: str
   network: NotRequired[bool]
+  citation: NotRequired[str | None]
+  noise: NotRequired[dict[str, Any] | None]
 
 
 class Image(TypedDict):
@@ -47,6 +58,8 @@ class Run(TypedDict):
   gradients: NotRequired[int | None]
   samples: NotRequired[Literal[1]]  # where all would be the same picture
   network: NotRequired[bool]
+  spacing: NotRequired[str | int | None]
+  fields: NotRequired[dict[str, Any] | None]
 
 
 class Prior(TypedDict):
@@ -80,7 +93,14 @@ SCORES = {mark.key: NotRequired[Number] for mark in table.marks() if mark.of == 
 OF_ROW = {table.SAMPLE: list[Number] | None, table.PICTURE: Number}  # what a mark is in a row
 MARKS = {mark.key: NotRequired[OF_ROW[mark.per]] for mark in table.summed() if mark.per in OF_ROW}
 ABOUT = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
-SPENT = {"seconds": float, "compile_seconds": float, "peak_bytes": float, "batch_size": int}
+SPENT = {
+  "seconds": float,
+  "compile_seconds": float,
+  "peak_bytes": float,
+  "batch_size": int,
+  "devices": int,
+  "remat": bool,
+}
 COSTS = {name: NotRequired[kind | None] for name, kind in SPENT.items()}
 
 # Made from the table of marks.

@@ -87,7 +87,9 @@ def _train(
   """
   state = run.restore(state)
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  report(f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings['devices']}; run: {run.path}")
+  report(
+    f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings.get('devices', 'unknown')}; run: {run.path}"
+  )
   if int(state.step):
     report(f"going on from step {int(state.step)}")
   state = loop(config, run, data, functions, state, report=report)
