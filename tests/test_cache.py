@@ -50,10 +50,10 @@ def test_threads_that_ask_at_once_make_it_once(tmp_path):
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
   for age, name in enumerate("abc"):
     cache.Cache(tmp_path, most=1 * KILOBYTE).array(name, lambda: numbers(1))
-    os.utime(tmp_path / f"{name}.npy", (1000 - age, 1000 - age))
+    os.utime(tmp_path / f"{name}{cache.SUFFIX}", (1000 - age, 1000 - age))
   cache.Cache(tmp_path, most=1 * KILOBYTE).array("b", never)  # used now
   cache.Cache(tmp_path, most=1 * KILOBYTE).array("d", lambda: numbers(1, 400))
-  assert kept(tmp_path) == ["a.npy", "b.npy", "d.npy"]
+  assert kept(tmp_path) == [f"{name}{cache.SUFFIX}" for name in "abd"]
 
 
 @pytest.mark.parametrize("most, left", [(0, 0), (0.5, 0), (3, 2)])
@@ -69,7 +69,8 @@ def test_what_has_no_room_is_made_and_not_kept(tmp_path, most, left):
 @pytest.mark.parametrize("damage", [lambda data: data[:150], lambda data: b"", lambda data: b"x" * len(data)])
 def test_a_damaged_entry_is_made_again(tmp_path, damage):
   cache.Cache(tmp_path).array("a", lambda: numbers(1))
-  (tmp_path / "a.npy").write_bytes(damage((tmp_path / "a.npy").read_bytes()))
+  entry = tmp_path / f"a{cache.SUFFIX}"
+  entry.write_bytes(damage(entry.read_bytes()))
   np.testing.assert_array_equal(cache.Cache(tmp_path).array("a", lambda: numbers(1)), numbers(1))
   np.testing.assert_array_equal(cache.Cache(tmp_path).array("a", never), numbers(1))
 
@@ -85,12 +86,14 @@ def test_a_disk_that_refuses_makes_it_slower_and_not_wrong(tmp_path, monkeypatch
 
 
 def test_what_is_no_entry_is_left_alone(tmp_path):
-  (tmp_path / "letter.txt").write_text("mine")
-  (tmp_path / "folder.npy").mkdir()
+  theirs = ("letter.txt", "array.npy", f".array.npy{files.PARTIAL}1", f"folder{cache.SUFFIX}")
+  for name in theirs[:-1]:
+    (tmp_path / name).write_bytes(b"mine" * 1000)
+  (tmp_path / theirs[-1]).mkdir()
   cached = cache.Cache(tmp_path, most=2 * KILOBYTE)
   for seed in range(3):
     cached.array(f"{seed}", lambda: numbers(1, 1000))
-  assert {"letter.txt", "folder.npy"} <= set(kept(tmp_path))
+  assert set(theirs) <= set(kept(tmp_path))
 
 
 def test_a_line_says_where_before_the_first_array_is_written(tmp_path):
@@ -104,7 +107,7 @@ def test_a_line_says_where_before_the_first_array_is_written(tmp_path):
 def test_the_folder_is_that_of_the_system(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   cache.Cache().array("a", lambda: numbers(1))
-  assert kept(tmp_path / "diffinv") == ["a.npy"]
+  assert kept(tmp_path / "diffinv") == [f"a{cache.SUFFIX}"]
 
 
 KINDS = {

@@ -1,6 +1,7 @@
 """Arrays that are computed once and kept on the disk: a folder of bounded size, mapped into memory.
 
-An entry is there in full or not at all, and may be lost at any time: whoever asks for it says how to make it.
+An entry is there in full or not at all, and may be lost at any time: whoever asks for it says how to make it. Only what
+has the ending of an entry is ever removed; arrays of others in the folder stay.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from diffinv import files
 
 GIGABYTE = 10**9
 MOST = 8.0  # gigabytes, unless a command says otherwise
-SUFFIX = ".npy"
+SUFFIX = ".diffinv.npy"  # of the name of an entry
 HEADER = 128  # bytes of a file before the numbers
 
 
@@ -84,7 +85,8 @@ class Cache:
     if self._total is None:
       self._note(f"note: decoded pictures are kept in {self.place}, at most {self._most / GIGABYTE:g} GB")
     self.place.mkdir(parents=True, exist_ok=True)
-    files.sweep(self.place, *filter(None, (files.target_of(name) for name in os.listdir(self.place))))
+    targets = (files.target_of(name) for name in os.listdir(self.place))
+    files.sweep(self.place, *(target for target in targets if target is not None and target.endswith(SUFFIX)))
     entries = sorted((e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.place) if _is_entry(e))
     self._total = sum(length for _, length, _ in entries)
     for _, length, path in entries:
