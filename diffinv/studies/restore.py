@@ -119,11 +119,14 @@ class Reader:
     """Take what reads a path."""
     self._read, self._bytes = read, 0
     self._kept: dict[pathlib.Path, np.ndarray] = {}
+    self.digests: dict[pathlib.Path, str] = {}  # of what was read
 
   def __call__(self, path: pathlib.Path) -> np.ndarray:
     """Return what the file holds."""
     if path not in self._kept:
       found = self._read(path)
+      if path not in self.digests:
+        self.digests[path] = identity.digest(found)
       if self._bytes + found.nbytes > KEPT_BYTES:
         return found
       self._kept[path], self._bytes = found, self._bytes + found.nbytes
@@ -225,18 +228,20 @@ def check_memory(job: Job) -> None:
   Raises:
     UsageError: it has not.
   """
+  firsts: dict[tuple, tuple[Case, int]] = {}  # by size: a picture of the first part, and how many that has
   for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size):
-    if len(part) == count:  # the first of its size
-      memory.check_chains(
-        job.prior,
-        job.method,
-        job.load(part[0])[0],
-        job.grid,
-        chains=count * job.config.num_samples,
-        batch_size=job.config.batch_size,
-        shape=part[0].shape,
-        mesh=devices.mesh(job.config.devices),
-      )
+    firsts.setdefault(part[0].shape, (part[0], count))
+  for shape, (case, count) in firsts.items():
+    memory.check_chains(
+      job.prior,
+      job.method,
+      job.load(case)[0],
+      job.grid,
+      chains=count * job.config.num_samples,
+      batch_size=job.config.batch_size,
+      shape=shape,
+      mesh=devices.mesh(job.config.devices),
+    )
 
 
 def picture_paths(config: Restoration) -> list[pathlib.Path]:
@@ -430,7 +435,7 @@ def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
     "network_gradients": spent.gradients,
     "given": {name: _digest(value) for name, value in known.items() if value is not None},
     "pictures": [
-      {"name": case.name, "source": case.path, "shape": case.shape, "sha256": identity.digest(job.read(case.path))}
+      {"name": case.name, "source": case.path, "shape": case.shape, "sha256": job.read.digests[case.path]}
       for case in job.cases
     ],
   }
