@@ -24,9 +24,8 @@ CONFIG = Study
 FLAGS = flags.FlagValues()
 SET_HELP = "Hyper-parameter of a method, METHOD.name=value, or its METHOD.steps=N. Repeatable."
 flagging.define(FLAGS, CONFIG, helps={"set": SET_HELP})
-shared.define_output(FLAGS)
+shared.define_output(FLAGS, running="comparison")
 flags.DEFINE_alias("input", "data", flag_values=FLAGS)
-flags.DEFINE_boolean("restart", False, "Throw away an unfinished comparison in OUTPUT.running.", flag_values=FLAGS)
 flags.DEFINE_boolean("report", True, "Write report.html at the end.", flag_values=FLAGS)
 
 

@@ -24,8 +24,7 @@ from diffinv.studies.restore import Restoration
 CONFIG = Restoration
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG, helps={"set": "Hyper-parameter of the method, name=value. Repeatable."})
-shared.define_output(FLAGS)
-flags.DEFINE_boolean("restart", False, "Throw away an unfinished restoration in OUTPUT.running.", flag_values=FLAGS)
+shared.define_output(FLAGS, running="restoration")
 
 
 def main(argv: list[str]) -> None:

@@ -17,8 +17,7 @@ from diffinv.studies.draw import Drawing, draw_all
 CONFIG = Drawing
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG)
-shared.define_output(FLAGS)
-flags.DEFINE_boolean("restart", False, "Throw away an unfinished drawing in OUTPUT.running.", flag_values=FLAGS)
+shared.define_output(FLAGS, running="drawing")
 
 
 def main(argv: list[str]) -> None:

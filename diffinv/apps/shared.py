@@ -13,10 +13,21 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CACHE_MIN_SECONDS = 0.5  # what compiles faster is not worth a file
 
 
-def define_output(values: flags.FlagValues, *, what: str = "Folder", replaced: str = "output folder") -> None:
-  """Define where to write, whether to replace what is there, and where compiled programs are kept."""
+def define_output(
+  values: flags.FlagValues, *, what: str = "Folder", replaced: str = "output folder", running: str | None = None
+) -> None:
+  """Define where to write, whether to replace what is there, and where compiled programs are kept.
+
+  Args:
+    values: where to define them.
+    what: is written.
+    replaced: what --overwrite replaces.
+    running: what OUTPUT.running holds of a command that goes on after a stop, and that --restart throws away.
+  """
   flags.DEFINE_string("output", None, f"{what} to write; required.", flag_values=values)
   flags.DEFINE_boolean("overwrite", False, f"Replace an existing {replaced}, at the end.", flag_values=values)
+  if running is not None:
+    flags.DEFINE_boolean("restart", False, f"Throw away an unfinished {running} in OUTPUT.running.", flag_values=values)
   flags.DEFINE_string(
     "compilation_cache",
     CACHE,

@@ -33,8 +33,7 @@ HELPS = {
   "num_images": f"Pictures to use, the first so many. Not set: all, {VALIDATION_IMAGES} of a held-out set.",
 }
 flagging.define(FLAGS, CONFIG, defaults={"tasks": None, "methods": None}, helps=HELPS)
-shared.define_output(FLAGS, what="Settings file NAME.json", replaced="file")
-flags.DEFINE_boolean("restart", False, "Throw away an unfinished search in OUTPUT.running.", flag_values=FLAGS)
+shared.define_output(FLAGS, what="Settings file NAME.json", replaced="file", running="search")
 
 
 def main(argv: list[str]) -> None:
