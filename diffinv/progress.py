@@ -1,8 +1,8 @@
 """What a command says while it works, on stderr: a progress bar with the time left, and notes.
 
 The host calls the bar between compiled blocks, never from within: there the work can be stopped, see
-`diffinv.stopping`. On a terminal and in a notebook the bar redraws one
-line. Elsewhere, as in a log, it prints a line now and then: a long job shows signs of life, a short one stays quiet.
+`diffinv.stopping`. On a terminal and in a notebook the bar redraws one line. Elsewhere, as in a log, it prints a line
+now and then: a long job shows signs of life, a short one stays quiet.
 """
 
 import contextlib

@@ -18,10 +18,8 @@ FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt()  # flags may come after RUN
 flags.DEFINE_string("run", None, "Folder of the comparison; RUN without the flag is the same.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, f"Page to write. Not set: {report.PAGE} in RUN.", flag_values=FLAGS)
-
-
 flags.DEFINE_boolean(
-  "overwrite", False, "Replace a file that is there and no page in RUN that was written before.", flag_values=FLAGS
+  "overwrite", False, "Replace a file that is there; a page in RUN is made anew without it.", flag_values=FLAGS
 )
 
 
