@@ -5,8 +5,8 @@ Every method gets the same measurement of an image and the same keys. What resto
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,15 @@ class Restored(NamedTuple):
   run_seconds: float  # without compilation, and without what `frames` cost
   frames: list[np.ndarray]  # one per problem, [frames, h, w, c]: the clean image along the first sample's chain
   step_bytes: int | None  # memory of the compiled steps
+
+  def spent(self, count: int) -> dict[str, float]:
+    """Return the seconds of a picture as a row has them; `count` of the pictures are no filling."""
+    return {"run_seconds": self.run_seconds / len(self.images), "compile_seconds": self.compile_seconds / count}
+
+
+def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Return the seconds of all pictures, from their rows."""
+  return {name: sum(row[name] for row in rows) for name in ("compile_seconds", "run_seconds")}
 
 
 def chunks(count: int, samples: int, batch_size: int) -> list[range]:

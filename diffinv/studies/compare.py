@@ -200,10 +200,8 @@ def _describe_lpips(study: Study) -> dict[str, Any] | None:
 
 def restore_all(run: runs.RunFolder, c: Comparison) -> None:
   """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
-  parts, single = (
-    chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size),
-    chains.chunks(len(c.cases), 1, 1),
-  )
+  parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)
+  single = chains.chunks(len(c.cases), 1, 1)
   wanted = [
     (entrant, missing)
     for entrant in c.entrants

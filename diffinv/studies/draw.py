@@ -96,16 +96,13 @@ def draw_all(
   cases.check_apart(config, path)
   runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   job = plan(config)
-  about = describe(job, path)
-  if runs.is_done(path, about, runs.DRAWING, overwrite=overwrite):
-    return runs.read_results(path, runs.DRAWING)
-  run = runs.RunFolder(path, about, kind=runs.DRAWING)
-  with run.held(restart=restart):
+
+  def work(run: runs.RunFolder) -> dict[str, Any]:
     run_all(run, job)
     write_grid(run, job)
-    found = contents(job, run)
-    run.finish(found, overwrite=overwrite)
-  return found
+    return contents(job, run)
+
+  return runs.carry_out(path, describe(job, path), runs.DRAWING, work, overwrite=overwrite, restart=restart)
 
 
 def plan(config: Drawing) -> Job:
@@ -116,7 +113,6 @@ def plan(config: Drawing) -> Job:
   """
   devices.split_cpu(config.devices)
   prior = identity.load(config)
-  devices.mesh(config.devices)
   shape = picture_shape(config, prior)
   method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
   memory.check_chains(
@@ -168,8 +164,7 @@ def _draw(
     progress=bar.part(len(part), job.method.name),
   )
   marks.require_finite(job.method.name, drawn.images)
-  spent = {"run_seconds": drawn.run_seconds / count, "compile_seconds": drawn.compile_seconds / len(part)}
-  return [_write(run, job, number, drawn.images[place][0], spent) for place, number in enumerate(part)]
+  return [_write(run, job, number, drawn.images[place][0], drawn.spent(len(part))) for place, number in enumerate(part)]
 
 
 def _write(
@@ -193,7 +188,7 @@ def contents(job: Job, run: runs.RunFolder) -> dict[str, Any]:
   rows = [run.rows[(number,)] for number in range(job.config.num_samples)]
   return {
     **run.plan,
-    **{name: sum(row[name] for row in rows) for name in ("compile_seconds", "run_seconds")},
+    **chains.total(rows),
     "clipped_fraction": float(np.mean([row["clipped_fraction"] for row in rows])),
     "shape": rows[0]["shape"],
     "files": [row["file"] for row in rows],

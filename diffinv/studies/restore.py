@@ -404,19 +404,16 @@ def restore_all(
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
   job = plan(config)
-  about = describe(job, path)
-  if runs.is_done(path, about, runs.RESTORATION, overwrite=overwrite):
-    return runs.read_results(path, runs.RESTORATION)
-  run = runs.RunFolder(path, about, kind=runs.RESTORATION)
-  with run.held(restart=restart):
+
+  def work(run: runs.RunFolder) -> dict[str, Any]:
     run_all(run, job)
     entries = [run.rows[(case.name,)] for case in job.cases]
     if len(failures(entries)) == len(entries):
       run.discard()
       raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
-    found = contents(job, run.plan, entries)
-    run.finish(found, overwrite=overwrite)
-  return found
+    return contents(run.plan, entries)
+
+  return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
@@ -462,7 +459,6 @@ def _restore_part(
   chosen = chains.filled(range(len(part)), count)
   report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
   got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report)
-  spent = {"run_seconds": got.run_seconds / count, "compile_seconds": got.compile_seconds / len(part)}
   rows = []
   for case, (problem, truth), pictures in zip(part, loaded, got.images[: len(part)], strict=True):
     names: list[str] = []
@@ -470,7 +466,7 @@ def _restore_part(
       entry = {"name": case.name, "source": case.path, "shape": case.shape, "failed": failure}
     else:
       entry, names = write_case(run, job, case, problem, pictures, truth)
-    rows.append(({**entry, **spent}, names))
+    rows.append(({**entry, **got.spent(len(part))}, names))
   return rows
 
 
@@ -479,11 +475,11 @@ def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
   return {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
 
 
-def contents(job: Job, about: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+def contents(about: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
   """Return the contents of results.json: the plan, what was spent, and an entry a picture."""
-  spent = {name: sum(entry[name] for entry in entries) for name in ("compile_seconds", "run_seconds")}
   images = [{name: value for name, value in entry.items() if name != "compile_seconds"} for entry in entries]
-  return {**{name: value for name, value in about.items() if name != "pictures"}, **spent, "images": images}
+  about = {name: value for name, value in about.items() if name != "pictures"}
+  return {**about, **chains.total(entries), "images": images}
 
 
 def write_case(

@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -508,6 +508,37 @@ def is_done(
   output.tidy(path)
   progress.note(f"{path} holds this {kind.noun} already; nothing is done again")
   return True
+
+
+def carry_out(
+  path: str | os.PathLike[str],
+  plan: dict[str, Any],
+  kind: Kind,
+  work: Callable[[RunFolder], dict[str, Any]],
+  *,
+  overwrite: bool,
+  restart: bool,
+) -> dict[str, Any]:
+  """Return the contents of results.json of OUTPUT: as they are where the work is done, else as `work` makes them.
+
+  Args:
+    path: OUTPUT.
+    plan: the contents of run.json.
+    kind: what the folder is of.
+    work: does what is missing in a folder that is held, and returns the contents.
+    overwrite: replace an existing folder, at the end.
+    restart: throw away what OUTPUT.running holds.
+
+  Raises:
+    FileExistsError, ValueError: see `is_done` and `RunFolder.held`.
+  """
+  if is_done(path, plan, kind, overwrite=overwrite):
+    return read_results(path, kind)
+  run = RunFolder(path, plan, kind=kind)
+  with run.held(restart=restart):
+    found = work(run)
+    run.finish(found, overwrite=overwrite)
+  return found
 
 
 def read_results(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
   casing.check_apart(config, file)
   if not reading.is_file(file) or overwrite:
     output.check_file(file, overwrite=overwrite)
-  p = prepare(config, file)
+  p = prepare(config)
   run = runs.RunFolder(file, plan(p), kind=runs.SEARCH)
   if reading.is_file(file) and not overwrite:
     return read_finished(p, run, file)
@@ -224,7 +224,7 @@ class _About(TypedDict):
   found: list[_Found]
 
 
-def prepare(config: Search, file: pathlib.Path) -> Prepared:
+def prepare(config: Search) -> Prepared:
   """Load the prior and the pictures, and build every candidate."""
   devices.split_cpu(config.devices)
   prior, tasks = identity.load(config), named_tasks(config.tasks)
@@ -397,7 +397,7 @@ def run_all(run: runs.RunFolder, p: Prepared) -> None:
     (job, part, size)
     for job in p.jobs
     for part, size in search.parts(job.found, max(1, p.config.batch_size // count))
-    if any((job.task, job.name, number) not in run.rows for number in part)
+    if run.missing((job.task, job.name, number) for number in part)
   ]
   with progress.Bar(sum(job.only(part).weight(count) for job, part, _ in wanted) or 1.0) as bar:
     for job, part, size in wanted:
