@@ -14,10 +14,9 @@ from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
 from diffinv.priors import PicturePrior
-from diffinv.priors.description import MAX_SCHEDULE_STEPS
-from diffinv.schedules import Level, parse_spacing
+from diffinv.schedules import Level
 from diffinv.studies import cases, chains, entrants, identity, marks, runs
-from diffinv.studies.study import MAX_PICTURES, STEPS, Running
+from diffinv.studies.study import MAX_PICTURES, Running, steps_option
 
 COMMAND = "sample"
 DEFAULT_SIZE = 256  # pixels, for priors of any size
@@ -28,9 +27,7 @@ GRID_PICTURES = 256  # of the first so many pictures; more is nothing to look at
 class Drawing(Running):
   """What to draw, and how."""
 
-  steps: str | int | None = option(
-    "100", f"Noise levels of the chain: {STEPS}.", low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing
-  )
+  steps: str | int | None = steps_option("100", "the chain")
   num_samples: int = option(16, "Pictures to draw.", low=1, high=MAX_PICTURES)
   sampler: str = option("ddpm", "Reverse process.", choices=tuple(SAMPLERS))
   eta: float | None = option(None, "Randomness of DDIM: 0 is deterministic, 1 is DDPM. Not set: 0.", low=0.0, high=1.0)

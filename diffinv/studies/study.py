@@ -41,6 +41,12 @@ STEPS = f"{', '.join(SPACINGS[:-1])} or {SPACINGS[-1]} (per section)"  # what `s
 Picture = str | os.PathLike[str] | np.ndarray  # a file, or [h, w, c] in [-1, 1]
 
 
+def steps_option(default: str | int | None, what: str, otherwise: str = "") -> Any:
+  """Declare an option for the noise levels of `what`; `otherwise`: what is done where it is not set."""
+  text = f"Noise levels of {what}: {STEPS}.{otherwise}"
+  return option(default, text, low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Running:
   """How a prior is run."""
@@ -58,13 +64,7 @@ class Running:
     choices=unet.DTYPES,
   )
   remat: bool = option(False, "Compute the network's activations again in gradients: less memory, more time.")
-  steps: str | int | None = option(
-    None,
-    f"Noise levels of the chain: {STEPS}. Not set: as the settings of the prior say.",
-    low=1,
-    high=MAX_SCHEDULE_STEPS,
-    form=parse_spacing,
-  )
+  steps: str | int | None = steps_option(None, "the chain", " Not set: as the settings of the prior say.")
   seed: int = option(0, "Seed of everything random.", low=0, high=MAX_SEED)
   size: str | int | None = option(
     None,

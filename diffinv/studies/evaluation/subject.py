@@ -19,16 +19,15 @@ from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior, spectral
 from diffinv.priors.description import MAX_SCHEDULE_STEPS
 from diffinv.priors.folder import ANALYTIC, load_provenance
-from diffinv.schedules import parse_spacing
 from diffinv.studies import identity
 from diffinv.studies.study import (
   MAX_CHAINS,
   MAX_PICTURES,
   MAX_SAMPLES,
-  STEPS,
   TEST_IMAGES,
   VALIDATION_IMAGES,
   Running,
+  steps_option,
 )
 from diffinv.training import data as training_data
 from diffinv.training.config import TrainConfig
@@ -50,13 +49,7 @@ class Evaluation(Running):
   Pictures have the size of the training images.
   """
 
-  steps: str | int | None = option(
-    None,
-    f"Noise levels of a restoration: {STEPS}. Not set: as the settings of the prior say.",
-    low=1,
-    high=MAX_SCHEDULE_STEPS,
-    form=parse_spacing,
-  )
+  steps: str | int | None = steps_option(None, "a restoration", " Not set: as the settings of the prior say.")
   seed: int = option(1000, "Seed of noise, samples and measurements.", low=0, high=MAX_SEED)
   size: str | int | None = dataclasses.field(default=None, init=False)  # no option: that of the training
   batch_size: int = option(16, "Images or chains that run at once; bounds memory.", low=1, high=MAX_CHAINS)
@@ -67,9 +60,7 @@ class Evaluation(Running):
   num_images: int = option(128, "Held-out pictures for denoising and calibration, at most.", low=1, high=MAX_PICTURES)
   num_drawn: int = option(1000, "Samples for sampling, and pictures of each held-out set.", low=2, high=MAX_PICTURES)
   sampler: str = option("dpm_solver", "How samples are drawn.", choices=tuple(SAMPLERS))
-  sample_steps: str | int = option(
-    "logsnr30", f"Noise levels of a sample: {STEPS}.", low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing
-  )
+  sample_steps: str | int = steps_option("logsnr30", "a sample")
   tasks: tuple[str, ...] = option(TASKS, f"Tasks of restoration, of {', '.join(TASKS)}.", choices=TASKS)
   methods: tuple[str, ...] = option(
     ("dps", "diffpir"), f"Methods of restoration, of {', '.join(METHODS)}.", choices=METHODS
