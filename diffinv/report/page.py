@@ -33,7 +33,6 @@ CALIBRATED = 2.0  # percentage points: coverage this near to nominal, at every l
 COMPARE = "compare"  # the command whose options are known
 WEIGHT = "weight"  # the cost of a chain by `summary.weight`
 COST_FIGURES = {WEIGHT: "network evaluations and gradients", "seconds": "seconds for a picture"}
-HEADLINE = "psnr"  # the mark that cards and figures show, and tables are sorted by
 
 
 class Known(NamedTuple):
@@ -215,7 +214,7 @@ def versus(run: runs.Run, entries: Sequence[dict], methods: Sequence[dict] | Non
     entries: from `summary.summarize`, of one task or of all.
     methods: from `summary.summarize_methods`, where the table is over all tasks: the best is then one of these.
   """
-  key = compared_mark(run.plan)
+  key = summary.compared_mark(run.plan)
   rows, names = list(run.rows.values()), [method["name"] for method in run.plan["methods"]]
   best = summary.leaders(entries, key, names)
   if methods is not None:
@@ -236,12 +235,6 @@ def versus(run: runs.Run, entries: Sequence[dict], methods: Sequence[dict] | Non
     )
     if references and len(names) > 1
   ]
-
-
-def compared_mark(plan: dict[str, Any]) -> str:
-  """Return the mark by which methods are compared on the same pictures: of several samples, of their mean."""
-  mark = metrics.mark(HEADLINE)
-  return mark.key if plan["num_samples"] == 1 else metrics.of_mean(mark).key
 
 
 def _gap_cell(column: Versus, method: str) -> dict[str, Any]:
@@ -310,7 +303,7 @@ def table(
 
 def _by_headline(entry: dict[str, Any]) -> float:
   """Return what the best entry has least of."""
-  mark = metrics.mark(HEADLINE)
+  mark = metrics.mark(summary.HEADLINE)
   value = _value(entry, mark)
   return math.inf if value is None else mark.rank(value)
 
@@ -398,7 +391,7 @@ def highlights(plan: dict, methods: Sequence[dict]) -> list[dict[str, Any]]:
 def card(run: runs.Run, album: Album, task: dict, entries: Sequence[dict]) -> dict[str, Any]:
   """Return a task at a glance: a measurement, the best method's picture of it, the truth, and what it cost."""
   stopping.check()
-  mark = metrics.mark(HEADLINE)
+  mark = metrics.mark(summary.HEADLINE)
   entries = [entry for entry in entries if _value(entry, mark) is not None]
   entries = sorted(summary.competing(entries) or entries, key=_by_headline)
   shown = {"title": task["title"], "noise": noise_text(task), "name": task["name"], "best": None}
@@ -469,8 +462,8 @@ def cost_figures(task: dict, entries: Sequence[dict], key: str, plan: dict) -> l
   for i, method in enumerate(plan["methods"]):
     for entry in entries:
       cost = _weight(entry) if key == WEIGHT else _value(entry, metrics.mark(key))
-      if entry["method"] == method["name"] and entry.get(HEADLINE) and cost:
-        mean, low, high = (entry[HEADLINE][end] for end in ("mean", "low", "high"))
+      if entry["method"] == method["name"] and entry.get(summary.HEADLINE) and cost:
+        mean, low, high = (entry[summary.HEADLINE][end] for end in ("mean", "low", "high"))
         points.append(figures.Point(method["title"], i, cost, mean, low, high, competes=entry in ranked))
   if not points:
     return []

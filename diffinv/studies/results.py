@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffinv import text
-from diffinv.metrics import table as metrics
 from diffinv.studies import runs, summary
 
 
@@ -59,12 +58,12 @@ class Results:
 
   def _leads(self) -> list[str]:
     """Say in each task by how much the best method is ahead of the best restoration without a network."""
-    key = "psnr" if self.plan["num_samples"] == 1 else metrics.of_mean(metrics.mark("psnr")).key
+    key = summary.compared_mark(self.plan)
     names, classical = {method["name"] for method in self.plan["methods"]}, summary.without_network(self.plan)
     best, floor = (summary.leaders(self.summary, key, some) for some in (names - classical, classical))
     pairs = ((task, best[task], floor[task]) for task in best if task in floor)
     gaps = [(*pair, summary.differences(self.records, pair[1], {pair[0]: pair[2]}, key)) for pair in pairs]
-    return [_lead(task, method, classical, gap) for task, method, classical, gap in gaps if gap is not None]
+    return [_lead(task, method, other, gap) for task, method, other, gap in gaps if gap is not None]
 
   def contents(self) -> dict[str, Any]:
     """Return the contents of `results.json`: the plan, the summary, and every run with its rows."""

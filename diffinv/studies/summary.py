@@ -20,6 +20,7 @@ from scipy import special
 from diffinv import text
 from diffinv.metrics import table as metrics
 
+HEADLINE = "psnr"  # the mark that methods are held against one another by, that cards and figures show
 CONFIDENCE = 0.95
 GRADIENT = 2.0  # network evaluations that take as long as one gradient through it, besides its own evaluation
 # The costs in a terminal: key, heading, decimals, and what the number is multiplied by.
@@ -82,6 +83,12 @@ def competing(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def without_network(run: dict[str, Any]) -> set[str]:
   """Return the names of the methods that need no network."""
   return {method["name"] for method in run["methods"] if method.get("network") is False}
+
+
+def compared_mark(plan: dict[str, Any]) -> str:
+  """Return the mark by which methods are compared on the same pictures: of several samples, of their mean."""
+  mark = metrics.mark(HEADLINE)
+  return mark.key if plan["num_samples"] == 1 else metrics.of_mean(mark).key
 
 
 def leaders(entries: Sequence[dict[str, Any]], key: str, names: Iterable[str]) -> dict[str, str]:
