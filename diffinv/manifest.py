@@ -79,9 +79,14 @@ class Manifest:
     self.names = listed
     self._rewrite()
 
+  @property
+  def _trees(self) -> tuple[str, ...]:
+    """The names of folders that libraries are filling."""
+    return tuple(name for name in self.names if name.endswith("/"))
+
   def foreign(self) -> list[str]:
     """Return what is in the folder and not listed, sorted; folders with a slash at the end."""
-    trees = tuple(name for name in self.names if name.endswith("/"))
+    trees = self._trees
     parents = {str(parent) for name in self.names for parent in pathlib.PurePosixPath(name.rstrip("/")).parents}
     parents |= {tree.rstrip("/") for tree in trees}
     found = []
@@ -115,15 +120,10 @@ class Manifest:
     Args:
       keep_folder: leave the folder itself, its lock and an empty list.
     """
-    trees = tuple(name for name in self.names if name.endswith("/"))
-    parents = {}
     for name in self.names:
-      parents.update(dict.fromkeys(pathlib.PurePosixPath(name).parents[:-1]))
       self._remove(name)
-    for place in {self.folder, *(self.folder / parent for parent in parents)}:
-      for path in _half_written(place):
-        if self._ours(path.relative_to(self.folder).as_posix(), trees):
-          path.unlink(missing_ok=True)
+    self.sweep()
+    parents = {parent for name in self.names for parent in pathlib.PurePosixPath(name).parents[:-1]}
     for parent in sorted(parents, key=lambda parent: -len(parent.parts)):
       files.remove_if_empty(self.folder / parent)
     if keep_folder:
@@ -148,10 +148,10 @@ class Manifest:
 
   def sweep(self) -> None:
     """Remove what killed processes left half written; for whoever holds the folder's lock."""
-    places = {self.folder, *((self.folder / name).parent for name in self.names if not name.endswith("/"))}
-    for place in places:
+    trees = self._trees
+    for place in {self.folder, *((self.folder / name).parent for name in self.names)}:
       for path in _half_written(place):
-        if self._ours(path.relative_to(self.folder).as_posix(), ()):
+        if self._ours(path.relative_to(self.folder).as_posix(), trees):
           path.unlink(missing_ok=True)
 
   def _rewrite(self) -> None:
