@@ -13,7 +13,6 @@ import shutil
 import typing
 from types import UnionType
 
-import jax
 import numpy as np
 import odd_files
 import pytest
@@ -34,10 +33,8 @@ PRIOR_READERS = (*tiny.LOADING, "train")
 @pytest.fixture(scope="module", autouse=True)
 def bounded():
   """Small programs, quick chains, and no more memory than is stated."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  with tiny.quick(), tiny.memory(MEMORY):
+  with tiny.bounded(MEMORY):
     yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

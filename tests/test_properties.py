@@ -18,7 +18,6 @@ import shutil
 from typing import NamedTuple
 
 import hypothesis
-import jax
 import odd_files
 import pytest
 import tiny_commands as tiny
@@ -48,10 +47,8 @@ def several(count):
 @pytest.fixture(scope="module", autouse=True)
 def bounded():
   """Small programs, and no more memory than is stated."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  with tiny.quick(), tiny.memory(MEMORY):
+  with tiny.bounded(MEMORY):
     yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,15 @@ def no_training(config, *_):
 
 
 @contextlib.contextmanager
+def bounded(most):
+  """Have small programs, quick chains, and no more memory than so many bytes."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  with quick(), memory(most):
+    yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@contextlib.contextmanager
 def quick():
   """Let nothing take time that is not the command's own."""
   with pytest.MonkeyPatch.context() as patch:
