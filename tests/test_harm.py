@@ -281,6 +281,9 @@ DAMAGES = {
   "a mark that is text": lambda row: {**row, "psnr": "high", "chi2": "low", "clipped_fraction": "some"},
   "samples that are a number": lambda row: {**row, "samples": 1, "images": 1, "seconds": "long"},
   "a time that is missing": lambda row: {n: v for n, v in row.items() if n not in ("run_seconds", "compile_seconds")},
+  "a shape of nothing": lambda row: {**row, "shape": [], "samples": [], "images": [], "seconds": -1.0},
+  "names that the plan has not": lambda row: {**row, "name": "z", "task": "z", "number": 9, "candidate": 9},
+  "a mark that is empty": lambda row: {**row, "psnr": [], "samples": []},
   "a name that is null": lambda row: {**row, "name": None, "task": None, "number": None},
 }
 
@@ -350,6 +353,8 @@ def in_json(change):
     (runs.PLAN, in_json(lambda plan: plan["tasks"][0].update(noise=[1]))),
     (runs.PLAN, in_json(lambda plan: plan["settings"].update(batch_size=[1]))),
     (runs.PLAN, in_json(lambda plan: plan.update(objects=1))),
+    (runs.PLAN, in_json(lambda plan: plan["runs"][0].update(evaluations=-1))),
+    (runs.ROWS, functools.partial(change_rows, change=lambda row: {**row, "seconds": -1.0}, sign=True)),
     (runs.PLAN, in_json(lambda plan: plan["images"][0].update(name="../../in/a"))),
   ],
 )
@@ -378,6 +383,7 @@ FINISHED = {
   ("sample", "out/results.json"): [lambda found: found.update(files=2), lambda found: found.pop("shape")],
   ("tune", "out.json"): [
     lambda found: found["about"]["found"].clear(),
+    lambda found: found.update(dps=1),
     lambda found: found["about"]["found"][0]["tried"].pop(),
     lambda found: found["about"]["found"][0]["tried"][0].update(psnr="high"),
   ],

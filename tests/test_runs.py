@@ -11,12 +11,12 @@ from diffinv.studies import runs
 PLAN = {
   "prior": {"name": "natural"},
   "num_samples": 1,
-  "tasks": [],
-  "methods": [],
+  "tasks": [{"name": "denoising", "title": "Denoising"}],
+  "methods": [{"name": "dps", "title": "DPS"}],
   "runs": [],
   "settings": {"tasks": ["denoising"], "batch_size": 4, "output": "out", "overwrite": False},
   "lpips": {"sha256": "0"},
-  "images": [{"name": "a", "shape": [1, 1, 1], "sha256": "0"}],
+  "images": [{"name": name, "shape": [1, 1, 1], "sha256": "0"} for name in "abc"],
   "versions": {"jax": "0"},
   "device": {"kind": "cpu"},
 }

@@ -317,6 +317,6 @@ def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell
   row = run.rows[entrant.task, entrant.name, case.name]
   if row.get("failed"):
     return sheet.Cell(None, ("failed",))
-  first: dict[str, float] = {name: row[name][0] for name in ("psnr", "ssim") if name in row}
+  first: dict[str, float] = {name: row[name][0] for name in ("psnr", "ssim") if row.get(name)}
   picture = images.read(run.partial / runs.PICTURES / runs.sample(case.name, entrant.task, entrant.name), convert=True)
   return sheet.Cell(picture, marks.caption(first))

@@ -261,7 +261,9 @@ def read(folder: str | os.PathLike[str]) -> Run:
   _check_plan(plan, folder / PLAN)
   rows = {}
   for number, row in enumerate(read_rows(folder, digests=plan["format"] == COMPARISON.format), 1):
-    _check_row(row, plan, f"{folder / ROWS}, line {number}")
+    place = f"{folder / ROWS}, line {number}"
+    check_row(row, COMPARISON, place)
+    _check_names(row, plan, place)
     rows[COMPARISON.key(row)] = row
   return Run(folder, plan, rows, reading.is_file(folder / output.RESULTS))
 
@@ -285,8 +287,8 @@ def _check_plan(plan: dict[str, Any], path: pathlib.Path) -> None:
       raise ValueError(f"{path}: expected images[{number}].shape to be [h, w, c], got {image['shape'][:4]}; {AGAIN}")
 
 
-def _check_row(row: Row, plan: dict[str, Any], place: str) -> None:
-  check_row(row, COMPARISON, place)
+def _check_names(row: Row, plan: dict[str, Any], place: str) -> None:
+  """Check that a row is about what the plan says."""
   for field, group in (("task", "tasks"), ("method", "methods"), ("image", "images")):
     known = [entry["name"] for entry in plan[group]]
     if row[field] not in known:
@@ -405,6 +407,8 @@ class RunFolder:
     try:
       line = parse_line(text, where)
       check_row(line.row, self._kind, where)
+      if self._kind is COMPARISON:
+        _check_names(line.row, self.plan, where)
     except ValueError:
       progress.note(f"{where} is damaged; its work is done anew")
       return None

@@ -11,6 +11,9 @@ import msgspec
 from diffinv.metrics import table
 
 Number = float | None  # None where it is not finite, which JSON lacks
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Cost = Annotated[float, msgspec.Meta(ge=0)]
+Shape = Annotated[list[Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(min_length=3, max_length=3)]  # [h, w, c]
 
 
 class Settings(TypedDict):
@@ -53,9 +56,9 @@ class Run(TypedDict):
   task: str
   method: str
   skipped: NotRequired[str | None]
-  steps: NotRequired[int | None]
-  evaluations: NotRequired[int | None]
-  gradients: NotRequired[int | None]
+  steps: NotRequired[Count | None]
+  evaluations: NotRequired[Count | None]
+  gradients: NotRequired[Count | None]
   samples: NotRequired[Literal[1]]  # where all would be the same picture
   network: NotRequired[bool]
   spacing: NotRequired[str | int | None]
@@ -93,19 +96,13 @@ SCORES = {mark.key: NotRequired[Number] for mark in table.marks() if mark.of == 
 OF_ROW = {table.SAMPLE: list[Number] | None, table.PICTURE: Number}  # what a mark is in a row
 MARKS = {mark.key: NotRequired[OF_ROW[mark.per]] for mark in table.summed() if mark.per in OF_ROW}
 ABOUT = {"task": str, "method": str, "image": str, "failed": NotRequired[str | None]}
-SPENT = {
-  "seconds": float,
-  "compile_seconds": float,
-  "peak_bytes": float,
-  "batch_size": int,
-  "devices": int,
-  "remat": bool,
-}
-COSTS = {name: NotRequired[kind | None] for name, kind in SPENT.items()}
+SPENT = {"seconds": Cost, "compile_seconds": Cost, "peak_bytes": Cost}
+WITH = {"batch_size": int, "devices": int, "remat": bool}  # what these depend on
+COSTS = {name: NotRequired[kind | None] for name, kind in {**SPENT, **WITH}.items()}
 
 # Made from the table of marks.
 Scored = TypedDict("Scored", SCORES)  # type: ignore[misc]
-Compared = TypedDict("Compared", {**ABOUT, **COSTS, **MARKS, "coverage": NotRequired[Curve | None]})  # type: ignore[misc]
+Compared = TypedDict("Compared", {**ABOUT, **MARKS, **COSTS, "coverage": NotRequired[Curve | None]})  # type: ignore[misc]
 Tried = TypedDict("Tried", {"failed": NotRequired[str | None], **MARKS})  # type: ignore[misc]
 
 
@@ -125,13 +122,13 @@ class Entry(TypedDict):
   failed: NotRequired[str]
   samples: NotRequired[Annotated[list[Scored], msgspec.Meta(min_length=1)]]
   mean: NotRequired[Scored]
-  run_seconds: float
+  run_seconds: Cost
 
 
 class Restored(Entry):
   """A row of a restoration."""
 
-  compile_seconds: float
+  compile_seconds: Cost
 
 
 class Drawn(TypedDict):
@@ -139,10 +136,10 @@ class Drawn(TypedDict):
 
   number: int
   file: str
-  shape: list[int]
+  shape: Shape
   clipped_fraction: float
-  run_seconds: float
-  compile_seconds: float
+  run_seconds: Cost
+  compile_seconds: Cost
 
 
 # Results
@@ -158,9 +155,9 @@ class Restoration(TypedDict):
   """The results.json of a restoration."""
 
   method: Method
-  network_evaluations: int
-  network_gradients: int
-  compile_seconds: float
+  network_evaluations: Count
+  network_gradients: Count
+  compile_seconds: Cost
   images: Annotated[list[Entry], msgspec.Meta(min_length=1)]
 
 
@@ -168,7 +165,7 @@ class Drawing(TypedDict):
   """The results.json of a drawing."""
 
   files: list[str]
-  shape: Annotated[list[int], msgspec.Meta(min_length=3, max_length=3)]
-  network_evaluations: int
-  run_seconds: float
-  compile_seconds: float
+  shape: Shape
+  network_evaluations: Count
+  run_seconds: Cost
+  compile_seconds: Cost

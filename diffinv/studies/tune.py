@@ -194,6 +194,7 @@ def read_finished(p: Prepared, run: runs.RunFolder, file: pathlib.Path) -> Tuned
   if not isinstance(about, dict) or about.get("plan") != runs.plan_digest(run.plan):
     output.check_file(file)  # raises, as it is there
   reading.check(about, _About, f"{file}: {settings.ABOUT}", advice)
+  settings.checked(table, file)
   tried = {(found["task"], found["method"]): found["tried"] for found in about["found"]}
   outcomes = [
     outcome_of(p.config, job, _marks_of(job, tried.get((job.task, job.name), []), p.config.criterion, file))
