@@ -355,6 +355,7 @@ def in_json(change):
     (runs.PLAN, in_json(lambda plan: plan.update(objects=1))),
     (runs.PLAN, in_json(lambda plan: plan["runs"][0].update(evaluations=-1))),
     (runs.ROWS, functools.partial(change_rows, change=lambda row: {**row, "seconds": -1.0}, sign=True)),
+    (runs.ROWS, functools.partial(change_rows, change=lambda row: {**row, "seconds": 1e308}, sign=True)),
     (runs.PLAN, in_json(lambda plan: plan["images"][0].update(name="../../in/a"))),
   ],
 )

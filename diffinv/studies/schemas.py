@@ -11,8 +11,9 @@ import msgspec
 from diffinv.metrics import table
 
 Number = float | None  # None where it is not finite, which JSON lacks
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Cost = Annotated[float, msgspec.Meta(ge=0)]
+MOST = 10**18  # beyond any count, bytes or seconds, and within what can be drawn
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Cost = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 Shape = Annotated[list[Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(min_length=3, max_length=3)]  # [h, w, c]
 
 
