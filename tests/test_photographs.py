@@ -144,7 +144,9 @@ def test_held_out_crops_are_the_half_with_more_detail(unpacked):
 
 
 def test_what_there_is_too_little_of_says_how_much_there_is(unpacked):
-  with pytest.raises(ValueError, match="size: expected at most 100 pixels, as the least photograph of the test has"):
+  with pytest.raises(
+    ValueError, match="size: expected at most 100 pixels, as the smallest photograph of the test set has"
+  ):
     held_out.held_out("photographs", held_out.TEST, 1, 101)
   with pytest.raises(ValueError, match="num_images: expected at most 2 crops of 64 pixels"):
     held_out.held_out("photographs", held_out.TEST, 5, 64)

@@ -205,7 +205,9 @@ def held_out(split: str, count: int, size: int, cache: Cache) -> tuple[list[str]
   pictures = read(split, cache)
   largest = min(min(pixels.shape[:2]) for pixels in pictures.values())
   if size > largest:
-    raise ValueError(f"size: expected at most {largest} pixels, as the least photograph of the {split} has, got {size}")
+    raise ValueError(
+      f"size: expected at most {largest} pixels, as the smallest photograph of the {split} set has, got {size}"
+    )
   groups = [_ranked(photograph, pixels, size) for photograph, pixels in pictures.items()]
   found = [group[i] for i in range(max(map(len, groups))) for group in groups if i < len(group)][:count]
   return [name for name, _ in found], np.stack([crop for _, crop in found])
