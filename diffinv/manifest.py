@@ -23,6 +23,7 @@ from diffinv import files, reading
 
 NAME = "manifest.jsonl"
 LOCK = ".lock"
+ASIDE = ".replaced"  # in a folder that was put aside while another took its place
 FORMAT = "diffinv-manifest-1"
 MAX_BYTES = 2**30
 LONGEST = 255  # bytes of a name that a file system takes
@@ -105,7 +106,7 @@ class Manifest:
     return real and (name in parents or name.startswith(trees))
 
   def _ours(self, name: str, trees: tuple[str, ...]) -> bool:
-    if name in self.names or name in (NAME, LOCK) or name.startswith(trees):
+    if name in self.names or name in (NAME, LOCK, ASIDE) or name.startswith(trees):
       return True
     place, _, last = name.rpartition("/")
     target = files.target_of(last)  # of a file that was left half written
@@ -131,8 +132,9 @@ class Manifest:
       self._rewrite()
       return
     (self.folder / LOCK).unlink(missing_ok=True)
-    if self.folder.is_dir() and os.listdir(self.folder) == [NAME]:  # else the list still tells what is ours
-      (self.folder / NAME).unlink()
+    if self.folder.is_dir() and {*os.listdir(self.folder)} <= {NAME, ASIDE}:  # else the list still tells what is ours
+      for name in (NAME, ASIDE):
+        (self.folder / name).unlink(missing_ok=True)
     files.remove_if_empty(self.folder)
 
   def _remove(self, name: str) -> None:

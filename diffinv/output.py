@@ -10,8 +10,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from diffinv import errors, files
-from diffinv.manifest import LOCK, NAME, Manifest
+from diffinv import errors, files, reading
+from diffinv.manifest import ASIDE, LOCK, NAME, Manifest
 
 RESULTS = "results.json"
 RUNNING = ".running"
@@ -291,12 +291,13 @@ def replace(place: pathlib.Path, path: pathlib.Path) -> None:
   with contextlib.ExitStack() as stack:
     if path.exists():
       stack.enter_context(locked(path))
+      (path / ASIDE).touch()
       os.rename(path, aside)
     try:
       os.rename(place, path)
     except BaseException:
       if aside.exists() and not path.exists():
-        os.rename(aside, path)
+        _put_back(aside, path)
       raise
     files.sync(path.parent)
   if aside.exists():
@@ -307,13 +308,12 @@ def recover(path: pathlib.Path) -> None:
   """Put right what a process left that was stopped while it replaced the folder `path`.
 
   Raises:
-    FileExistsError: something else has the name of a folder that is put aside.
+    FileExistsError: something that was not put aside has that name, such as a folder of ours that a person renamed.
   """
   aside = path.with_name(path.name + REPLACED)
   if not os.path.lexists(aside):
     return
-  found = Manifest.read(aside)
-  if found is None:
+  if not reading.is_file(aside / ASIDE):
     try:
       aside.rmdir()  # what is left where a stop came at the end of its removal
     except OSError:
@@ -321,15 +321,21 @@ def recover(path: pathlib.Path) -> None:
     return
   with locked(aside):
     if not path.exists():
-      os.rename(aside, path)
-      (path / LOCK).unlink(missing_ok=True)  # which moved along
+      _put_back(aside, path)
       return
   _remove_replaced(aside)
 
 
+def _put_back(aside: pathlib.Path, path: pathlib.Path) -> None:
+  os.rename(aside, path)
+  for name in (LOCK, ASIDE):  # which moved along
+    (path / name).unlink(missing_ok=True)
+
+
 def tidy(path: pathlib.Path) -> None:
   """Remove what a process left that was stopped when the folder `path` was already in its place."""
-  recover(path)
+  with contextlib.suppress(FileExistsError):  # what others have put there is not in the way of reading
+    recover(path)
   if os.path.lexists(path / LOCK):
     with contextlib.suppress(FileExistsError), locked(path):  # which removes it, unless another process has it
       pass
@@ -339,3 +345,6 @@ def _remove_replaced(aside: pathlib.Path) -> None:
   found = Manifest.read(aside)
   if found is not None:
     found.remove()
+  elif {*os.listdir(aside)} <= {ASIDE}:  # a stop came at the end of its removal
+    (aside / ASIDE).unlink(missing_ok=True)
+    files.remove_if_empty(aside)

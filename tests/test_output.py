@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from diffinv import errors, output
-from diffinv.manifest import LOCK, NAME, Manifest
+from diffinv.manifest import ASIDE, LOCK, NAME, Manifest
 
 
 def tree(path):
@@ -203,9 +203,27 @@ def test_the_old_folder_comes_back_when_the_rename_fails(tmp_path, monkeypatch):
   assert tree(tmp_path) == {"run/a.txt": "old", "run.running/a.txt": "new"}
 
 
-def test_a_stop_between_the_two_renames_loses_neither_folder(tmp_path):
+def put_aside(path):
+  """Do what comes first where a folder is replaced."""
+  (path / ASIDE).touch()
+  os.rename(path, path.with_name(path.name + output.REPLACED))
+
+
+def test_a_folder_of_ours_that_a_person_renamed_is_neither_taken_back_nor_removed(tmp_path):
   make(tmp_path / "run", text="old")
   os.rename(tmp_path / "run", tmp_path / f"run{output.REPLACED}")
+  for there in (False, True):
+    if there:
+      make(tmp_path / "other")
+      os.rename(tmp_path / "other", tmp_path / "run")
+    with pytest.raises(FileExistsError, match=f"run{output.REPLACED} is in the way; move it"):
+      make(tmp_path / "run", overwrite=True)
+    assert tree(tmp_path / f"run{output.REPLACED}") == {"a.txt": "old"}
+
+
+def test_a_stop_between_the_two_renames_loses_neither_folder(tmp_path):
+  make(tmp_path / "run", text="old")
+  put_aside(tmp_path / "run")
   with folder(tmp_path / "run").held():
     assert tree(tmp_path / "run") == {"a.txt": "old"}
   assert names(tmp_path) == ["run"]
@@ -213,7 +231,7 @@ def test_a_stop_between_the_two_renames_loses_neither_folder(tmp_path):
 
 def test_what_a_stop_left_of_a_replaced_folder_is_removed(tmp_path):
   make(tmp_path / "run", text="old", more=("b.txt",))
-  os.rename(tmp_path / "run", tmp_path / f"run{output.REPLACED}")
+  put_aside(tmp_path / "run")
   make(tmp_path / "other")
   os.rename(tmp_path / "other", tmp_path / "run")
   (tmp_path / f"run{output.REPLACED}" / "a.txt").unlink()
