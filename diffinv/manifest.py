@@ -116,7 +116,7 @@ class Manifest:
   def remove(self, *, keep_folder: bool = False) -> None:
     """Remove what is listed, the folders that this leaves empty, and at the end the list; nothing else.
 
-    The list stays where anything else does: a library's threads may go on writing for a moment after an error.
+    The list stays where anything else does.
 
     Args:
       keep_folder: leave the folder itself, its lock and an empty list.

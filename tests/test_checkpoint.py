@@ -419,7 +419,7 @@ def test_a_full_disk_is_reported_as_one(tmp_path, monkeypatch):
     errors.one_line(caught.value),
   )
   assert not list(tmp_path.iterdir())
-  with pytest.raises(ValueError, match="another fault"), checkpoint.full_disk(tmp_path):
+  with pytest.raises(ValueError, match="another fault"), arrays.full_disk(tmp_path):
     raise ValueError("another fault")
 
 

@@ -187,4 +187,4 @@ def test_arrays_are_not_begun_where_they_have_no_space(tmp_path, monkeypatch, ca
   monkeypatch.setattr(files, "_take", full)
   with pytest.raises(OSError, match="No space left on device"):
     arrays.write(tmp_path / "a" / "params", {"a": jnp.zeros(1000), "b": jnp.zeros(10)})
-  assert asked[0] > 4040 and capfd.readouterr() == ("", "") and names(tmp_path / "a") == []
+  assert asked[0] > 4040 and capfd.readouterr() == ("", "") and names(tmp_path / "a" / "params") == []

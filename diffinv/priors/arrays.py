@@ -8,6 +8,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,16 +59,22 @@ def write(folder: Path, params: Any) -> None:
   """Write a tree of parameters to a new folder, in float32.
 
   Raises:
-    OSError: the disk is full.
+    OSError: the disk is full, or that of the temporary folder.
   """
   import orbax.checkpoint as ocp  # takes seconds to import, and only files need it
 
   params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
   leaves = jax.tree.leaves(params)
-  files.check_space(folder.parent, sum(leaf.nbytes for leaf in leaves) + ABOUT_EACH * len(leaves) + ABOUT_ALL)
-  # Not the asynchronous one, whose threads outlive an error, wait for one another and print what they think of it.
-  with full_disk(folder), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-    checkpointer.save(folder, args=ocp.args.StandardSave(params))
+  size = sum(leaf.nbytes for leaf in leaves) + ABOUT_EACH * len(leaves) + ABOUT_ALL
+  # After an error some of Orbax's threads go on for a moment, and make folders anew that were just removed.
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    for place in (folder, scratch):
+      files.check_space(place, size)
+    written = Path(scratch, PARAMS)
+    # Not the asynchronous one, whose threads wait for one another after an error and print what they think of it.
+    with full_disk(written), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      checkpointer.save(written, args=ocp.args.StandardSave(params))
+    shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def digest(array: Any) -> str:

@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from diffinv import files, output, progress, reading
 from diffinv.manifest import Manifest
 from diffinv.nets import unet
 from diffinv.priors import arrays, description
-from diffinv.priors.arrays import PARAMS, full_disk
+from diffinv.priors.arrays import PARAMS
 from diffinv.priors.base import Prior
 from diffinv.priors.description import (
   DESCRIPTION,
@@ -51,7 +50,6 @@ __all__ = [
   "add_digests",
   "check_free",
   "find_folder",
-  "full_disk",
   "holds_prior",
   "is_shipped",
   "known_names",
@@ -63,7 +61,6 @@ __all__ = [
 ]
 
 KIND = "prior"  # of folder
-SCRATCH = "scratch"  # in it: what Orbax writes, under names of its own until it is whole
 BUILDING = ".building"  # of the name of the folder in which one is written
 
 # Priors that need no file, made when they are asked for.
@@ -109,13 +106,7 @@ def save_prior(
   building = output.Folder(folder, KIND, command, suffix=BUILDING)
   with building.held(restart=True):
     try:
-      scratch = building.new(f"{SCRATCH}/", f"{PARAMS}/", DESCRIPTION)
-      scratch.mkdir(exist_ok=True)
-      own = Path(tempfile.mkdtemp(dir=scratch))  # a process remembers what it began to write under a name
-      arrays.write(own / PARAMS, prior.params)
-      os.rename(own / PARAMS, building.place / PARAMS)
-      for empty in (own, scratch):
-        files.remove_if_empty(empty)
+      arrays.write(building.new(f"{PARAMS}/", DESCRIPTION), prior.params)
       _write_description(building.new(DESCRIPTION), fields)
     except BaseException:
       building.discard()

@@ -59,7 +59,7 @@ def train(
   if config.source in held_out_data.SETS:
     training_data.note_set(config, training_data.notes(report))
   beside = run_folder.beside(folder)
-  with stopping.deferred(), checkpoint.full_disk(beside.place), beside.held() as place:
+  with stopping.deferred(), beside.held() as place:
     plan = run_folder.make_plan(config, place, devices, restart=restart, report=report)
     data = training_data.open_data(config, training_data.notes(report))
     stopping.check()
