@@ -234,6 +234,17 @@ def level_at(schedule: Schedule, sbar: jax.Array) -> Level:
   return Level(t, alpha, sbar * alpha)
 
 
+def sbar_range(schedule: Schedule) -> tuple[float, float]:
+  """Return the lowest and the highest sigma / alpha of a schedule."""
+  low, *_, high = np.exp(log_sbar(schedule))
+  return float(low), float(high)
+
+
+def level_within(schedule: Schedule, sbar: jax.Array) -> Level:
+  """Return the level of noise `sbar`, [], as `level_at`; beyond the schedule's range its nearest one."""
+  return level_at(schedule, jnp.clip(sbar, *sbar_range(schedule)))
+
+
 def tables(grid: Level) -> Tables:
   """Return the float64 coefficient tables of a variance-preserving grid, ascending in time (Ho et al., Eq. 7)."""
   alpha_bar = np.asarray(grid.alpha)[:-1][::-1] ** 2

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import batch, methods, noise, operators, priors, problems, sampler
-from diffinv.methods import METHODS, mmse
+from diffinv import batch, methods, noise, operators, priors, problems, sampler, schedules
+from diffinv.methods import METHODS
 from diffinv.priors import Denoised
 from diffinv.problems import Problem
 from diffinv.pytree import pytree
@@ -100,9 +100,11 @@ def test_the_key_changes_nothing():
   assert MMSE.deterministic
 
 
-@pytest.mark.parametrize("traced, counted", [(1e-4, mmse.sbar_range(LINEAR)[0]), (900.0, mmse.sbar_range(LINEAR)[1])])
+@pytest.mark.parametrize(
+  "traced, counted", [(1e-4, schedules.sbar_range(LINEAR)[0]), (900.0, schedules.sbar_range(LINEAR)[1])]
+)
 def test_noise_beyond_the_schedule_counts_as_its_end_where_it_is_traced(traced, counted):
-  level = jax.jit(lambda sigma: mmse.level_of(LINEAR, sigma))(jnp.float32(traced))
+  level = jax.jit(lambda sigma: schedules.level_within(LINEAR, sigma))(jnp.float32(traced))
   assert float(level.sigma / level.alpha) == pytest.approx(counted, rel=1e-4)
   assert float(level.t) == pytest.approx(0 if traced < 1 else 999, abs=1e-3)
 

@@ -14,6 +14,7 @@ from diffinv.methods.daps import DAPS
 from diffinv.methods.ddnm_plus import DDNMPlus
 from diffinv.methods.ddrm import DDRM
 from diffinv.methods.diffpir import DiffPIR
+from diffinv.methods.dpir import DPIR
 from diffinv.methods.dps import DPS
 from diffinv.methods.jfps import JFPS
 from diffinv.methods.mmps import MMPS
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
   "tmpd": TMPD,
   "mmps": MMPS,
   "jfps": JFPS,
+  "dpir": DPIR,
   "diffpir": DiffPIR,
   "ddnm_plus": DDNMPlus,
   "ddrm": DDRM,

@@ -17,7 +17,6 @@ networks have seen no other: the result is then a little too smooth, or too roug
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffinv import options, schedules
 from diffinv.methods import base, proximal
@@ -44,7 +43,7 @@ class MMSE(base.Iteration):
     return base.XState(problem.y)
 
   def step(self, key, state, now, nxt, prior, problem):
-    level = level_of(prior.schedule, proximal.mean_std(problem))
+    level = schedules.level_within(prior.schedule, proximal.mean_std(problem))
     x0 = prior.denoise(level.alpha * problem.y, level).x0
     return base.XState(x0), {"residual_norm": base.residual_norm(problem, x0)}
 
@@ -56,7 +55,7 @@ class MMSE(base.Iteration):
     if not isinstance(noise, Gaussian) or jnp.ndim(noise.sigma):
       came = "one sigma for each value" if isinstance(noise, Gaussian) else type(noise).__name__
       raise ValueError(f"mmse: expected Gaussian noise of one sigma, got {came}; use another method")
-    low, high = sbar_range(schedule)
+    low, high = schedules.sbar_range(schedule)
     if not isinstance(noise.sigma, jax.core.Tracer) and not low <= float(noise.sigma) <= high:
       wanted, came = f"sigma {low:.4g} to {high:.4g}", options.shown(float(noise.sigma))
       raise ValueError(f"mmse: expected noise within the levels of the prior, {wanted}, got {came}; use another method")
@@ -64,14 +63,3 @@ class MMSE(base.Iteration):
   @classmethod
   def cases(cls):
     return (Mean("", cls, "no samples: the mean itself, under G3's prior and the mixture's"),)
-
-
-def sbar_range(schedule):
-  """Return the lowest and the highest sigma / alpha of a schedule."""
-  low, *_, high = np.exp(schedules.log_sbar(schedule))
-  return float(low), float(high)
-
-
-def level_of(schedule, sigma):
-  """Return the level at which x_t / alpha has the noise `sigma`, [], within the range of the schedule."""
-  return schedules.level_at(schedule, jnp.clip(sigma, *sbar_range(schedule)))

@@ -49,6 +49,29 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
   return x + ridge(operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
 
 
+SMOOTHNESS = 0.1  # mu below: of what is not measured it changes nothing, of what is, little
+
+
+def smoothest(problem: Problem, iterations: int) -> jax.Array:
+  """Return argmin_x ||y - A x||^2 + mu ||differences of neighboring pixels||^2, linear A, by conjugate gradients."""
+  operator: Any = problem.operator  # linear
+
+  def matvec(x):
+    return operator.adjoint(operator(x)) + SMOOTHNESS * roughness(x)
+
+  return conjugate_gradients(matvec, operator.adjoint(problem.y), iterations)
+
+
+def roughness(x: jax.Array) -> jax.Array:
+  """Return half the gradient of the sum of squared differences of neighbors along all axes but that of channels."""
+  total = jnp.zeros_like(x)
+  for axis in range(max(x.ndim - 1, 1)):
+    difference = jnp.diff(x, axis=axis)
+    before, after = ([side if i == axis else (0, 0) for i in range(x.ndim)] for side in ((1, 0), (0, 1)))
+    total += jnp.pad(difference, before) - jnp.pad(difference, after)
+  return total
+
+
 # sigma_y^2 of each value in a step from the prediction A(x), by the misfit whose gradient the step follows.
 VARIANCES = {
   "likelihood": lambda problem, predicted: problem.noise.variance(problem.y, predicted),
