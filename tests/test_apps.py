@@ -17,6 +17,7 @@ from PIL import Image
 
 import diffinv
 from diffinv.apps import compare, convert, evaluate, main, reconstruct, report, sample, train, tune, verify
+from diffinv.baselines import BASELINES
 from diffinv.data import images
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
@@ -723,7 +724,7 @@ def test_module_reports_errors_as_the_command():
 
 def test_every_task_and_method_is_a_choice():
   assert reconstruct.FLAGS["task"].parser.enum_values == list(TASKS)
-  assert reconstruct.FLAGS["method"].parser.enum_values == list(METHODS)
+  assert reconstruct.FLAGS["method"].parser.enum_values == [*METHODS, *BASELINES]
   assert study.NOISES == ("gaussian", "poisson", "none")
 
 

@@ -331,7 +331,8 @@ CASES = {
     "scale to be of type float, got None",
   ),
   "steps in settings": (
-    f"reconstruct --output={{out}} --prior=natural --compilation_cache= {GOOD} --settings={{in}}/settings-steps.json",
+    f"reconstruct --output={{out}} --prior=natural --method=dps --compilation_cache= {GOOD} "
+    "--settings={in}/settings-steps.json",
     USAGE,
     "got 5000",
   ),

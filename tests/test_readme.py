@@ -18,12 +18,12 @@ from diffinv.data import bundled, images
 from diffinv.methods import needs
 from diffinv.operators import super_resolution
 from diffinv.schedules import Schedule
-from diffinv.studies import entrants
+from diffinv.studies import entrants, presets, settings
 from diffinv.studies.study import overrides
 from diffinv.tasks import TASKS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md")
+PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md", "docs/lead.md")
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
@@ -119,6 +119,20 @@ def test_rows_of_the_methods_are_what_their_classes_say():
     paper = re.sub(r"arXiv (\S+)", r"[\1](https://arxiv.org/abs/\1)", method.citation)
     row = f"| `{name}` | {paper} | {method.entering} | {needs(method).replace('SVD in closed form', 'SVD known')} |"
     assert row in README, name
+
+
+def test_rows_of_presets_are_what_the_settings_of_every_prior_say():
+  def words(choice):
+    steps, samples = choice.get("steps"), choice.get("samples")
+    parts = [METHODS[choice["method"]].title, *([f"{re.search('[0-9]+', steps)[0]} steps"] if steps else [])]
+    return ", ".join([*parts, *([f"mean of {samples}"] if samples else [])])
+
+  for path in settings.FOLDER.glob("*.json"):
+    table = settings.read_settings(path)
+    for quality in presets.QUALITIES:
+      lists = {aim: "; else ".join(map(words, settings.preset(table, aim, quality))) for aim in presets.AIMS}
+      names = [presets.Preset(quality, aim).name for aim in presets.AIMS]
+      assert f"| `{quality}` | {lists['mean']} | `{names[0]}` | {lists['sample']} | `{names[1]}` |" in README, path
 
 
 def test_rows_of_what_needs_no_network_are_what_its_table_says():

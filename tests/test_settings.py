@@ -27,8 +27,7 @@ def test_the_settings_of_the_literature_are_shipped():
 
 @every_file
 def test_shipped_settings_name_existing_methods_and_tasks(path):
-  table = settings.read_settings(path)
-  for method, entry in table.items():
+  for method, entry in settings.of_methods(settings.read_settings(path)).items():
     name, at, _ = method.partition(settings.AT)
     assert name in METHODS
     assert set(entry) <= {settings.STEPS, settings.DEFAULT} | set(TASKS), method
@@ -37,7 +36,7 @@ def test_shipped_settings_name_existing_methods_and_tasks(path):
 
 @every_file
 def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
-  for entry_name, entry in settings.read_settings(path).items():
+  for entry_name, entry in settings.of_methods(settings.read_settings(path)).items():
     method, _, _ = entry_name.partition(settings.AT)
     fields = {field.name: field for field in dataclasses.fields(METHODS[method])}
     for task in set(entry) - {settings.STEPS}:
@@ -56,7 +55,7 @@ def test_shipped_fields_exist_and_have_the_type_of_their_default(path):
 @every_file
 def test_shipped_steps_make_a_grid(path):
   schedule = priors.natural().schedule
-  for method in settings.read_settings(path):
+  for method in settings.of_methods(settings.read_settings(path)):
     steps = settings.steps_for(settings.read_settings(path), method)
     assert 2 <= len(schedule.grid(steps).alpha) <= 1001, f"{method}: {steps}"
 
@@ -71,7 +70,7 @@ def operator_of(task):
 @pytest.mark.slow
 def test_shipped_settings_suit_the_operator_of_their_task(path, task):
   table = settings.read_settings(path)
-  for name, _, steps in (entry.partition(settings.AT) for entry in table):
+  for name, _, steps in (entry.partition(settings.AT) for entry in settings.of_methods(table)):
     try:
       methods.check(METHODS[name](), operator_of(task))
     except ValueError:

@@ -1,6 +1,6 @@
 """Restore pictures: simulated measurements of them, or real measurements.
 
-usage: diffinv reconstruct --input=PHOTO --task=TASK --output=FOLDER [--method=METHOD]
+usage: diffinv reconstruct --input=PHOTO --task=TASK --output=FOLDER [--quality=QUALITY | --method=METHOD]
        diffinv reconstruct --measurement=Y --task=TASK --output=FOLDER [--mask=MASK | --kernel=KERNEL]
 
 The first measures a photograph and restores it, with the truth to compare. The second restores what was measured. Both
@@ -53,8 +53,11 @@ def print_report(results: dict[str, Any]) -> None:
     cells = marks.cells(entry.get("mean", entry["samples"][0]))
     rows.append([entry["name"], *cells, text.number(entry["run_seconds"], 1)])
   print(text.table(["picture", *marks.headings(), "seconds"], rows))
+  method = results["method"]
+  several = f", mean of {method['averaged']}" if "averaged" in method else ""
   print(
-    f"{results['network_evaluations']} network evaluations and {results['network_gradients']} gradients a sample, "
+    f"{method['name']}{several}: {results['network_evaluations']} network evaluations and "
+    f"{results['network_gradients']} gradients a sample, "
     f"{results['compile_seconds']:.1f} s to compile: {FLAGS.output}"
   )
 

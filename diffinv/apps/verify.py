@@ -21,7 +21,7 @@ import os
 
 from absl import flags
 
-from diffinv import files, options, output, progress, text
+from diffinv import errors, files, options, output, progress, text
 from diffinv.apps import flags as flagging
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS
@@ -40,7 +40,9 @@ class Verification:
 
   def __post_init__(self) -> None:
     options.check(self)
-    named_methods(self.methods)  # tells names that there are not
+    for name in named_methods(self.methods):  # which tells names that there are not
+      if name not in METHODS:
+        raise errors.UsageError(f"`methods`: expected some of {', '.join(METHODS)}, got {name!r}, which has no law")
 
 
 CONFIG = Verification

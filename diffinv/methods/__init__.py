@@ -122,11 +122,9 @@ def check(method: Method, operator: Operator) -> None:
       stable; the message says what to do.
   """
   check_fields(method)
-  if not accepts(type(method), operator):
+  if not accepts(method, operator):
     able = ", ".join(name for name, other in METHODS.items() if accepts(other, operator))
-    raise ValueError(
-      f"{method.name}: expected {_operators(type(method))}, got {type(operator).__name__}; use one of {able}"
-    )
+    raise ValueError(f"{method.name}: expected {_operators(method)}, got {type(operator).__name__}; use one of {able}")
   method.check(operator)
 
 
@@ -140,13 +138,13 @@ def check_noise(method: Method, noise: Any, schedule: Schedule) -> None:
   getattr(method, "check_noise", lambda noise, schedule: None)(noise, schedule)
 
 
-def _operators(method: type[Method]) -> str:
+def _operators(method: Method) -> str:
   if method.identity_only:
     return "the picture itself with noise, as the task denoising has it"
   return "a linear operator" + (" whose SVD has a closed form" if method.spectral_only else "")
 
 
-def accepts(method: type[Method], operator: Operator) -> bool:
+def accepts(method: type[Method] | Method, operator: Operator) -> bool:
   """Return whether the operator is of the kind that the method needs: any, linear, of known SVD, or the identity."""
   if method.identity_only:
     return isinstance(operator, Identity)

@@ -103,6 +103,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
     lambda task, i: measurement.measured(study, task, tasks[task], cases[i], truths[i])
   )
   entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
+  entrants.note_steps(study, {e.name: e.spacing for e in entering if e.from_settings})
   lpips = read_lpips(study, cases[0].shape)
   found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
   check_memory(found)

@@ -14,12 +14,14 @@ import numpy as np
 from diffinv import errors, methods, progress
 from diffinv.baselines import Baseline
 from diffinv.methods import METHODS, make_method
+from diffinv.methods.averaged import Averaged
 from diffinv.methods.base import Cost, Method
 from diffinv.operators import Operator
 from diffinv.priors import AnyPrior
 from diffinv.priors.folder import ANALYTIC, is_shipped, load_provenance
 from diffinv.schedules import Level, Schedule, as_arrays
-from diffinv.studies import identity, measurement, settings, summary
+from diffinv.studies import identity, measurement, presets, settings, summary
+from diffinv.studies.presets import Preset
 from diffinv.studies.study import Comparing, Measuring, named_methods, named_tasks, overrides
 
 NO_STEPS = Level(np.zeros(1), np.ones(1), np.zeros(1))  # the clean image alone
@@ -35,13 +37,14 @@ class Entrant(NamedTuple):
   grid: Level  # NO_STEPS without a network
   spent: Cost
   excuse: str | None  # why it cannot solve the task; None where it can
+  preset: bool = False  # whether the settings of the prior chose the method
 
   def describe(self) -> dict[str, Any]:
     """Return what identifies a run, and its cost per sample."""
     return {
       "task": self.task,
       "method": self.name,
-      "fields": self.method.fields() if isinstance(self.method, Baseline) else describe_method(self.method)["fields"],
+      **self._choice(),
       "spacing": self.spacing,
       "steps": len(self.grid.alpha) - 1,
       "evaluations": self.spent.evaluations,
@@ -51,10 +54,20 @@ class Entrant(NamedTuple):
       **({"network": False} if isinstance(self.method, Baseline) else {}),
     }
 
+  def _choice(self) -> dict[str, Any]:
+    found = describe_method(self.method)
+    averaged = {"averaged": found["averaged"]} if "averaged" in found else {}
+    return {"fields": found["fields"], **({"chosen": found["name"]} if self.preset else {}), **averaged}
+
   @property
   def deterministic(self) -> bool:
     """Whether all samples would be the same picture, so that there is one."""
     return getattr(self.method, "deterministic", False)
+
+  @property
+  def from_settings(self) -> bool:
+    """Whether the hyper-parameters are those of the settings, and not an object's."""
+    return self.excuse is None and not self.preset and METHODS.get(self.name) is type(self.method)
 
   @property
   def weight(self) -> float:
@@ -82,15 +95,33 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
       if isinstance(method, Baseline):
         entrants.append(_without_network(task, name, method, fields, operator, noise))
         continue
-      steps = chosen_steps(config, table, name, fields.pop("steps", None))
-      built = build(name, method, task, steps, table, fields)
+      if isinstance(method, Preset):
+        built, steps = _chosen(config, name, method, task, table, fields, operator, noise, prior.schedule)
+      else:
+        steps = chosen_steps(config, table, name, fields.pop("steps", None))
+        built = build(name, method, task, steps, table, fields)
       grid = make_grid(prior, steps)
+      why = excuse(built, operator, noise, prior.schedule)
       entrants.append(
-        Entrant(task, name, built, steps, grid, cost(built, grid), excuse(built, operator, noise, prior.schedule))
+        Entrant(task, name, built, steps, grid, cost(built, grid), why, preset=isinstance(method, Preset))
       )
   if all(entrant.excuse for entrant in entrants):
     raise errors.UsageError(entrants[0].excuse)
   return entrants
+
+
+def _chosen(config, name, preset: Preset, task, table, fields, operator, noise, schedule) -> presets.Chosen:
+  """Return what a preset is on a task.
+
+  Raises:
+    UsageError: it was given hyper-parameters, or none of its methods can solve the task.
+  """
+  if fields:
+    raise errors.UsageError(
+      f"`set`: expected a method, got {name}, which chooses its own; name the method in `methods`"
+    )
+  make = lambda name, method, steps: build(name, method, task, steps, table, {})
+  return presets.choose(preset, table, make, lambda made: excuse(made, operator, noise, schedule), steps=config.steps)
 
 
 def _without_network(task, name, method: Baseline, fields, operator, noise) -> Entrant:
@@ -153,6 +184,20 @@ def note_settings(config: Measuring) -> None:
     progress.note(f"{name} gets the settings of the literature, for the FFHQ network; diffinv tune finds its own")
 
 
+def note_steps(config: Measuring, steps: Mapping[str, str]) -> None:
+  """Say of which methods the hyper-parameters were chosen for other steps than `steps`; of priors that ship."""
+  if config.settings is not None or name_of_settings(config.prior) in (settings.LITERATURE, *ANALYTIC):
+    return
+  table = read_settings(config)
+  usual = {name: settings.steps_for(table, name) for name in steps if name in table and METHODS[name].search}
+  odd = {
+    name: own for name, own in usual.items() if steps[name] != own and settings.at_steps(name, steps[name]) not in table
+  }
+  if odd:
+    told = ", ".join(f"{name} at {steps[name]} ({own})" for name, own in odd.items())
+    progress.note(f"settings were chosen for other steps, in brackets: {told}; diffinv tune finds those for yours")
+
+
 def build(
   name: str, method: type[Method] | Method, task: str, steps: str, table: dict[str, Any], given: Mapping[str, Any]
 ) -> Method:
@@ -213,8 +258,12 @@ def _truth(method, name, value) -> bool:
   return text == "true"
 
 
-def describe_method(method: Method) -> dict[str, Any]:
+def describe_method(method: Method | Baseline) -> dict[str, Any]:
   """Return the method's name, source and hyper-parameters."""
+  if isinstance(method, Baseline):
+    return {"name": method.name, "citation": method.citation, "fields": method.fields()}
+  if isinstance(method, Averaged):
+    return {**describe_method(method.method), "averaged": method.samples}
   fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
   plain = {name: _described(value) for name, value in fields.items()}
   return {"name": method.name, "citation": getattr(method, "citation", ""), "fields": plain}
@@ -249,6 +298,11 @@ def make_grid(prior: AnyPrior, steps: str) -> Level:
 def cost(method: Method, grid: Level) -> Cost:
   """Return what one chain costs."""
   return method.cost(jax.eval_shape(method.levels, as_arrays(grid)).alpha.shape[0])
+
+
+def spent(method: Method | Baseline, grid: Level) -> Cost:
+  """Return what one restoration costs of a network."""
+  return Cost(0, 0) if isinstance(method, Baseline) else cost(method, grid)
 
 
 def weight(spent: Cost) -> float:

@@ -4,14 +4,15 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, memory, methods, progress
+from diffinv import devices, errors, files, memory, progress
+from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
@@ -20,9 +21,10 @@ from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
-from diffinv.studies import chains, entrants, identity, marks, measurement, runs
+from diffinv.studies import chains, entrants, identity, marks, measurement, presets, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
+from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
 from diffinv.tasks import TASKS, Task
 
@@ -44,7 +46,18 @@ class Restoration(Measuring):
   task: str | Task = option(
     "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
   )
-  method: str | Method = option("dps", "How to restore.", choices=tuple(METHODS))
+  method: str | Method | Baseline | None = option(
+    None,
+    "How to restore: a method, or a restoration without a network. Not set: what `quality` and `aim` choose.",
+    choices=(*METHODS, *BASELINES),
+  )
+  quality: str = option("balanced", "What to spend, where `method` is not set.", choices=QUALITIES)
+  aim: str = option(
+    "mean",
+    "What to seek, where `method` is not set: the most accurate picture (mean), or a plausible one (sample), which is "
+    "sharper and less accurate.",
+    choices=AIMS,
+  )
   mask: str | os.PathLike[str] | np.ndarray | None = option(
     None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
   )
@@ -63,6 +76,8 @@ class Restoration(Measuring):
       value = getattr(self, name)
       object.__setattr__(self, name, tuple(value) if isinstance(value, (tuple, list)) else (value,))
     super().__post_init__()
+    if self.method is not None and (self.quality, self.aim) != (Restoration.quality, Restoration.aim):
+      raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
     if self.mask_threshold is not None and self.mask is None:
       raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
     if self.measurement and (self.size is not None or self.fit != "none"):
@@ -80,8 +95,9 @@ class Restoration(Measuring):
 
   @property
   def named_method(self) -> tuple[str, Any]:
-    """The method's name; its class, or the method with its fields."""
-    return next(iter(named_methods((self.method,)).items()))
+    """The method's name; its class, the method with its fields, a restoration without a network, or a preset."""
+    method = Preset(self.quality, self.aim) if self.method is None else self.method
+    return next(iter(named_methods((method,)).items()))
 
 
 class Job(NamedTuple):
@@ -91,8 +107,8 @@ class Job(NamedTuple):
   prior: PicturePrior
   name: str  # of the task
   task: Task
-  method: Method
-  grid: Level
+  method: Method | Baseline
+  grid: Level  # NO_STEPS without a network
   cases: list[Case]
   read: "Reader"
 
@@ -157,15 +173,16 @@ class Restored:
     return images.png(self.picture)
 
 
-def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any = "dps", **fields: Any) -> Restored:
+def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any = None, **fields: Any) -> Restored:
   """Restore one measurement.
 
   Args:
     y: what was measured: an array as the task's operator returns it, in units of [-1, 1], or a file.
     task: a name of `diffinv.TASKS`, a `Task` or an operator.
     prior: a name, a folder or a prior.
-    method: a name, with the settings that ship for the prior, or a method with its hyper-parameters.
-    **fields: other fields of a `Restoration`: `mask`, `kernel`, `sigma`, `num_samples`, `steps`, `seed`, `set`, ...
+    method: a name, with the settings that ship for the prior, or a method with its hyper-parameters; None for what
+      `quality` ("balanced") and `aim` ("mean") choose.
+    **fields: other fields of a `Restoration`: `quality`, `mask`, `kernel`, `sigma`, `num_samples`, `seed`, `set`, ...
 
   Raises:
     UsageError: options do not fit together.
@@ -180,7 +197,7 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
   (samples,) = got.images
   marks.require_finite(job.method.name, got.images)
-  spread = marks.spread(samples, antithetic=config.antithetic)
+  spread = marks.spread(samples, antithetic=job.config.antithetic)
   return Restored(np.mean(samples, axis=0), samples, spread, marks.scores(problem, samples, None), problem)
 
 
@@ -198,13 +215,10 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     raise errors.UsageError("expected one of `input` (a photograph) and `measurement` (real data), got both or none")
   paths = [pathlib.Path("y.npy")] if given_y is not None else picture_paths(config)
   devices.split_cpu(config.devices)
-  (name, task), (method_name, method) = config.named_task, config.named_method
-  table = entrants.read_settings(config)
-  steps = entrants.chosen_steps(config, table, method_name)
-  built = entrants.build(method_name, method, name, steps, table, assignments(config.set))
+  name, task = config.named_task
+  choose = _choice(config, name)
   prior = identity.load(config)
   entrants.note_settings(config)
-  grid = entrants.make_grid(prior, steps)
   check_hidden(config, name, task)
   read = Reader(_reader(config, prior, name, task, given_y))
   found = [read(path) for path in paths]
@@ -213,13 +227,62 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  check_method(config, name, task, built, cases)
-  with errors.usage():
-    methods.check_noise(built, measurement.noise_model(config, task), prior.schedule)
+  noise = measurement.noise_model(config, task)
+  method, steps = choose(lambda method: _excuse(config, name, task, method, cases, noise, prior.schedule))
+  grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
+  if isinstance(config.method, str) and steps:
+    entrants.note_steps(config, {method.name: steps})
+  if method.deterministic and config.num_samples > 1:
+    progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
+    config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config.devices)
-  job = Job(config, prior, name, task, built, grid, cases, read)
+  job = Job(config, prior, name, task, method, grid, cases, read)
   check_memory(job)
   return job
+
+
+def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | None]], tuple[Method | Baseline, str]]:
+  """Check what is said of the method; return what gives the method and its steps, "" for none, when told of excuses.
+
+  Raises:
+    UsageError: there is no such method or field; and when called, the method cannot restore the pictures.
+  """
+  table, given = entrants.read_settings(config), assignments(config.set)
+  name, method = config.named_method
+  if isinstance(method, Preset):
+    if given:
+      raise errors.UsageError(
+        "`set`: expected `method` beside it, got a choice by `quality` and `aim`; name the method"
+      )
+    build = lambda name, method, steps: entrants.build(name, method, task, steps, table, {})
+    return lambda excuse: presets.choose(method, table, build, excuse, steps=config.steps)
+  built: Method | Baseline
+  if isinstance(method, Baseline):
+    with errors.usage():
+      built, steps = method.having(given), ""
+  else:
+    steps = entrants.chosen_steps(config, table, name)
+    built = entrants.build(name, method, task, steps, table, given)
+
+  def checked(excuse):
+    if (why := excuse(built)) is not None:
+      raise errors.UsageError(why)
+    return built, steps
+
+  return checked
+
+
+def _excuse(config, name, task, method, cases, noise, schedule) -> str | None:
+  """Say why a method cannot restore one of the pictures; None where it can."""
+  for case in {case.shape: case for case in cases}.values():
+    operator = measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
+    if isinstance(method, Baseline):
+      why = method.excuse(operator, noise)
+    else:
+      why = entrants.excuse(method, operator, noise, schedule)
+    if why is not None:
+      return why
+  return None
 
 
 def check_memory(job: Job) -> None:
@@ -228,6 +291,8 @@ def check_memory(job: Job) -> None:
   Raises:
     UsageError: it has not.
   """
+  if isinstance(job.method, Baseline):
+    return
   firsts: dict[tuple, tuple[Case, int]] = {}  # by size: a picture of the first part, and how many that has
   for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size):
     firsts.setdefault(part[0].shape, (part[0], count))
@@ -278,18 +343,6 @@ def check_given(config: Restoration, name: str, task: Task) -> None:
     raise errors.UsageError(f"`mask` is missing: expected the mask of the measurement for `task={name}`")
   if task.given == "kernel" and task.random and config.kernel is None:
     raise errors.UsageError(f"`kernel` is missing: expected the kernel of the measurement for `task={name}`")
-
-
-def check_method(config: Restoration, name: str, task: Task, method: Method, cases: Sequence[Case]) -> None:
-  """Check that the method can restore pictures of every size among the cases.
-
-  Raises:
-    UsageError: it cannot.
-  """
-  for case in {case.shape: case for case in cases}.values():
-    operator = measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
-    with errors.usage():
-      methods.check(method, operator)
 
 
 def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
@@ -353,6 +406,8 @@ def picture_shape(
 
 def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any) -> chains.Restored:
   """Restore pictures of one size."""
+  if isinstance(job.method, Baseline):
+    return chains.restore_once(job.method, problems, report)
   return chains.restore(
     [casing.chain_keys(job.config, case) for case in cases],
     job.method,
@@ -418,7 +473,7 @@ def restore_all(
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
   """Return the contents of run.json: what is restored, and how."""
-  spent = entrants.cost(job.method, job.grid)
+  spent = entrants.spent(job.method, job.grid)
   known = {name: getattr(job.config, name) for name in ("mask", "kernel")}
   return {
     **identity.provenance(job.config, COMMAND, output=folder),
@@ -427,6 +482,7 @@ def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
     "task": job.name,
     "noise": measurement.describe_noise(measurement.noise_model(job.config, job.task)),
     "method": entrants.describe_method(job.method),
+    **({"preset": job.config.named_method[0]} if job.config.method is None else {}),
     "steps": len(job.grid.alpha) - 1,
     "network_evaluations": spent.evaluations,  # of each sample
     "network_gradients": spent.gradients,

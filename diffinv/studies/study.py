@@ -24,6 +24,7 @@ from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.schedules import SPACINGS, parse_spacing
+from diffinv.studies.presets import PRESETS, Preset
 from diffinv.tasks import TASKS, Task
 
 NOISES = ("gaussian", "poisson", "none")
@@ -134,7 +135,8 @@ class Comparing(Measuring):
   )
   methods: tuple[str | Method | Baseline, ...] | Mapping[str, Any] = option(
     (*METHODS, *BASELINES),
-    f"Methods, of {', '.join(METHODS)}; and restorations without a network, of {', '.join(BASELINES)}.",
+    f"Methods, of {', '.join(METHODS)}; restorations without a network, of {', '.join(BASELINES)}; and choices of the "
+    f"prior's settings, of {', '.join(PRESETS)}.",
   )
   num_images: int | None = option(
     None,
@@ -201,15 +203,15 @@ def named_tasks(tasks: Iterable[Any]) -> dict[str, Task]:
   return _named("tasks", tasks, TASKS, _as_task)
 
 
-def named_methods(methods: Iterable[Any]) -> dict[str, type[Method] | Method | Baseline]:
+def named_methods(methods: Iterable[Any]) -> dict[str, type[Method] | Method | Preset | Baseline]:
   """Return the methods by name, in their order: a class where settings say its hyper-parameters, else an instance.
 
-  Restorations without a network are among them.
+  Presets and restorations without a network are among them.
 
   Raises:
     UsageError: one does not exist, or two have one name; or there is none.
   """
-  return _named("methods", methods, {**METHODS, **BASELINES}, _as_method)
+  return _named("methods", methods, {**METHODS, **PRESETS, **BASELINES}, _as_method)
 
 
 def _named(option_name, entries, known, as_named) -> dict[str, Any]:
@@ -266,7 +268,7 @@ def _as_method(entry: Any) -> tuple[str, Any]:
   name, method = entry if isinstance(entry, tuple) else (None, entry)
   if isinstance(method, str):
     method = named_methods((method,))[method]
-  elif isinstance(method, Baseline):
+  elif isinstance(method, (Baseline, Preset)):
     return name or method.name, method
   elif name is not None and callable(method) and not hasattr(method, "step"):
     method = Baseline(name, name, method)

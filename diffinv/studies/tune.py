@@ -24,6 +24,7 @@ from diffinv.schedules import Level
 from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs, search, settings, summary
 from diffinv.studies.cases import Case
+from diffinv.studies.presets import Preset
 from diffinv.studies.study import VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
 from diffinv.tasks import TASKS
 
@@ -303,6 +304,8 @@ def methods_of(config: Search) -> dict[str, type[Method] | Method]:
   for name, method in named_methods(config.methods).items():
     if isinstance(method, Baseline):
       raise errors.UsageError(f"`methods`: expected methods of a prior to tune, got {name}, which needs no network")
+    if isinstance(method, Preset):
+      raise errors.UsageError(f"`methods`: expected methods to tune, got {name}, which is a choice among them")
     found[name] = method
   return found
 

@@ -2,15 +2,17 @@
 
 A file maps a method to its steps and fields, `{"dps": {"steps": "100", "default": {...}, "inpaint_box": {...}}}`; a
 task's own entry is laid over "default". An entry "dps@1000" takes the place of "dps" for chains of 1000 steps, where
-what is best depends on their number. `literature.json` holds the papers' settings for the FFHQ network and serves
-every prior that has no file of its own.
+what is best depends on their number. "presets" says what a wish is, `{"mean": {"fast": [{"method": "dpir", "steps":
+"8"}, ...]}}` by aim and quality, see `diffinv.studies.presets`. `literature.json` holds the papers' settings for the
+FFHQ network and serves every prior that has no file of its own.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
 
 from diffinv import files, reading
 from diffinv.methods import METHODS
@@ -22,6 +24,7 @@ DEFAULT = "default"
 STEPS = "steps"
 AT = "@"
 ABOUT = "about"  # how a file came about; no method
+PRESETS = "presets"  # what wishes are; no method
 ADVICE = "see diffinv/studies/settings/literature.json"
 
 
@@ -53,13 +56,34 @@ def checked(settings: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   if isinstance(settings, dict):
     settings = {name: entry for name, entry in settings.items() if name != ABOUT}
-  if not isinstance(settings, dict) or not all(map(_is_entry, settings.values())):
+  if not isinstance(settings, dict) or not all(map(_is_entry, of_methods(settings).values())):
     raise ValueError(
       f"settings: expected {{method: {{task: {{field: value}}}}}} in {path}, got another structure; {ADVICE}"
     )
-  for name, entry in settings.items():
+  for name, entry in of_methods(settings).items():
     _check_names(path, name, entry)
+  _check_presets(path, settings.get(PRESETS, {}))
   return settings
+
+
+def of_methods(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the entries of methods in a table of settings."""
+  return {name: entry for name, entry in settings.items() if name != PRESETS}
+
+
+class Choice(TypedDict):
+  """An entry of a preset's list."""
+
+  method: str
+  steps: NotRequired[str]  # where they are not those of the method's settings
+  samples: NotRequired[int]  # chains to average; 1 where it is not said
+
+
+def _check_presets(path, presets):
+  reading.check(presets, dict[str, dict[str, list[Choice]]], f"{path}: {PRESETS}", ADVICE)
+  for choices in (choices for qualities in presets.values() for choices in qualities.values()):
+    for choice in choices:
+      _check_known(path, "method of a preset", choice["method"], METHODS)
 
 
 def _check_names(path, name, entry):
@@ -105,6 +129,12 @@ def fields_for(settings: dict[str, Any], method: str, task: str, steps: str | No
 def at_steps(method: str, steps: str | None) -> str:
   """Return the name of the entry of a method for chains of so many steps."""
   return f"{method}{AT}{steps}"
+
+
+def preset(settings: Mapping[str, Any], aim: str, quality: str) -> list[Choice]:
+  """Return the methods of a preset, the first choice first; the literature's where the settings have none."""
+  presets = settings.get(PRESETS, {})
+  return presets.get(aim, {}).get(quality) or load_settings(LITERATURE)[PRESETS][aim][quality]
 
 
 def steps_for(settings: dict[str, Any], method: str) -> str:
