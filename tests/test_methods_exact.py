@@ -272,6 +272,22 @@ def test_dps_rules_take_their_multiple_of_the_gradient_of_the_norm(rule, coeffic
       np.testing.assert_allclose(info["residual_norm"], norm, rtol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [10, 40])
+def test_dps_rule_span_is_the_codes_with_the_part_of_the_chain_that_a_step_spans(steps):
+  """Of the whole chain the parts are one; the last step, to the clean image, is none."""
+  grid = Schedule("linear", 100).grid(steps)
+  parts = -np.diff(grid.t) / 100
+  with jax.enable_x64():
+    for step in (0, steps // 2, steps - 1):
+      now, nxt = (Level(*(jnp.asarray(v[step + shift]) for v in grid)) for shift in (0, 1))
+      span, code = (
+        take_step(jax.random.key(3), jnp.array([0.3, -1.2, 0.7]), now, nxt, method, G3.prior(), G3.problem())[0].x
+        for method in (DPS(scale=2.0, rule="span"), DPS(scale=2.0 * np.sqrt(3) * parts[step], rule="code"))
+      )
+      np.testing.assert_allclose(span, code, rtol=0, atol=1e-12)
+  assert abs(parts.sum() - 0.99) < 1e-12 and parts[-1] == 0
+
+
 @pytest.mark.parametrize("rule", ["code", "paper"])
 def test_dps_takes_no_guidance_step_where_the_data_are_met(rule):
   with jax.enable_x64():

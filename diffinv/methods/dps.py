@@ -11,6 +11,10 @@ The paper's zeta_i = zeta' / ||y - A(x0_hat)|| and the authors' code are two rul
   code      scale                       the authors' repository, `ps` conditioning; scales 0.3-1
   paper     2 scale                     Alg. 1, line 7 with zeta' = scale; zeta' 0.3-1
   squared   2 ||r|| scale               Alg. 1 with a constant zeta_i = scale: affine in y for a Gaussian prior
+  span      scale sqrt(d) (t - s) / T   ours: from t to s of a schedule of T steps, for an image of d values
+
+The last one is the code's with a scale that chains of any number of steps and images of any size can share: more steps
+are as much shorter, and the gradient of a norm falls with the root of the number of values that it spreads over.
 
 ||r||^2 is `Problem.misfit`: ||y - A(x0_hat)||^2 for Gaussian noise. For Poisson noise it is the log-likelihood in the
 same units or, with misfit="weighted", the paper's least squares with weights 1 / (2 y_j) (Sec. 3.2). The rules divide
@@ -28,11 +32,12 @@ from diffinv.methods.cases import Case, MixtureCase, Reference, ScalarCase, each
 from diffinv.problems import MISFITS
 from diffinv.pytree import pytree, static
 
-# The multiple of grad ||r||^2 that each rule takes, from scale and ||r||.
+# The multiple of grad ||r||^2 that each rule takes, from scale, ||r|| and sqrt(d) (t - s) / T.
 RULES = {
-  "code": lambda scale, norm: scale / (2.0 * norm),
-  "paper": lambda scale, norm: scale / norm,
-  "squared": lambda scale, norm: scale,
+  "code": lambda scale, norm, span: scale / (2.0 * norm),
+  "paper": lambda scale, norm, span: scale / norm,
+  "squared": lambda scale, norm, span: scale,
+  "span": lambda scale, norm, span: scale * span / (2.0 * norm),
 }
 
 
@@ -49,7 +54,11 @@ class DPS(base.Chain):
   entering = "gradient of ‖y − A(x̂0)‖ through the network"
   ranges = {"scale": base.NOT_NEGATIVE}
   search = {"rule": ("code", "squared"), "scale": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)}
-  examples = {"paper": {"rule": "paper"}, "squared": {"rule": "squared", "scale": 0.1}}
+  examples = {
+    "paper": {"rule": "paper"},
+    "squared": {"rule": "squared", "scale": 0.1},
+    "span": {"rule": "span", "scale": 4.0},
+  }
 
   def cost(self, num_levels):
     return base.Cost(num_levels - 1, num_levels - 1)
@@ -65,7 +74,8 @@ class DPS(base.Chain):
     norm = jnp.sqrt(squared)
     x = base.reverse_step(z, x_t, denoised, now, nxt)  # Alg. 1, line 6
     smallest = jnp.sqrt(jnp.finfo(norm.dtype).tiny)  # no other norm is below it; scale / tiny would overflow
-    zeta = RULES[self.rule](self.scale, jnp.maximum(norm, smallest))
+    span = np.sqrt(x_t.size) * (now.t - nxt.t) / prior.schedule.num_steps
+    zeta = RULES[self.rule](self.scale, jnp.maximum(norm, smallest), span)
     return x - zeta * grad, {"residual_norm": base.norm(residual)}  # Alg. 1, line 7
 
   @classmethod
