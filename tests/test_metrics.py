@@ -72,6 +72,15 @@ def test_ssim_is_that_of_scikit_image(kind, shape):
   assert abs(float(ssim(a, b)) - reference_ssim(a, b)) < 1e-5
 
 
+@pytest.mark.parametrize("height", [522, 523, 1200])
+def test_ssim_in_bands_of_rows_is_that_of_the_whole(height):
+  rng = np.random.default_rng(height)
+  truth = rng.uniform(size=(height, 24, 1)).astype(np.float32)
+  noisy = np.clip(truth + 0.2 * np.linspace(0, 1, height)[:, None, None] * rng.normal(size=truth.shape), 0, 1)
+  noisy = noisy.astype(np.float32)
+  assert abs(float(ssim(noisy, truth)) - reference_ssim(noisy, truth)) < 2e-6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_ssim_is_symmetric_and_one_for_equal_images(kind):
   a, b = pair(kind, (12, 30, 3))

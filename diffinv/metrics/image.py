@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SSIM_RADIUS = 5  # pixels: an 11x11 window
+SSIM_BAND = 512  # rows of windows at once: a dozen arrays of them, and not of a whole large picture
 SSIM_STD = 1.5  # pixels
 SSIM_C1 = 0.01**2  # (K1 L)^2 with L = 1, the range of the data
 SSIM_C2 = 0.03**2
@@ -50,6 +51,24 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
   _check_shapes(image, truth)
   if image.ndim != 3 or min(image.shape[:2]) <= 2 * SSIM_RADIUS:
     raise ValueError(f"image: expected [h, w, c] of at least 11x11 pixels, the window of SSIM, got {image.shape}")
+  rows = image.shape[0] - 2 * SSIM_RADIUS
+  if rows <= SSIM_BAND:
+    return _mean(_similarity(image, truth))
+  band = lambda start, count: jnp.mean(_similarity(*(_rows(x, start, count) for x in (image, truth))), axis=0)
+  whole, rest = divmod(rows, SSIM_BAND)
+  total = SSIM_BAND * jnp.sum(jax.lax.map(lambda i: band(i * SSIM_BAND, SSIM_BAND), jnp.arange(whole)), axis=0)
+  if rest:
+    total += rest * band(whole * SSIM_BAND, rest)
+  return _mean(total / rows)
+
+
+def _rows(x, start, count):
+  """Return the rows that the windows of `count` rows see, the first of which is `start`."""
+  return jax.lax.dynamic_slice_in_dim(x, start, count + 2 * SSIM_RADIUS)
+
+
+def _similarity(image, truth):
+  """Return the structural similarity of each window."""
   # Local variances by the law of total variance, rows first: E[x^2] - E[x]^2 would lose them in float32.
   zero = jnp.zeros_like(image)
   moments = (image, truth, zero, zero, zero)
@@ -57,7 +76,7 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
     moments = _pool(*moments, axis)
   mean_a, mean_b, var_a, var_b, cov = moments
   luminance = (2.0 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
-  return _mean(luminance * (2.0 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2))
+  return luminance * (2.0 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)
 
 
 def _mean(x):

@@ -47,6 +47,15 @@ class SmallConfig:
     """Pixels that height and width must be a multiple of."""
     return self.patch * 2 ** (len(self.multipliers) - 1)
 
+  @property
+  def reach(self) -> int | None:
+    """Pixels to each side that an output pixel depends on, at most, a multiple of `size_multiple`; None for all."""
+    if self.attention:
+      return None
+    *finer, coarsest = [self.patch * 2**level for level in range(len(self.multipliers))]
+    within = 2 * self.patch + sum(4 * self.blocks * stride for stride in finer) + 2 * self.middle_blocks * coarsest
+    return -(-within // coarsest) * coarsest + coarsest
+
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
   """Return `[b, h/f, w/f, f f c]` from `[b, h, w, c]`."""

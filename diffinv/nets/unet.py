@@ -52,6 +52,11 @@ class UNetConfig:
     """Pixels that height and width must be a multiple of."""
     return 2 ** (len(self.channel_mult) - 1)
 
+  @property
+  def reach(self) -> None:
+    """None: every output pixel depends on the whole picture, whose statistics the norms take."""
+    return None
+
 
 class Block(NamedTuple):
   """One numbered block of the encoder or decoder."""

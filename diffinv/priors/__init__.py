@@ -13,6 +13,7 @@ from diffinv.priors.base import (
   eps_from_x0,
   network_input,
   score,
+  size_step,
 )
 from diffinv.priors.gaussian import GaussianMixture, StationaryGaussian, gaussian, mixture, natural
 
@@ -34,4 +35,5 @@ __all__ = [
   "natural",
   "network_input",
   "score",
+  "size_step",
 ]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffinv.priors import sizes
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 
@@ -48,7 +49,7 @@ class PicturePrior(AnyPrior, Protocol):
 
   @property
   def size_multiple(self) -> int:
-    """Of what height and width are multiples, pixels."""
+    """Of what height and width are multiples, pixels; see `size_step`."""
     ...
 
 
@@ -119,20 +120,26 @@ class Prior:
   prediction: str = static(default="eps")  # of PREDICTIONS
   variance: str = static(default="fixed_small")  # of VARIANCES
   clip: bool = static(default=True)  # x0 to [-1, 1]
-  # What the network takes: None for any multiple of `size_multiple`.
-  image_shape: tuple[Any, ...] = static(default=(None, None, 3))
-  size_multiple: int = static(default=1)  # pixels
+  image_shape: tuple[Any, ...] = static(default=(None, None, 3))  # None for any
+  size_multiple: int = static(default=1)  # pixels: what the network takes; other pictures are filled up for it
+  tiling: sizes.Tiling | None = static(default=None)  # of large pictures
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
     channels = x_t.shape[-1]
     scale, t = network_input(level, self.prediction)
-    output = self.apply(self.params, scale * x_t, t)
+    output = sizes.filled(self.apply, self.params, scale * x_t, t, self.size_multiple, self.tiling)
     x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
     if self.clip:
       x0 = jnp.clip(x0, -1.0, 1.0)
+    var_frac: jax.Array | float
     if self.variance == "learned_range":
       var_frac = (output[..., channels:] + 1.0) / 2.0  # Nichol and Dhariwal, Eq. 15, v in [-1, 1]
     else:
       var_frac = 1.0 if self.variance == "fixed_large" else 0.0
     return Denoised(x0, eps_from_x0(x_t, x0, level), var_frac)
+
+
+def size_step(prior: PicturePrior) -> int:
+  """Return of what the sides of a picture must be multiples, pixels: 1 of a network whose `Prior` fills them up."""
+  return 1 if isinstance(prior, Prior) else prior.size_multiple

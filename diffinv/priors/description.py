@@ -38,7 +38,7 @@ MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_
 
 
 class Network(NamedTuple):
-  """How to build a network. Its config has `in_channels`, `out_channels`, `size_multiple` and `dtype`."""
+  """How to build a network. Its config has `in_channels`, `out_channels`, `size_multiple`, `reach` and `dtype`."""
 
   config: type  # a frozen dataclass
   make_config: Callable[..., Any]  # (**fields) -> config

@@ -35,6 +35,7 @@ from diffinv.priors.description import (
   param_shapes,
 )
 from diffinv.priors.gaussian import natural
+from diffinv.priors.sizes import Tiling
 from diffinv.schedules import Schedule
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
 ]
 
 KIND = "prior"  # of folder
+TILE = 1024  # pixels: at 64 channels some 0.5 GB for the layers of a window, a quarter more work than without tiles
 BUILDING = ".building"  # of the name of the folder in which one is written
 
 # Priors that need no file, made when they are asked for.
@@ -130,7 +132,12 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def load_prior(
-  name_or_folder: str | os.PathLike[str], *, dtype: str = "float32", remat: bool = False, label: int | None = None
+  name_or_folder: str | os.PathLike[str],
+  *,
+  dtype: str = "float32",
+  remat: bool = False,
+  label: int | None = None,
+  tile: int | str = "auto",
 ) -> Any:
   """Load a prior.
 
@@ -140,6 +147,8 @@ def load_prior(
     dtype: "float32" or "bfloat16", of the network's activations; parameters and output stay float32.
     remat: recompute activations in gradients: less memory, more time.
     label: the class, for a class-conditional network; None for any other.
+    tile: edge of the tiles, pixels, in which the network is evaluated on larger pictures; "auto" for TILE where the
+      network allows it, 0 for never. The result is the same to rounding.
 
   Returns:
     A `diffinv.priors.Prior`, or an analytic prior.
@@ -169,7 +178,20 @@ def load_prior(
     clip=fields["clip"],
     image_shape=tuple(fields["image_shape"]),
     size_multiple=fields["size_multiple"],
+    tiling=_tiling(tile, config, fields["size_multiple"]),
   )
+
+
+def _tiling(tile: int | str, config: Any, multiple: int) -> Tiling | None:
+  if tile == "auto":
+    return None if config.reach is None else Tiling(-(-TILE // multiple) * multiple, config.reach)
+  if not isinstance(tile, int) or tile < 0 or tile % multiple:
+    raise ValueError(f"tile: expected auto, 0 for no tiles, or a multiple of {multiple} pixels, got {tile}")
+  if tile and config.reach is None:
+    raise ValueError(
+      f"tile: expected none for this network, which looks at the whole picture, got {tile}; leave it out"
+    )
+  return Tiling(tile, config.reach) if tile else None
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any, Schedule]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffinv import antithetic, errors, files, output, progress, stopping
 from diffinv.data import held_out, images
-from diffinv.priors import PicturePrior
+from diffinv.priors import PicturePrior, size_step
 from diffinv.priors.folder import find_folder
 from diffinv.studies.study import Comparing, Measuring
 from diffinv.tasks import TASKS
@@ -122,7 +122,7 @@ def read_picture(config: Measuring, prior: PicturePrior, multiple: int, path: pa
 
 def fitted(config: Measuring, prior: PicturePrior, multiple: int, x: np.ndarray, name: str) -> np.ndarray:
   """Bring a picture, [h, w, c], to a size that prior and task take; see `read_picture`."""
-  multiple = math.lcm(multiple, prior.size_multiple)
+  multiple = math.lcm(multiple, size_step(prior))
   with errors.usage():
     wanted = None if config.size is None else images.parse_size(str(config.size))
     if wanted is not None:
@@ -236,7 +236,7 @@ def held_out_size(config: Measuring, prior: PicturePrior) -> int:
   if config.size is None:
     return HELD_OUT_SIZE if fixed is None else fixed
   height, width = images.parse_size(str(config.size))
-  if height != width or fixed not in (None, height) or height % prior.size_multiple:
+  if height != width or fixed not in (None, height) or height % size_step(prior):
     raise ValueError(f"`size`: expected a square that the prior takes for held-out pictures, got {config.size}")
   return height
 

@@ -13,7 +13,7 @@ from diffinv.data import images, sheet
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
-from diffinv.priors import PicturePrior
+from diffinv.priors import PicturePrior, size_step
 from diffinv.schedules import Level
 from diffinv.studies import cases, chains, entrants, identity, marks, runs
 from diffinv.studies.study import MAX_PICTURES, Running, steps_option
@@ -44,7 +44,7 @@ def picture_shape(config: Drawing, prior: PicturePrior) -> tuple[int, int, int]:
   Raises:
     UsageError: the prior does not have that size.
   """
-  allowed, multiple = prior.image_shape[:2], prior.size_multiple
+  allowed, multiple = prior.image_shape[:2], size_step(prior)
   with errors.usage():
     wanted = None if config.size is None else images.parse_size(str(config.size))
     size = images.target_size((DEFAULT_SIZE, DEFAULT_SIZE), allowed, multiple, wanted)

@@ -17,7 +17,7 @@ from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.options import option
-from diffinv.priors import PicturePrior
+from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
@@ -387,7 +387,7 @@ def picture_shape(
   check_given(config, name, task)
   scale = measurement.scale(task)
   size = tuple(round(n * s) for n, s in zip(shape[:2], scale, strict=True))
-  allowed, multiple = prior.image_shape[:2], prior.size_multiple
+  allowed, multiple = prior.image_shape[:2], size_step(prior)
   if any(fixed not in (None, n) or n % multiple for n, fixed in zip(size, allowed, strict=True)):
     fit = [(fixed or max(multiple, n // multiple * multiple)) / s for n, fixed, s in zip(size, allowed, scale)]
     raise ValueError(
