@@ -37,6 +37,7 @@ class Option(NamedTuple):
   repeated: bool  # of several values: given one flag a value, not one flag with commas
   form: Callable[[str], Any] | None  # of a text with numbers: reads it, or raises ValueError
   advice: str  # what to do in place of a number out of its bounds
+  words: tuple[str, ...]  # that may stand in place of a number
 
   @property
   def bounded(self) -> bool:
@@ -63,6 +64,7 @@ def option(
   repeated: bool = False,
   form: Callable[[str], Any] | None = None,
   advice: str = "",
+  words: tuple[str, ...] = (),
 ) -> Any:
   """Declare a field of a configuration.
 
@@ -74,8 +76,9 @@ def option(
     repeated: of several values: one flag a value on the command line, so that a value may hold commas.
     form: of a text with numbers: reads it, or raises ValueError.
     advice: what to do in place of a number out of its bounds.
+    words: that may stand in place of a number, such as "auto".
   """
-  about = Option(help, low, high, None if choices is None else tuple(choices), repeated, form, advice)
+  about = Option(help, low, high, None if choices is None else tuple(choices), repeated, form, advice, words)
   return dataclasses.field(default=default, metadata={KEY: about})
 
 
@@ -85,11 +88,15 @@ def options(config: type | Any) -> dict[str, tuple[dataclasses.Field, Option]]:
 
 
 def kind(field: dataclasses.Field) -> type | None:
-  """Return the plain type in an annotation: tuple (several texts), str, bool, int or float; None where none is."""
+  """Return the plain type in an annotation: tuple (several texts), str, bool, int or float; None where none is.
+
+  Of an option with `words`, that of the number.
+  """
   annotation: Any = field.type
   parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
   plain = [typing.get_origin(part) or part for part in parts]
-  return next((known for known in (tuple, str, bool, int, float) if known in plain), None)
+  known = (int, float) if KEY in field.metadata and field.metadata[KEY].words else (tuple, str, bool, int, float)
+  return next((one for one in known if one in plain), None)
 
 
 def check(config: Any) -> None:
@@ -102,7 +109,7 @@ def check(config: Any) -> None:
   """
   for name, (field, about) in options(config).items():
     value = getattr(config, name)
-    if value is None and field.default is None:
+    if (value is None and field.default is None) or (isinstance(value, str) and value in about.words):
       continue
     if value is None:
       raise errors.UsageError(f"`{name}`: expected a value, got none; give one")
@@ -135,11 +142,17 @@ def _takes_text_alone(field: dataclasses.Field) -> bool:
 def _check_number(name: str, value: Any, wanted: type, about: Option) -> None:
   real = isinstance(value, numbers.Integral if wanted is int else numbers.Real) and not isinstance(value, bool)
   if not real:
-    raise errors.UsageError(f"`{name}`: expected a {'whole ' if wanted is int else ''}number, got {value!r}")
+    raise errors.UsageError(f"`{name}`: expected {_wanted(wanted, about)}, got {value!r}")
   if not is_finite(value):
     raise errors.UsageError(f"`{name}`: expected a finite number, got {value}")
   if not about.holds(value):
     raise errors.UsageError(f"`{name}`: expected a number from {about.bounds}, got {shown(value)}{about.advice}")
+
+
+def _wanted(wanted: type, about: Option) -> str:
+  """Return in words what a number may be."""
+  number = f"a {'whole ' if wanted is int else ''}number"
+  return " or ".join([", ".join(about.words), number] if about.words else [number])
 
 
 def _check_text(name: str, value: Any, about: Option) -> None:

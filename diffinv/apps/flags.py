@@ -11,6 +11,26 @@ from diffinv import errors, options
 T = TypeVar("T")
 
 
+class _Words(flags.ArgumentParser):
+  """Parses a number, or one of the words that may stand in its place."""
+
+  def __init__(self, words: tuple[str, ...], numbers: flags.ArgumentParser):
+    """Take the words, and what parses a number."""
+    self._words, self._numbers = words, numbers
+    self.syntactic_help = ""
+
+  def parse(self, argument: Any) -> Any:
+    """Return the number or the word."""
+    try:
+      return argument if argument in self._words else self._numbers.parse(argument)
+    except ValueError:
+      raise ValueError(f"expected {', '.join(self._words)} or a number, got {argument!r}") from None
+
+  def flag_type(self) -> str:
+    """Return what the flag is called in messages."""
+    return "number"
+
+
 def define(
   values: flags.FlagValues,
   config: type,
@@ -47,6 +67,9 @@ def _define(values, name, default, text, field: dataclasses.Field, about: option
   kind = options.kind(field)  # bounds are checked by the configuration itself
   if kind is bool:
     flags.DEFINE_boolean(name, default, text, flag_values=values)
+  elif about.words:
+    numbers = flags.IntegerParser() if kind is int else flags.FloatParser()
+    flags.DEFINE(_Words(about.words, numbers), name, default, text, values, flags.ArgumentSerializer())
   elif kind is int:
     flags.DEFINE_integer(name, default, text, flag_values=values)
   elif kind is float:

@@ -148,7 +148,7 @@ def load_prior(
     remat: recompute activations in gradients: less memory, more time.
     label: the class, for a class-conditional network; None for any other.
     tile: edge of the tiles, pixels, in which the network is evaluated on larger pictures; "auto" for TILE where the
-      network allows it, 0 for never. The result is the same to rounding.
+      network allows it, "none" for never. The result is the same to rounding.
 
   Returns:
     A `diffinv.priors.Prior`, or an analytic prior.
@@ -185,13 +185,15 @@ def load_prior(
 def _tiling(tile: int | str, config: Any, multiple: int) -> Tiling | None:
   if tile == "auto":
     return None if config.reach is None else Tiling(-(-TILE // multiple) * multiple, config.reach)
-  if not isinstance(tile, int) or tile < 0 or tile % multiple:
-    raise ValueError(f"tile: expected auto, 0 for no tiles, or a multiple of {multiple} pixels, got {tile}")
-  if tile and config.reach is None:
+  if tile == "none":
+    return None
+  if not isinstance(tile, int) or tile < 1 or tile % multiple:
+    raise ValueError(f"tile: expected auto, none, or a multiple of {multiple} pixels, got {tile}")
+  if config.reach is None:
     raise ValueError(
       f"tile: expected none for this network, which looks at the whole picture, got {tile}; leave it out"
     )
-  return Tiling(tile, config.reach) if tile else None
+  return Tiling(tile, config.reach)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any, Schedule]:

@@ -15,7 +15,7 @@ import diffinv
 from diffinv import options
 from diffinv.priors import PicturePrior
 from diffinv.priors.folder import ANALYTIC, load_description, load_prior
-from diffinv.studies.study import Running, parse_tile
+from diffinv.studies.study import Running
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
 
@@ -29,7 +29,7 @@ def load(config: Running) -> PicturePrior:
   """
   prior: Any = config.prior
   given: dict[str, Any] = {"label": config.label, "dtype": config.dtype, "remat": config.remat or None}
-  given["tile"] = None if config.tile == Running.tile else parse_tile(str(config.tile))
+  given["tile"] = None if config.tile == Running.tile else config.tile
   given = {name: value for name, value in given.items() if value is not None}
   if is_named(prior):
     return load_prior(prior, **given)

@@ -16,16 +16,19 @@ from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
+from diffinv.noise import MAX_SIGMA, MIN_SIGMA
+from diffinv.operators import Operator
 from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
 from diffinv.studies import cases as casing
-from diffinv.studies import chains, entrants, identity, marks, measurement, presets, runs
+from diffinv.studies import chains, entrants, identity, marks, measurement, presets, runs, unknown
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
+from diffinv.studies.unknown import AUTO
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "reconstruct"
@@ -58,6 +61,16 @@ class Restoration(Measuring):
     "sharper and less accurate.",
     choices=AIMS,
   )
+  sigma: float | str | None = option(  # type: ignore[assignment]  # a word in place of the number
+    None,
+    "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1, but for the task "
+    "phase_retrieval_01, whose pictures are on [0, 1]); or auto, the most likely one of a `measurement`, given the "
+    "prior. Not set: auto where that can be, else the task's.",
+    low=MIN_SIGMA,
+    high=MAX_SIGMA,
+    advice="; pass `noise=none` for none",
+    words=(AUTO,),
+  )
   mask: str | os.PathLike[str] | np.ndarray | None = option(
     None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
   )
@@ -80,6 +93,10 @@ class Restoration(Measuring):
       raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
     if self.mask_threshold is not None and self.mask is None:
       raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
+    if self.sigma == AUTO and self.input:
+      raise errors.UsageError("`sigma=auto` is for `measurement`; with `input` it is the noise to add, give a number")
+    if self.sigma == AUTO and self.noise != "gaussian":
+      raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={self.noise}`; leave it out")
     if self.measurement and (self.size is not None or self.fit != "none"):
       raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
 
@@ -111,6 +128,7 @@ class Job(NamedTuple):
   grid: Level  # NO_STEPS without a network
   cases: list[Case]
   read: "Reader"
+  noises: dict[str, Any]  # of each picture, by name
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -125,7 +143,7 @@ def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   key = casing.case_keys(case)[0]
   operator = measurement.make_operator(job.name, job.task, key, case.shape, job.config.given)
   values = jnp.asarray(y)
-  return Problem(operator, measurement.noise_model(job.config, job.task), operator.observed(values) * values)
+  return Problem(operator, job.noises[case.name], operator.observed(values) * values)
 
 
 class Reader:
@@ -227,8 +245,9 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  noise = measurement.noise_model(config, task)
-  method, steps = choose(lambda method: _excuse(config, name, task, method, cases, noise, prior.schedule))
+  operators = {case.name: _operator(config, name, task, case) for case in cases}
+  noises = unknown.noise_models(config, name, task, prior, cases, operators, found)
+  method, steps = choose(lambda method: _excuse(method, operators, noises, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
     entrants.note_steps(config, {method.name: steps})
@@ -236,7 +255,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config.devices)
-  job = Job(config, prior, name, task, method, grid, cases, read)
+  job = Job(config, prior, name, task, method, grid, cases, read, noises)
   check_memory(job)
   return job
 
@@ -272,14 +291,18 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
   return checked
 
 
-def _excuse(config, name, task, method, cases, noise, schedule) -> str | None:
+def _operator(config: Restoration, name: str, task: Task, case: Case) -> Operator:
+  return measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
+
+
+def _excuse(method, operators, noises, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
-  for case in {case.shape: case for case in cases}.values():
-    operator = measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
+  seen = {(operators[name].in_shape, str(noise)): name for name, noise in noises.items()}
+  for name in seen.values():
     if isinstance(method, Baseline):
-      why = method.excuse(operator, noise)
+      why = method.excuse(operators[name], noises[name])
     else:
-      why = entrants.excuse(method, operator, noise, schedule)
+      why = entrants.excuse(method, operators[name], noises[name], schedule)
     if why is not None:
       return why
   return None
@@ -480,7 +503,7 @@ def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
     **identity.objects(job.config),
     "prior": identity.describe_prior(job.config, job.prior),
     "task": job.name,
-    "noise": measurement.describe_noise(measurement.noise_model(job.config, job.task)),
+    "noise": unknown.describe(job.noises),
     "method": entrants.describe_method(job.method),
     **({"preset": job.config.named_method[0]} if job.config.method is None else {}),
     "steps": len(job.grid.alpha) - 1,
@@ -551,6 +574,7 @@ def write_case(
     "source": case.path,
     "shape": case.shape,
     "measurement_shape": problem.y.shape,
+    "noise": measurement.describe_noise(problem.noise),
     "samples": [{"file": name, **scores} for name, scores in zip(names, found, strict=True)],
   }
   arrays = dict(zip(names, pictures, strict=True))

@@ -48,17 +48,6 @@ def steps_option(default: str | int | None, what: str, otherwise: str = "") -> A
   return option(default, text, low=1, high=MAX_SCHEDULE_STEPS, form=parse_spacing)
 
 
-def parse_tile(tile: str) -> int | str:
-  """Read the edge of a tile, pixels, or "auto".
-
-  Raises:
-    ValueError: it is neither.
-  """
-  if tile != "auto" and not tile.isdecimal():
-    raise ValueError(f"tile: expected auto or a whole number of pixels, got {tile!r}")
-  return tile if tile == "auto" else int(tile)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Running:
   """How a prior is run."""
@@ -75,13 +64,13 @@ class Running:
     "TPU unless the environment has JAX_DEFAULT_MATMUL_PRECISION=highest.",
     choices=unet.DTYPES,
   )
-  tile: str | int = option(
+  tile: int | str = option(
     "auto",
     "Edge of the tiles in pixels in which the network is evaluated on larger pictures, so that memory does not grow "
-    "with them: auto, or 0 for never. The result is the same to rounding.",
-    low=0,
+    "with them; or auto, or none. The result is the same to rounding.",
+    low=1,
     high=MAX_NUMBER,
-    form=parse_tile,
+    words=("auto", "none"),
   )
   remat: bool = option(False, "Compute the network's activations again in gradients: less memory, more time.")
   steps: str | int | None = steps_option(None, "the chain", " Not set: as the settings of the prior say.")

@@ -1,0 +1,1 @@
+"""What is not known of a measurement, from the measurement and the prior."""

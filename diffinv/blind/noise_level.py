@@ -1,0 +1,159 @@
+"""The noise of a measurement that nobody knows: the sigma that makes it most likely, given the prior.
+
+For y = x + sigma n, with x of the prior, D the mean of x given y, and m values,
+
+  d log p(y) / d sigma^2 = (||y - D(y)||^2 / sigma^2 - m + div D(y)) / (2 sigma^2)
+
+since the score of y is (D(y) - y) / sigma^2 (Tweedie; the divergence is that of Stein's unbiased risk estimate, Stein,
+Annals of Statistics 9(6), 1981). The most likely sigma is where what is left of y is as large as a denoiser of that
+sigma should leave it:
+
+  h(sigma) = log(||y - D_sigma(y)||^2 / (sigma^2 (m - div D_sigma(y)))) / 2 = 0
+
+The secant method finds it in a few evaluations and gradients of the network. The divergence is estimated from its
+values along random signs b, E[b^T J b] (Hutchinson, 1989). Under an exact prior and divergence the estimate is that of
+maximum likelihood.
+
+Used for every measurement that is itself a picture: one with pixels missing, whose gaps are filled first and given
+noise of sigma; and a blurred or a smaller one, where the prior of sharp pictures stands in for one of such pictures.
+Values that a file has clipped to [-1, 1] say less about the noise: where y goes no further, D must be 2 sigma within.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffinv import sampler, schedules
+from diffinv.methods.dpir import DPIR
+from diffinv.noise import Gaussian
+from diffinv.operators.base import LinearOperator, Operator
+from diffinv.priors import AnyPrior
+from diffinv.problems import Problem
+
+STEPS = 6  # of the secant method; it settles in three or four
+LONGEST = 0.7  # of a step in log sigma: a factor of two
+LEAST_SLOPE = 0.15  # of -h: where the noise hardly shows, steps would grow without bound
+FILL_STEPS = "8"
+NORMAL_MEDIAN = 0.6745  # of |n|, n standard normal
+MARGIN = 2.0  # sigma between D and values at which a file clips
+MIN_START, MAX_START = 5e-3, 1.0
+
+
+class Estimate(NamedTuple):
+  """The noise of a measurement."""
+
+  sigma: jax.Array  # []
+  start: jax.Array  # [], the robust estimate that the search began with
+  values: jax.Array  # [], the number of values that it rests on
+  unbalanced: jax.Array  # [], h at the end: 0 where the search has settled
+
+
+def excuse(operator: Operator, channels: int) -> str | None:
+  """Say why the noise of a measurement cannot be estimated; None where it can.
+
+  Args:
+    operator: of the measurement.
+    channels: of the prior's pictures.
+  """
+  if not isinstance(operator, LinearOperator) or not operator.is_picture or operator.out_shape[-1] != channels:
+    return f"it takes a measurement that is a picture of {channels} channels"
+  return None
+
+
+@jax.jit
+def estimate(key: jax.Array, prior: AnyPrior, operator: LinearOperator, y: jax.Array) -> Estimate:
+  """Estimate the standard deviation of the Gaussian noise in a measurement.
+
+  Args:
+    key: of the random signs, and of the noise in what fills gaps.
+    prior: of the pictures.
+    operator: that measured, without an `excuse`.
+    y: the measurement, a picture, [h, w, c], [-1, 1]; 0 where nothing is observed.
+  """
+  signs_key, gap_key, fill_key = jax.random.split(key, 3)
+  observed = operator.observed(y)
+  start = jnp.clip(robust(y, observed), MIN_START, MAX_START)
+  gaps = jnp.any(observed == 0)
+  grid = prior.schedule.grid(FILL_STEPS)
+  problem = Problem(operator, Gaussian(start), y)
+  fill = lambda: sampler.sample(fill_key, DPIR(weight=0.12, noise=1.0), prior, problem, grid)[0]
+  filled = jax.lax.cond(gaps, fill, lambda: y) if operator.in_shape == y.shape else y
+  signs = jax.random.rademacher(signs_key, (1, *y.shape), y.dtype)
+  return most_likely(prior, y, observed, filled, jax.random.normal(gap_key, y.shape, y.dtype), signs, start)
+
+
+def most_likely(
+  prior: AnyPrior,
+  y: jax.Array,
+  observed: jax.Array,
+  filled: jax.Array,
+  noise: jax.Array,
+  signs: jax.Array,
+  start: jax.Array,
+) -> Estimate:
+  """Return the most likely sigma.
+
+  Args:
+    prior: of the pictures.
+    y, observed: the measurement, and 1 where it is one, [h, w, c].
+    filled: what stands where nothing is observed, with `noise`, standard normal, times sigma added.
+    signs: along which the divergence is taken, [n, h, w, c]; the mean of b b^T over them is near the identity.
+    start: the first sigma, [].
+  """
+  low, high = (jnp.log(bound) for bound in schedules.sbar_range(prior.schedule))
+
+  def balance(log_sigma):
+    sigma = jnp.exp(log_sigma)
+    z = jnp.where(observed > 0, y, filled + sigma * noise)
+    return _balance(prior, z, observed, signs, sigma)
+
+  def step(carry, _):
+    before, h_before, now = carry
+    h, _ = balance(now)
+    moved = now - before
+    slope = jnp.where(jnp.abs(moved) > 1e-4, (h - h_before) / jnp.where(moved == 0, 1.0, moved), -1.0)
+    change = jnp.clip(h / jnp.maximum(-slope, LEAST_SLOPE), -LONGEST, LONGEST)
+    return (now, h, jnp.clip(now + change, low, high)), None
+
+  first = jnp.clip(jnp.log(start), low, high)
+  h_first, _ = balance(first)
+  second = jnp.clip(first + jnp.clip(h_first, -LONGEST, LONGEST), low, high)
+  (_, _, found), _ = jax.lax.scan(step, (first, h_first, second), length=STEPS)
+  h, count = balance(found)
+  return Estimate(jnp.exp(found), start, count, h)
+
+
+def _balance(prior, z, observed, signs, sigma) -> tuple[jax.Array, jax.Array]:
+  """Return h, [], and the number of values that it rests on."""
+  level = schedules.level_within(prior.schedule, sigma)
+  x0, backward = jax.vjp(lambda z: prior.denoise(level.alpha * z, level).x0, z)
+  clipped = jnp.max(jnp.abs(observed * z)) <= 1.0
+  within = jnp.where(jnp.abs(x0) < 1.0 - MARGIN * sigma, observed, 0.0)
+  kept = jnp.where(clipped & (jnp.sum(within) > 0), within, observed)
+  along = jax.vmap(lambda b: jnp.sum(kept * b * backward(kept * b)[0]))(signs)
+  count = jnp.sum(kept)
+  expected = sigma**2 * jnp.maximum(count - jnp.mean(along), 1e-3 * count)
+  return 0.5 * jnp.log(jnp.sum(kept * (z - x0) ** 2) / expected), count
+
+
+def robust(y: jax.Array, observed: jax.Array) -> jax.Array:
+  """Return the median deviation of the finest diagonal details, [] (Donoho and Johnstone, Biometrika 81(3), 1994).
+
+  Args:
+    y: a picture, [h, w, c].
+    observed: 1 where it is measured, else 0; details of four measured pixels count, or all where there are none.
+  """
+  corners = lambda v: (v[:-1, :-1], v[:-1, 1:], v[1:, :-1], v[1:, 1:])
+  a, b, c, d = corners(y)
+  whole = jnp.minimum(*(jnp.minimum(*pair) for pair in zip(*[iter(corners(observed))] * 2)))
+  detail = jnp.abs(a - b - c + d) / 2.0
+  return jnp.nanmedian(jnp.where((whole > 0) | ~jnp.any(whole > 0), detail, jnp.nan)) / NORMAL_MEDIAN
+
+
+def described(found: Any) -> str:
+  """Say in a line what was estimated and what it rests on; `found`: an `Estimate`."""
+  return (
+    f"sigma {float(found.sigma):.3g}, the most likely one under the prior, from {int(found.values):,} values "
+    f"(their finest details alone say {float(found.start):.3g}); give `sigma` where you know it"
+  )
