@@ -39,8 +39,8 @@ def described(image: Image.Image) -> str | None:
   return _found(image)[0]
 
 
-def _found(image: Image.Image) -> tuple[str | None, Any]:
-  """Return what is to be said of a picture's profile, and the transform to sRGB; None for what there is not."""
+def _found(image: Image.Image) -> tuple[str | None, Callable[[Image.Image], Image.Image] | None]:
+  """Return what is to be said of a picture's profile, and what converts it to sRGB; None for what there is not."""
   data, mode = image.info.get("icc_profile"), INNER.get(image.mode)
   if mode == "CMYK" and not data:
     return "its colors, of inks without a profile, are converted to sRGB by a rule of thumb", None
@@ -55,36 +55,42 @@ def _found(image: Image.Image) -> tuple[str | None, Any]:
   return f"its colors, of the profile {title!r}, are converted to sRGB", change
 
 
-def _applied(change: Any, image: Image.Image) -> Image.Image:
-  """Apply a transform to RGB; alpha stays, and gray stays gray."""
+def _applied(change: Callable[[Image.Image], Image.Image], image: Image.Image) -> Image.Image:
+  """Change the colors of a picture; its alpha stays."""
   alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-  found = change.apply(image.convert(INNER[image.mode]))
-  if INNER[image.mode] == "L":
-    found = found.getchannel("G")
+  found = change(image.convert(INNER[image.mode]))
   if alpha is not None:
     found.putalpha(alpha)
   return found
 
 
 @functools.lru_cache(maxsize=8)
-def _conversion(data: bytes, mode: str) -> tuple[str, Any]:
-  """Return the name of a profile and what converts colors of `mode` from it to sRGB; None where it is sRGB.
+def _conversion(data: bytes, mode: str) -> tuple[str, Callable[[Image.Image], Image.Image] | None]:
+  """Return the name of a profile and what converts pictures of `mode` from it to sRGB; None where it is sRGB.
 
   Raises:
     PyCMSError: it is damaged, or of other colors than those of `mode`.
   """
   profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
   title = (ImageCms.getProfileDescription(profile) or "").strip() or "without a name"
-  inks = mode == "CMYK"
-  intent = ImageCms.Intent.PERCEPTUAL if inks else ImageCms.Intent.RELATIVE_COLORIMETRIC
-  change: Any = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", renderingIntent=intent)
-  return title, change if inks or _distance(change, mode) > SAME else None
+  if mode == "CMYK":
+    return title, _transform(profile, mode, ImageCms.Intent.PERCEPTUAL).apply
+  if mode == "L":
+    # A table: as fast as can be, and Little CMS is precise only if it is not told to be fast.
+    exact = _transform(profile, mode, ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.NOOPTIMIZE)
+    table = np.asarray(exact.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))[0, :, 1]
+    return title, (lambda image: image.point(table.tolist())) if _differ(table, np.arange(256)) else None
+  fast = _transform(profile, mode, ImageCms.Intent.RELATIVE_COLORIMETRIC)
+  levels = np.linspace(0, 255, LATTICE).round()
+  colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3).astype(np.uint8)
+  return title, fast.apply if _differ(np.asarray(fast.apply(Image.fromarray(colors))), colors) else None
 
 
-def _distance(change: Any, mode: str) -> int:
-  """Return by how much a transform moves a color at most, of 255."""
-  levels = np.arange(256) if mode == "L" else np.linspace(0, 255, LATTICE).round()
-  axes = np.meshgrid(*[levels] * (1 if mode == "L" else 3), indexing="ij")
-  colors = np.stack(axes, axis=-1).reshape(1, -1, len(axes)).astype(np.uint8)
-  moved = np.asarray(change.apply(Image.fromarray(colors[..., 0] if mode == "L" else colors)), np.int16)
-  return int(np.abs(moved - colors).max())
+def _transform(profile: Any, mode: str, intent: ImageCms.Intent, flags: ImageCms.Flags = ImageCms.Flags.NONE) -> Any:
+  srgb = ImageCms.createProfile("sRGB")
+  return ImageCms.buildTransform(profile, srgb, mode, "RGB", renderingIntent=intent, flags=flags)
+
+
+def _differ(colors: np.ndarray, others: np.ndarray) -> bool:
+  """Tell whether colors differ by more than rounding does."""
+  return bool(np.abs(colors.astype(np.int16) - others).max() > SAME)
