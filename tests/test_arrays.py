@@ -5,6 +5,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffinv import operators
 from diffinv.data import arrays, images, masks
@@ -130,6 +131,19 @@ def test_other_numbers_where_no_picture_is_measured_are_not_called_bytes(tmp_pat
   with pytest.raises(ValueError, match="a.npy: expected floats, got [^127]*64") as caught:
     arrays.read_array(save(tmp_path, array), channels=3, is_picture=False)
   assert "127.5" not in str(caught.value) and "[-1, 1]" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_the_advice_on_a_picture_without_black_and_white_gives_the_picture(tmp_path, kind):
+  values = (BYTES[..., 0].astype(np.int64) * 70_000).astype(kind)
+  Image.fromarray(values).save(tmp_path / "a.tif")
+  for convert in (False, True):
+    with pytest.raises(ValueError, match="; scale the values to .-1, 1. and save them with numpy.save$"):
+      images.read(tmp_path / "a.tif", convert=convert)
+  with Image.open(tmp_path / "a.tif") as image:
+    scaled = np.asarray(image, np.float64) / (255 * 70_000 / 2) - 1
+  got = images.read(save(tmp_path, scaled))
+  np.testing.assert_allclose(got, np.stack([images.from_uint8(BYTES[..., 0])] * 3, axis=-1), rtol=0, atol=1e-6)
 
 
 # Kernels
