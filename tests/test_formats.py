@@ -94,6 +94,17 @@ def test_a_turned_tiff_is_trained_on_as_it_is_seen(tmp_path):
   assert cut.any(axis=0).sum() == cut.any(axis=1).sum() == 41
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.tif"])
+def test_an_orientation_that_xmp_alone_tells_is_followed_in_training_too(tmp_path, name):
+  xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+  options = {"tiffinfo": {700: xmp}} if name == "a.tif" else {"xmp": xmp}
+  Image.fromarray(np.ascontiguousarray(STORED[6])).save(tmp_path / name, **options, **WAYS[name])
+  assert images.read(tmp_path / name).shape == UPRIGHT.shape
+  Image.fromarray(UPRIGHT).save(tmp_path / "upright.png")
+  turned, plain = (folder.Folder(tmp_path, [n], size=24, seed=0, how="resize") for n in (name, "upright.png"))
+  assert np.abs(turned.item(0).astype(float) - plain.item(0)).mean() < LOSSY / 2
+
+
 @pytest.mark.parametrize("value", [0, 9, 65535])
 @pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.png"])
 def test_an_orientation_that_there_is_not_turns_nothing(tmp_path, name, value):
