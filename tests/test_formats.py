@@ -148,7 +148,7 @@ def test_of_a_folder_every_picture_that_is_read_when_named_is_read(mixed):
 def test_what_a_folder_leaves_out_is_named_in_one_line(mixed, capsys):
   images.collect([str(mixed)])
   said = capsys.readouterr().err
-  assert said.count("\n") == 1 and said.startswith(f"note: of the folder {mixed} are left out: b.nef (a RAW file of a")
+  assert said.count("\n") == 1 and said.startswith(f"note: not read in the folder {mixed}: b.nef (a RAW file of a")
   assert said.endswith("more, notes.txt\n") and "hidden" not in said
 
 
@@ -172,14 +172,14 @@ def test_a_folder_of_pictures_alone_needs_no_line(tmp_path, capsys):
 
 def test_of_many_files_that_are_left_out_the_first_are_named_and_the_rest_counted(tmp_path):
   told = formats.left_out(tmp_path, [f"{i:03d}.txt" for i in range(100)] + ["z.cr2"])
-  assert told.startswith(f"of the folder {tmp_path} are left out: z.cr2 (a RAW file")
+  assert told.startswith(f"not read in the folder {tmp_path}: z.cr2 (a RAW file")
   assert "004.txt" in told and "005.txt" not in told and told.endswith(" and 95 more")
 
 
 def test_a_folder_of_what_cannot_be_read_says_why(tmp_path):
   (tmp_path / "a.cr2").write_bytes(b"x")
   for collect in (lambda: images.collect([str(tmp_path)]), lambda: folder.list_images(tmp_path)):
-    with pytest.raises(ValueError, match="found none; of the folder .* are left out: a.cr2 .a RAW file .* develop it"):
+    with pytest.raises(ValueError, match="found none; not read in the folder .*: a.cr2 .a RAW file .* develop it"):
       collect()
 
 
@@ -297,7 +297,7 @@ def test_a_damaged_heic_is_an_error_that_names_it(tmp_path):
 
 def test_a_tiff_of_a_kind_that_is_not_read_is_not_called_no_image(tmp_path):
   tifffile = pytest.importorskip("tifffile")
-  tifffile.imwrite(tmp_path / "a.tif", UPRIGHT.astype(np.float32))
+  tifffile.imwrite(tmp_path / "a.tif", UPRIGHT.astype(np.float32), photometric="rgb")
   with pytest.raises(ValueError, match="a.tif: expected an image, got a TIFF of a kind that is not read.*8 or 16 bits"):
     images.read(tmp_path / "a.tif", convert=True)
   tifffile.imwrite(tmp_path / "a.tif", UPRIGHT, photometric="rgb")

@@ -142,14 +142,14 @@ def is_listed(path: pathlib.Path, *, arrays: bool) -> bool:
 def left_out(folder: str | os.PathLike[str], names: Iterable[str]) -> str | None:
   """Return a sentence on entries of a folder that are not read; hidden ones are passed over. None for no entry.
 
-  Those of which more can be said than their names come first.
+  Pictures that cannot be read come first, with the reason.
   """
   shown = sorted((name for name in names if not os.path.basename(name).startswith(".")), key=_unknown_last)
   if not shown:
     return None
   told = [name if (why := unreadable(name)) is None else f"{name} ({why})" for name in shown[:SHOWN]]
   more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-  return f"of the folder {folder} are left out: {', '.join(told)}{more}"
+  return f"not read in the folder {folder}: {', '.join(told)}{more}"
 
 
 def _unknown_last(name: str) -> tuple[bool, str]:

@@ -25,7 +25,7 @@ def read_mask(path: str | os.PathLike[str], *, threshold: int | None = None) -> 
 
   Args:
     path: an image of black and white only, with equal channels and opaque alpha if it has these, or a `.npy` of two
-      values, [h, w], [h, w, 1] or [h, w, 3]. The values are 0 and 255, of 16 bits 0 and 65535, or 0 and 1.
+      values, [h, w], [h, w, 1] or [h, w, 3]. The values are 0 and 255, or 0 and 1; of a 16-bit image also 0 and 65535.
     threshold: in 1 .. 255; accept any gray, and keep the pixels that are at least this bright. Where nothing is above
       1, it counts as 255.
 
