@@ -79,7 +79,7 @@ def files(tmp_path_factory):
   Image.fromarray(mask[:8, :8]).save(folder / "mask-small.png")
   Image.fromarray(half).save(folder / "mask-half.png")
   Image.fromarray(mask * 0).save(folder / "mask-black.png")
-  Image.fromarray(np.dstack([mask] * 3)).save(folder / "mask-rgb.png")
+  Image.fromarray(np.dstack([mask, mask, 0 * mask])).save(folder / "mask-rgb.png")
   np.save(folder / "kernel.npy", np.ones((3, 3)))
   np.save(folder / "kernel-even.npy", np.ones((4, 4)))
   np.save(folder / "kernel-zero.npy", np.zeros((3, 3)))
@@ -377,7 +377,6 @@ CASES = {
   "text": (f"{SR} --input={{in}}/text.png", FAILURE, "text.png: expected an image, got a file that is none"),
   "alpha": (f"{SR} --input={{in}}/alpha.png", FAILURE, "expected 8-bit RGB, got RGB with alpha; .* pass --convert"),
   "palette": (f"{SR} --input={{in}}/palette.png", FAILURE, "expected 8-bit RGB, got palette; .* pass --convert"),
-  "gray": (f"{SR} --input={{in}}/gray.png", FAILURE, "expected 8-bit RGB, got 8-bit grayscale; .* pass --convert"),
   "gray with alpha": (f"{SR} --input={{in}}/gray-alpha.png", FAILURE, "got grayscale with alpha; .* pass --convert"),
   "16-bit gray": (f"{SR} --input={{in}}/deep.png", FAILURE, "expected 8-bit RGB, got 16-bit grayscale; .* --convert"),
   "16-bit RGB": (f"{SR} --input={{in}}/deep-rgb.png", FAILURE, "expected 8-bit RGB, got 16-bit RGB; .* --convert"),
@@ -409,9 +408,9 @@ CASES = {
     "bright.npy: expected values in \\[-1, 1\\], got \\[-2, 2\\]",
   ),
   "flat array": (
-    f"{SR} --input={{in}}/flat.npy",
+    f"{SR} --measurement={{in}}/flat.npy",
     FAILURE,
-    "expected an array of shape \\[h, w, 3\\], got \\(16, 16\\)",
+    "expected an array of shape \\[h, w, 3\\], got \\(16, 16\\); save np.stack\\(\\[a\\] \\* 3, axis=-1\\)",
   ),
   "objects": (f"{SR} --input={{in}}/objects.npy", FAILURE, "objects.npy: expected a .npy array of numbers"),
   "cut array": (
@@ -463,7 +462,7 @@ CASES = {
   "colored mask": (
     f"{INPAINT} {GOOD} --mask={{in}}/mask-rgb.png",
     FAILURE,
-    "expected a grayscale mask, got 8-bit RGB",
+    "expected a mask of gray values, got .* pixels of other colors; save it as gray",
   ),
   "all below the threshold": (
     f"{INPAINT} {GOOD} --mask={{in}}/mask-half.png --mask_threshold=200",

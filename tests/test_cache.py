@@ -125,7 +125,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_items_of_a_folder_are_the_same_cached_or_not(tmp_path, monkeypatch, name, how):
   monkeypatch.setattr(folder, "LEAST_CACHED", 1)
-  monkeypatch.setattr(images, "read_rgb", lambda path, read=images.read_rgb: decoded.append(path) or read(path))
+  monkeypatch.setattr(images, "read_rgb", lambda path, read=images.read_rgb, **_: decoded.append(path) or read(path))
   decoded, kind = [], KINDS[name]
   pixels = np.kron(numbers(1, 40 * 70 * 3).reshape(40, 70, 3), np.ones((8, 8, 1), np.uint8))
   exif = Image.Exif()

@@ -89,7 +89,7 @@ def test_only_regular_files_are_trained_on(tmp_path):
 
 def test_what_is_no_regular_file_keeps_no_reader_waiting(tmp_path):
   for path in odd_files.make(tmp_path, ".png").values():
-    for read in (folder.upright_size, folder.decode):
+    for read in (folder.open_size, folder.decode):
       with pytest.raises((ValueError, OSError)):
         read(path)
 

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from diffinv import errors, files, reading
-from diffinv.data import images
+from diffinv import errors, files
+from diffinv.data import formats, images, profiles
 from diffinv.data.cache import Cache
 
 CROPS = ("random", "resize")
 VALIDATION_SHARE = 0.1  # at most this share of the files is held out
 JPEG_MARGIN = 2  # the least reduction left to the Lanczos filter, which is better than the JPEG decoder's
-QUARTER_TURNS = 5  # the least EXIF orientation that lies on its side
+QUARTER_TURNS = (5, 6, 7, 8)  # the EXIF orientations of pictures that lie on their side
 AHEAD = 4  # batches prepared before they are asked for, at least
 LEAST_CACHED = 2**18  # pixels; smaller pictures are decoded in a few milliseconds
 MAX_TRIES = 64  # files in a row that may fail before we give up on the folder
@@ -37,8 +37,12 @@ def item_rng(seed: int, index: int) -> np.random.Generator:
   return np.random.default_rng((seed, index))
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[str]:
+def list_images(folder: str | os.PathLike[str], *, note: Callable[[str], Any] | None = None) -> list[str]:
   """Return the image files below `folder`, relative to it, sorted by name; what is no regular file is left out.
+
+  Args:
+    folder: to search through; hidden files and folders are passed over.
+    note: called with one line that names what is left out.
 
   Raises:
     ValueError: it is no folder, or holds no image.
@@ -47,15 +51,20 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
   if not folder.is_dir():
     sets = "photographs, photos or faces"
     raise ValueError(f"data: expected a folder of images, or {sets}, got {str(folder)!r}; check the path")
-  extensions = tuple(e for e in images.EXTENSIONS if e != ".npy")
-  found = []
+  found: list[str] = []
+  others: list[str] = []
   for place, folders, names in os.walk(folder):
     folders[:] = [name for name in folders if not name.startswith(".")]
     inside = pathlib.Path(place).relative_to(folder)
-    listed = [name for name in names if name.lower().endswith(extensions) and not name.startswith(".")]
-    found += [str(inside / name) for name in listed if reading.is_file(os.path.join(place, name))]
+    for name in names:
+      listed = formats.is_listed(pathlib.Path(place, name), arrays=False)
+      (found if listed else others).append(str(inside / name))
+  left = formats.left_out(folder, others)
   if not found:
-    raise ValueError(f"data: expected images ({', '.join(extensions)}) in the folder {folder}, found none")
+    known = ", ".join(formats.endings(arrays=False))
+    raise ValueError(f"data: expected images ({known}) in the folder {folder}, found none; {left or 'name another'}")
+  if left is not None and note is not None:
+    note(f"note: {left}")
   return sorted(found)
 
 
@@ -79,19 +88,26 @@ def split(
   return [name for name in names if name not in held_out], [name for name in names if name in held_out]
 
 
-def upright_size(path: pathlib.Path) -> tuple[int, int]:
-  """Return the width and height of a picture as viewers show it; reads only the header."""
+def open_size(path: pathlib.Path) -> tuple[int, int] | None:
+  """Return the width and height of a JPEG as viewers show it, from its header, as it may come reduced.
+
+  Of any other picture None: it is decoded in full anyway, and its size is that of its pixels. What a header says of
+  width, height and orientation differs from format to format, and from one version of a decoder to another.
+  """
   with images.open_image(path) as image:
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNS
+    if not _is_drafted(image):
+      return None
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
     return (image.height, image.width) if turned else image.size
 
 
-def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
+def decode(path: pathlib.Path, scale: float = 1.0, tell: Callable[[str], Any] = lambda line: None) -> Image.Image:
   """Return a picture in RGB, converted if it is of another mode.
 
   Args:
     path: of the file.
     scale: at most 1; a JPEG may come reduced, which is quicker, but not below this fraction of its size.
+    tell: called with what is done to "its colors", if they are converted to sRGB.
 
   Raises:
     ValueError, OSError: it is damaged, not a picture, or too large.
@@ -104,11 +120,11 @@ def decode(path: pathlib.Path, scale: float = 1.0) -> Image.Image:
           f"{path}: expected at most {images.MAX_PIXELS} pixels, got {image.width}x{image.height}; scale it down"
         )
       image.load()
-      return ImageOps.exif_transpose(image).convert("RGB")
-  return images.read_rgb(path)
+      return profiles.to_srgb(ImageOps.exif_transpose(image), tell).convert("RGB")
+  return images.read_rgb(path, tell=tell)
 
 
-def _is_drafted(image: Image.Image, scale: float) -> bool:
+def _is_drafted(image: Image.Image, scale: float = 1.0) -> bool:
   """Tell whether a picture that is not decoded yet is a JPEG that may come reduced, and have it come so."""
   if image.format != "JPEG" or image.mode not in ("RGB", "L"):
     return False
@@ -117,11 +133,15 @@ def _is_drafted(image: Image.Image, scale: float) -> bool:
   return True
 
 
-def decoded_size(path: pathlib.Path, scale: float = 1.0) -> tuple[int, int]:
-  """Return the width and height of what `decode` returns, before it is turned upright; reads only the header."""
+def _decoded_as(path: pathlib.Path, scale: float, tell: Callable[[str], Any]) -> str | None:
+  """Return what tells apart what `decode` makes of one file; None if the picture is so small that it is not kept."""
   with images.open_image(path) as image:
+    if math.prod(image.size) < LEAST_CACHED:
+      return None
     _is_drafted(image, scale)
-    return image.size
+    if (words := profiles.described(image)) is not None:
+      tell(words)
+    return f"{image.width}x{image.height}" + "-srgb" * (words is not None)
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels
@@ -189,7 +209,7 @@ class Folder:
       flip: mirror half of them.
       corrupt: files that are known to be unreadable, and why.
       cache: of decoded pictures; without one each is decoded again for every item. The items are the same.
-      report: called once with a line for each file that cannot be read.
+      report: called once with a line for each file that cannot be read, and for each kind of colors that is converted.
     """
     if how not in CROPS:
       raise ValueError(f"crop: expected one of {', '.join(CROPS)}, got {how!r}")
@@ -198,8 +218,9 @@ class Folder:
     self._how, self._max_downscale, self._flip, self._report = how, max_downscale, flip, report
     self._lock = threading.Lock()
     self._corrupt = dict(corrupt or {})
+    self._told: set[str] = set()
     self._cache = cache
-    self._digest = functools.cache(lambda name: files.digest(self._folder / name))
+    self._digest = functools.cache(files.digest)
     self._order = functools.lru_cache(maxsize=4)(self._shuffled)
 
   @property
@@ -230,34 +251,44 @@ class Folder:
 
   def readable(self, name: str) -> bool:
     """Tell whether a file can be decoded; one that cannot counts as `corrupt`."""
-    size = self._try(name, upright_size)
+    whole = self._try(name, self._whole)
+    if whole is None or whole[1] is not None:
+      return whole is not None
     # To show the whole of a picture, no more than this is needed.
-    scale = self._scale(min(size)) if size is not None and self._how == "resize" else 1.0
-    return size is not None and self._try(name, lambda path: decode(path, scale)) is not None
+    scale = self._scale(min(whole[0])) if self._how == "resize" else 1.0
+    return self._try(name, lambda path: decode(path, scale)) is not None
 
   def _cut(self, name: str, index: int) -> np.ndarray | None:
     rng = item_rng(self.seed, index)  # new for each file, whatever was tried before
-    size = self._try(name, upright_size)
-    if size is None:
+    whole = self._try(name, self._whole)
+    if whole is None:
       return None
-    width, height = size
+    (width, height), image = whole
     box = region(rng, width, height, self.size, self._how, self._max_downscale)
     scale = self._scale(box[2] - box[0])
-    small = width * height < LEAST_CACHED
-    image = self._try(name, lambda path: decode(path, scale) if small else self._decoded(name, path, scale))
+    image = image or self._try(name, lambda path: self._decoded(path, scale))
     if image is None:
       return None
     across, down = image.width / width, image.height / height  # the reduction that came with decoding
     pixels = crop(image, (across * box[0], down * box[1], across * box[2], down * box[3]), self.size)
     return pixels[:, ::-1] if self._flip and rng.random() < 0.5 else pixels
 
-  def _decoded(self, name: str, path: pathlib.Path, scale: float) -> Image.Image:
+  def _whole(self, path: pathlib.Path) -> tuple[tuple[int, int], Image.Image | None]:
+    """Return the size of a picture, and the picture itself unless it may come reduced."""
+    size = open_size(path)
+    if size is not None:
+      return size, None
+    image = self._decoded(path, 1.0)
+    return image.size, image
+
+  def _decoded(self, path: pathlib.Path, scale: float) -> Image.Image:
     """Return what `decode` does, of four channels where it is mapped from the cache; the last has no meaning."""
-    if self._cache is None:
-      return decode(path, scale)
-    width, height = decoded_size(path, scale)
-    key = f"{self._digest(name)[:32]}-{width}x{height}"
-    pixels = self._cache.array(key, lambda: np.asarray(decode(path, scale).convert("RGBX"), np.uint8))
+    tell = functools.partial(self._tell, path)
+    form = None if self._cache is None else _decoded_as(path, scale, tell)
+    if self._cache is None or form is None:
+      return decode(path, scale, tell)
+    key = f"{self._digest(path)[:32]}-{form}"
+    pixels = self._cache.array(key, lambda: np.asarray(decode(path, scale, tell).convert("RGBX"), np.uint8))
     # Of three channels it would be copied.
     return Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
 
@@ -271,6 +302,13 @@ class Folder:
     except Exception as error:  # a decoder may raise anything on damaged bytes
       self._skip(name, error)
       return None
+
+  def _tell(self, path: pathlib.Path, words: str) -> None:
+    """Report what is done to the colors of a file, once for all files to which the same is done."""
+    with self._lock:
+      if words not in self._told:
+        self._told.add(words)
+        self._report(f"data: {path.relative_to(self._folder)}: {words}; so are those of all files like it")
 
   def _shuffled(self, epoch: int) -> np.ndarray:
     return np.random.default_rng((self.seed, epoch, 1)).permutation(len(self._names))

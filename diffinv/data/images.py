@@ -1,13 +1,15 @@
 """Picture files to arrays in [-1, 1] and back, and the size of pictures. NumPy on the host.
 
-Nothing is converted, resized or rescaled unless the caller asks. Reading maps the byte b to b / 127.5 - 1. EXIF
-orientation is applied; color profiles are ignored (bytes are taken as sRGB). Writing clips to [-1, 1] and rounds to
-the nearest byte. It never stretches the range, so a metric of the file is a metric of the picture.
+Nothing is resized or rescaled unless the caller asks, and nothing is converted without a line that says so. Reading
+maps the byte b to b / 127.5 - 1. The orientation of EXIF, XMP and TIFF is applied, and an embedded color profile:
+values are those of sRGB. Writing clips to [-1, 1], rounds to the nearest byte and says that it is sRGB. It never
+stretches the range, so a metric of the file is a metric of the picture.
 
 A picture may be a `.npy` file, too: floats, [h, w, c], [-1, 1].
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -16,16 +18,16 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from diffinv import errors, files, reading
+from diffinv import errors, files, progress, reading
+from diffinv.data import formats, profiles, ranges
 from diffinv.data.arrays import DECODING_ERRORS, read_array
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")
 MAX_PIXELS = 64_000_000  # a larger picture is more likely a decompression bomb than something to restore
 MAX_STRIP_PIXELS = 16 * MAX_PIXELS  # of a file that this program wrote: many pictures side by side
 MAX_BYTES, MAX_STRIP_BYTES = 1_000_000_000, 5_000_000_000  # of the files: more than all these pixels take
@@ -38,16 +40,19 @@ NAMES = {
   "PA": "palette with alpha",
   "RGB": "8-bit RGB",
   "RGBA": "RGB with alpha",
+  "CMYK": "CMYK, the inks of a print",
+  "I": "32-bit integer grayscale",
   "F": "32-bit float grayscale",
 }
-# What Pillow may take a file for, whatever its name: pictures only. Ghostscript would run an EPS file.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
+UNBOUNDED = ("I", "F")  # modes of which no file says what is black and what is white
+DNG_VERSION = 50706  # the tag of a RAW file that is a TIFF
 FITS = ("none", "crop", "resize")
 # Of what Pillow says: what tells that a file is damaged, and that what lies beside the pixels is a bomb.
 DAMAGE = re.compile(
   r"truncat|broken|corrupt|damag|invalid|unrecognized|overrun|not enough|create decoder|next frame|decoder error -[12]",
   re.IGNORECASE,
 )
+DEEP = re.compile(r";16(L|B|N|S|BS|NS)$")  # how Pillow's names of raw modes of 16 bits end
 DAMAGE_ERRORS = (SyntaxError, TypeError, EOFError, IndexError, struct.error, zlib.error)
 BOMB = re.compile(r"text chunk|TEXT_CHUNK", re.IGNORECASE)
 
@@ -66,10 +71,7 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
   found = []
   for path in split(paths):
     if path.is_dir():
-      inside = sorted(p for p in path.iterdir() if _is_listed(p))
-      if not inside:
-        raise ValueError(f"{name}: expected image files ({', '.join(EXTENSIONS)}) in the folder {path}, found none")
-      found += inside
+      found += _inside(path, name)
     else:
       found.append(reading.require_file(path))
   if not found:
@@ -77,9 +79,19 @@ def collect(paths: Sequence[str], *, name: str = "input") -> list[pathlib.Path]:
   return found
 
 
-def _is_listed(path: pathlib.Path) -> bool:
-  """Tell by its name whether an entry of a folder is an image; hidden files and what is no file are not."""
-  return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and reading.is_file(path)
+def _inside(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+  """Return the image files of a folder, and say in one note which entries are none."""
+  entries = sorted(folder.iterdir())
+  inside = [path for path in entries if formats.is_listed(path, arrays=True)]
+  others = formats.left_out(folder, [path.name for path in entries if path not in set(inside)])
+  if not inside:
+    known = ", ".join(formats.endings(arrays=True))
+    raise ValueError(
+      f"{name}: expected image files ({known}) in the folder {folder}, found none; {others or 'name another'}"
+    )
+  if others is not None:
+    progress.note(others)
+  return inside
 
 
 def split(paths: Sequence[str]) -> list[pathlib.Path]:
@@ -103,17 +115,23 @@ def mode_of(channels: int) -> str:
   raise ValueError(f"channels: expected {' or '.join(map(str, CHANNELS.values()))} of an image file, got {channels}")
 
 
+@functools.cache
+def note_once(words: str) -> None:
+  """Print a note, once however often a file is read."""
+  progress.note(words)
+
+
 def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = False) -> np.ndarray:
   """Read an image.
 
   Args:
-    path: a file of one of FORMATS, or `.npy`.
-    mode: "RGB" or "L" (grayscale): what the file must hold.
-    convert: accept other modes too: alpha is laid over white, palettes are looked up, 16 bits become 8, gray becomes
-      RGB, RGB becomes luminance, and an animation becomes its first frame.
+    path: a file that Pillow reads, of `formats.FORMATS`, or `.npy`.
+    mode: "RGB" or "L" (grayscale): what the file must hold. Grayscale is taken for RGB, too, and a note says so.
+    convert: accept other modes too: alpha is laid over white, palettes are looked up, 16 bits become 8, RGB becomes
+      luminance, inks become RGB, and an animation becomes its first frame.
 
   Returns:
-    float32, [h, w, 3] or [h, w, 1], [-1, 1].
+    float32, [h, w, 3] or [h, w, 1], [-1, 1], in sRGB.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -121,32 +139,49 @@ def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = Fal
   """
   path = pathlib.Path(path)
   if path.suffix.lower() == ".npy":
-    return _check_range(read_array(path, channels=CHANNELS[mode]), path)
+    return _read_array(path, CHANNELS[mode])
   image = decode(path)
   kind = kind_of(image)
-  if kind != NAMES[mode]:
-    if not convert:
-      raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
-    image = _converted(image, mode, path)
-  pixels = from_uint8(np.asarray(image, np.uint8))
+  if not convert and kind not in (NAMES[mode], NAMES["L"]):
+    _check_bounded(image, path)
+    raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
+  if not convert and kind != NAMES[mode]:
+    _note_gray()
+  tell = lambda words: note_once(f"{path}: {words}")
+  pixels = from_uint8(np.asarray(_converted(image, mode, path, tell), np.uint8))
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+def _note_gray() -> None:
+  note_once("grayscale pictures are taken as color ones of three equal channels")
+
+
+def read_rgb(path: str | os.PathLike[str], *, tell: Callable[[str], Any] | None = None) -> Image.Image:
   """Read a picture of any kind that `read` can convert, as a Pillow image of 8-bit RGB.
+
+  Args:
+    path: of the file.
+    tell: called with what is done to "its colors", if anything; None to take them as sRGB whatever the file says.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, not an image, or too large.
   """
-  image = decode(pathlib.Path(path))
-  return image if kind_of(image) == NAMES["RGB"] else _converted(image, "RGB", pathlib.Path(path))
+  return _converted(decode(pathlib.Path(path)), "RGB", pathlib.Path(path), tell)
 
 
-def _check_range(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+def _read_array(path: pathlib.Path, channels: int) -> np.ndarray:
+  """Read a picture from a `.npy` file; gray ones, [h, w] or [h, w, 1], get as many channels as are expected."""
+  array = read_array(path, channels=channels, gray=True)
+  if array.shape[-1] == 1 != channels:
+    _note_gray()
+    array = np.repeat(array, channels, axis=-1)
   low, high = float(array.min()), float(array.max())
+  doubt = ranges.doubt(array)
   if low < -1.0 or high > 1.0:
-    raise ValueError(f"{path}: expected values in [-1, 1], got [{low:g}, {high:g}]; rescale them")
+    raise ValueError(f"{path}: expected values in [-1, 1], got [{low:g}, {high:g}]; {doubt or 'rescale them'}")
+  if doubt is not None:
+    note_once(f"{path}: {doubt}")
   return array
 
 
@@ -163,10 +198,15 @@ def read_written(path: str | os.PathLike[str]) -> Image.Image:
 
 @contextlib.contextmanager
 def open_image(path: pathlib.Path, *, written: bool = False) -> Iterator[Image.Image]:
-  """Open a picture without decoding it yet; see `decode`."""
+  """Open a picture without decoding it yet; see `decode`.
+
+  Raises:
+    Unreadable: it is a picture of a kind that cannot be read.
+  """
   with reading.open_file(path, most=MAX_STRIP_BYTES if written else MAX_BYTES) as file:
     # Pillow's own limit, about that of a photograph, does not apply to the opener of a single format.
-    yield PngImagePlugin.PngImageFile(file) if written else Image.open(file, formats=FORMATS)
+    image = PngImagePlugin.PngImageFile(file) if written else formats.open_file(file, path)
+    yield image
 
 
 def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
@@ -190,8 +230,10 @@ def decode(path: pathlib.Path, *, written: bool = False) -> Image.Image:
         return _loaded(image, most)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
       raise ValueError(f"{path}: expected at most {most} pixels, got more ({error}); scale it down") from None
+    except formats.Unreadable:
+      raise
     except Image.UnidentifiedImageError:
-      raise ValueError(f"{path}: expected an image, got a file that is none, or of an unknown format") from None
+      raise ValueError(f"{path}: expected an image, got {formats.unidentified(path)}") from None
     except DECODING_ERRORS as error:
       reading.raise_system_error(error, path)
       raise ValueError(f"{path}: {_refusal(error)}") from None
@@ -233,7 +275,7 @@ def _refusal(error: Exception) -> str:
 def _is_deep(tile: Any) -> bool:
   """Tell whether there are 16 bits a channel, which Pillow silently cuts to 8 if there are several channels."""
   args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-  raw = any(isinstance(a, str) and a.endswith((";16B", ";16L", ";16N")) for a in args)
+  raw = any(isinstance(a, str) and DEEP.search(a) for a in args)
   return raw or (tile.codec_name.startswith("ppm") and isinstance(args[-1], int) and args[-1] > 255)
 
 
@@ -241,25 +283,51 @@ def kind_of(image: Image.Image) -> str:
   """Return in words what a decoded file holds."""
   if image.info["several"]:
     return "an animation or several pages"
-  if image.info["deep"] or image.mode.startswith("I"):
+  if image.info["deep"] or image.mode.startswith("I;16"):
     return "16-bit " + ("grayscale" if image.mode.startswith("I") else image.mode)
   if "transparency" in image.info and image.mode in ("RGB", "L"):
     return f"{NAMES[image.mode]} with a transparent color"
   return NAMES.get(image.mode, image.mode)
 
 
-def _converted(image: Image.Image, mode: str, path: pathlib.Path) -> Image.Image:
-  if image.mode.startswith("I"):
-    values = np.asarray(image, np.int64)
-    if values.max() > 65535 or values.min() < 0:
-      raise ValueError(f"{path}: expected 8 or 16 bits, got 32; rescale it to 8-bit RGB")
-    image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
-  if image.mode == "F":
-    raise ValueError(f"{path}: expected 8 or 16 bits, got floats of unknown range; save them as .npy in [-1, 1]")
+def _check_bounded(image: Image.Image, path: pathlib.Path) -> None:
+  """Check that it is known which values of a picture are black and white."""
+  if image.mode == "F" or (image.mode == "I" and not image.info["deep"]):
+    low, high = image.getextrema()
+    raise ValueError(
+      f"{path}: expected 8 or 16 bits, got {NAMES[image.mode]} from {low:g} to {high:g}, and nothing says what is "
+      "black and white; scale the values to [-1, 1] and save them with numpy.save"
+    )
+
+
+def _converted(image: Image.Image, mode: str, path: pathlib.Path, tell: Callable[[str], Any] | None) -> Image.Image:
+  """Return a decoded picture in a mode, and in sRGB unless there is nobody to `tell`."""
+  _check_bounded(image, path)
+  image = _of_8_bits(image, path)
   if image.has_transparency_data:
+    image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+  elif image.mode == "P":
+    image = image.convert("RGB")
+  if tell is not None:
+    image = profiles.to_srgb(image, tell)
+  if image.mode in ("LA", "RGBA"):
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-  return image.convert("RGB").convert(mode)
+  return image if image.mode == mode else image.convert("RGB").convert(mode)
+
+
+def _of_8_bits(image: Image.Image, path: pathlib.Path) -> Image.Image:
+  """Return a picture with 16-bit gray values rounded to 8 bits; any other as it is."""
+  if not image.mode.startswith("I"):
+    return image
+  values = np.asarray(image, np.int64)
+  if values.min() < 0 or values.max() > 65535:
+    raise ValueError(
+      f"{path}: expected 16 bits from 0 to 65535, got {values.min()} to {values.max()}; save it as 8-bit grayscale"
+    )
+  found = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
+  found.info["icc_profile"] = image.info.get("icc_profile")
+  return found
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -376,11 +444,18 @@ def write(path: str | os.PathLike[str], x: np.ndarray) -> None:
 def write_pillow(path: str | os.PathLike[str], image: Image.Image) -> None:
   """Write a Pillow image as PNG, in full or not at all."""
   with files.file(path) as partial:
-    image.save(partial, format="PNG")
+    image.save(partial, format="PNG", pnginfo=_srgb())
 
 
 def png(x: np.ndarray) -> bytes:
   """Return an image `[h, w, 1 or 3]`, [-1, 1], as the contents of a PNG file."""
   data = io.BytesIO()
-  to_pillow(x).save(data, format="PNG")
+  to_pillow(x).save(data, format="PNG", pnginfo=_srgb())
   return data.getvalue()
+
+
+def _srgb() -> PngImagePlugin.PngInfo:
+  """Return the chunk that says that colors are those of sRGB, to be shown as photographs are (PNG, 11.3.2.5)."""
+  info = PngImagePlugin.PngInfo()
+  info.add(b"sRGB", b"\0")
+  return info

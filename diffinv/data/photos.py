@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from diffinv.data import images
 from diffinv.data.folder import item_rng
 
 SCALES_PER_OCTAVE = 3
@@ -76,8 +77,7 @@ def read(file: str) -> Image.Image:
   path = data_folder() / file
   if not path.is_file():
     raise ValueError(f"data: expected the picture {path}, found nothing; install scikit-image 0.24 or newer")
-  with Image.open(path) as image:
-    return image.convert("RGB")
+  return images.read_rgb(path)
 
 
 def pyramid(image: Image.Image, size: int) -> list[np.ndarray]:

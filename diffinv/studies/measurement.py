@@ -27,7 +27,7 @@ class Given(NamedTuple):
   """What is known of a real measurement's operator."""
 
   mask: np.ndarray | str | os.PathLike[str] | None = None  # kept pixels or frequencies, [h, w] or [h, w, 1], or a file
-  mask_threshold: int | None = None  # gray level of a mask's file from which a pixel counts as kept
+  mask_threshold: int | None = None  # gray level of a mask from which a pixel counts as kept
   kernel: np.ndarray | str | os.PathLike[str] | None = None  # of a blur, [k, l], or a file
 
 
@@ -113,7 +113,7 @@ def _kernel(kernel) -> np.ndarray:
 
 def _masked(operator: Operator, shape, mask: np.ndarray | str | os.PathLike[str], threshold: int | None) -> Operator:
   if isinstance(mask, np.ndarray):
-    kept, name = masks.as_mask(mask), "`mask`"
+    kept, name = masks.as_mask(mask, threshold=threshold), "`mask`"
   else:
     kept, name = masks.read_mask(mask, threshold=threshold), str(mask)
   if kept.shape[:2] != tuple(shape[:2]):

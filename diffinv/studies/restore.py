@@ -390,7 +390,7 @@ def read_measurement(config: Restoration, prior: PicturePrior, name: str, task: 
     raise ValueError(f"{name}: {error}") from None
   channels = template.out_shape[-1]
   if path.suffix.lower() == ".npy":
-    return arrays.read_array(path, channels=channels)
+    return arrays.read_array(path, channels=channels, is_picture=template.is_picture)
   if not template.is_picture:
     raise ValueError(
       f"{path}: expected a .npy array, as `task={name}` does not measure pictures, got a picture; "

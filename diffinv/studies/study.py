@@ -95,7 +95,7 @@ class Running:
 class Measuring(Running):
   """How pictures are read and measured, and with which hyper-parameters they are restored."""
 
-  convert: bool = option(False, "Convert alpha, palette, grayscale and 16-bit pictures to the mode expected.")
+  convert: bool = option(False, "Convert alpha, palette, CMYK, 16-bit and animated pictures, and color to gray.")
   fit: str = option(
     "none", "How to bring pictures to the size: cut out the center, or scale to cover it first.", choices=images.FITS
   )

@@ -106,7 +106,7 @@ def _cache(config: TrainConfig, note: Callable[[str], None]) -> Cache:
 
 
 def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
-  names = folder_data.list_images(config.source)
+  names = folder_data.list_images(config.source, note=note)
   make = functools.partial(
     folder_data.Folder,
     config.source,
