@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import errors, noise, operators
-from diffinv.data import images, masks
+from diffinv.data import images, masks, ranges
 from diffinv.operators import Operator
+from diffinv.operators.fourier import RealFourier
 from diffinv.operators.pixels import Inpainting
 from diffinv.problems import Problem, simulate
 from diffinv.studies.cases import Case, case_keys
@@ -131,3 +132,25 @@ def measured(
   operator_key, noise_key, _ = case_keys(case)
   operator = make_operator(name, task, operator_key, case.shape, given)
   return simulate(noise_key, operator, noise_model(config, task), jnp.asarray(truth))
+
+
+def values(operator: Operator, y: np.ndarray, given_range: str | None) -> jax.Array:
+  """Return what was measured in units of [-1, 1], 0 where nothing is observed.
+
+  Args:
+    operator: that measured.
+    y: as it was read.
+    given_range: of the pictures behind it, of `ranges.RANGES`; None for [-1, 1].
+  """
+  if given_range is not None:
+    ones = operator(jnp.ones(operator.in_shape))
+    y = ranges.to_range(y, *ranges.parse_range(given_range), ones=ones)
+  found = jnp.asarray(y)
+  return operator.observed(found) * found
+
+
+def doubt(operator: Operator, y: np.ndarray) -> str | None:
+  """Return a sentence if a measurement is not what pictures in [-1, 1] give; else None."""
+  if operator.is_picture:
+    return ranges.doubt(y)
+  return ranges.doubt_spectrum(y, math.prod(operator.in_shape)) if isinstance(operator, RealFourier) else None

@@ -4,16 +4,15 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffinv import devices, errors, files, memory, progress
 from diffinv.baselines import BASELINES, Baseline
-from diffinv.data import arrays, images, sheet
+from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.noise import MAX_SIGMA, MIN_SIGMA
@@ -71,6 +70,12 @@ class Restoration(Measuring):
     advice="; pass `noise=none` for none",
     words=(AUTO,),
   )
+  measurement_range: str | None = option(
+    None,
+    "Black and white of the pictures that were measured, where `measurement` is numbers. Not set: -1,1. Numbers of "
+    "others are brought to it; `sigma` is of [-1, 1] all the same.",
+    choices=ranges.RANGES,
+  )
   mask: str | os.PathLike[str] | np.ndarray | None = option(
     None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
   )
@@ -91,6 +96,8 @@ class Restoration(Measuring):
     super().__post_init__()
     if self.method is not None and (self.quality, self.aim) != (Restoration.quality, Restoration.aim):
       raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
+    if self.measurement_range is not None and not self.measurement:
+      raise errors.UsageError("`measurement_range` is of `measurement`, got none; leave it out")
     if self.mask_threshold is not None and self.mask is None:
       raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
     if self.sigma == AUTO and self.input:
@@ -142,8 +149,7 @@ def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   """Return the problem of a real measurement `y`."""
   key = casing.case_keys(case)[0]
   operator = measurement.make_operator(job.name, job.task, key, case.shape, job.config.given)
-  values = jnp.asarray(y)
-  return Problem(operator, job.noises[case.name], operator.observed(values) * values)
+  return Problem(operator, job.noises[case.name], measurement.values(operator, y, job.config.measurement_range))
 
 
 class Reader:
@@ -246,6 +252,8 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
   operators = {case.name: _operator(config, name, task, case) for case in cases}
+  if config.measurement:
+    note_doubts(config, operators, found)
   noises = unknown.noise_models(config, name, task, prior, cases, operators, found)
   method, steps = choose(lambda method: _excuse(method, operators, noises, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
@@ -289,6 +297,15 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
     return built, steps
 
   return checked
+
+
+def note_doubts(config: Restoration, operators: Mapping[str, Operator], found: Sequence[np.ndarray]) -> None:
+  """Say where numbers do not look like those of pictures in the range that they should have."""
+  for (name, operator), y in zip(operators.items(), found, strict=True):
+    given = measurement.values(operator, y, config.measurement_range)
+    if doubt := measurement.doubt(operator, np.asarray(given)):
+      advice = "" if config.measurement_range else "; or state it with `measurement_range`"
+      progress.note(f"{name}: {doubt}{advice}")
 
 
 def _operator(config: Restoration, name: str, task: Task, case: Case) -> Operator:

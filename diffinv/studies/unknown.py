@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from diffinv import errors, progress
@@ -48,16 +48,19 @@ def noise_models(
   excuses = (noise_level.excuse(operator, prior.image_shape[2]) for operator in operators.values())
   why = next((excuse for excuse in excuses if excuse is not None), None)
   if why is None:
-    return {case.name: _estimated(case, prior, operators[case.name], y) for case, y in zip(cases, found, strict=True)}
+    values = [
+      measurement.values(operators[case.name], y, config.measurement_range)
+      for case, y in zip(cases, found, strict=True)
+    ]
+    return {case.name: _estimated(case, prior, operators[case.name], y) for case, y in zip(cases, values, strict=True)}
   if not unsaid:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
   progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give `sigma` where you know it")
   return {case.name: Gaussian(task.sigma) for case in cases}
 
 
-def _estimated(case: Case, prior: PicturePrior, operator: Any, y: np.ndarray) -> Gaussian:
-  values = jnp.asarray(y)
-  estimate = noise_level.estimate(case_keys(case)[1], prior, operator, operator.observed(values) * values)
+def _estimated(case: Case, prior: PicturePrior, operator: Any, y: jax.Array) -> Gaussian:
+  estimate = noise_level.estimate(case_keys(case)[1], prior, operator, y)
   progress.note(f"{case.name}: {noise_level.described(estimate)}")
   return Gaussian(float(estimate.sigma))
 
