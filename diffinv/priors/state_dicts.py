@@ -126,8 +126,7 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
     raise ValueError(f"{path}: {error}") from None
   provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
   written = priors.save_prior(folder, prior, network, provenance, overwrite=overwrite, command="convert")
-  if network.num_classes is not None:
-    progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
+  _tell(prior, network, config)
   return Converted(written, len(state_dict), sum(value.size for value in state_dict.values()))
 
 
@@ -142,10 +141,18 @@ def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple
   prior = _make_prior(guided_diffusion.params_from_state_dict(state_dict, plain), possible[0], config)
   description.describe(prior, possible[0].network, None)
   reading = readings.choose(prior, possible, said) if checks else possible[0]
-  if config.rescale_timesteps is None and config.num_steps != readings.RESCALED_TO:
-    told, other = ("t 1000 / num_steps", "--no") if reading.time_scale != 1.0 else ("t", "--")
-    progress.note(f"the network is told the time as {told}; if it was trained otherwise, {other}rescale_timesteps")
   return _make_prior(prior.params, reading, config), reading.network
+
+
+def _tell(prior: Prior, network: unet.UNetConfig, config: ConvertConfig) -> None:
+  """Say what a user of the prior should know, and what was assumed."""
+  if network.num_classes is not None:
+    progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
+  if config.rescale_timesteps is None and config.num_steps != readings.RESCALED_TO:
+    told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
+    progress.note(
+      f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
+    )
 
 
 def _said(config: ConvertConfig) -> readings.Said:
@@ -255,6 +262,9 @@ def _load_torch(torch: Any, path: pathlib.Path) -> Any:
       _check_archive(path)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
+      if path.suffix == SAFETENSORS:  # PyTorch goes by the name of a file, not by that of an open one
+        with open(path, "rb") as file:
+          return torch.load(file, map_location="cpu", weights_only=True)
       # Only the current format, a zip archive, can be mapped into memory instead of read.
       return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
   except MemoryError:
