@@ -44,13 +44,16 @@ class ConvertConfig:
 
   input: str | os.PathLike[str] = option(help="File to read, .pt or .safetensors; required.")
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
-  num_heads: int | None = option(None, "Heads of attention. Not set: the preset's.", low=1, high=MAX_NUMBER)
+  num_heads: int | None = option(
+    None, "Heads of attention. Not set: the preset's, or what the check finds.", low=1, high=MAX_NUMBER
+  )
   num_head_channels: int | None = option(
     None, "Channels a head, instead of the number of heads.", low=1, high=MAX_NUMBER
   )
   attention_order: str | None = option(
     None,
-    "Channels of q, k, v: head by head, or q of all heads, then k, then v. Not set: the preset's, or legacy.",
+    "Channels of q, k, v: head by head, or q of all heads, then k, then v. Not set: the preset's, or what the check "
+    "finds, or legacy.",
     choices=unet.ATTENTION_ORDERS,
   )
   num_heads_upsample: int | None = option(
