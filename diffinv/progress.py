@@ -24,6 +24,11 @@ def note(words: str) -> None:
   print(f"note: {text.visible(words)}", file=sys.stderr, flush=True)
 
 
+def warn(words: str) -> None:
+  """Print a line on stderr about something that is likely wrong."""
+  print(f"warning: {text.visible(words)}", file=sys.stderr, flush=True)
+
+
 class Bar:
   """Progress through parts of known weight; a context manager, within which signals to stop wait for a report.
 

@@ -109,7 +109,32 @@ def test_description_names_the_source(saved):
   assert description["network"]["name"] == "guided_diffusion"
   assert description["provenance"] == PROVENANCE
   assert "dtype" not in description["network"]
-  assert list(description) == list(checkpoint.FIELDS)
+  assert list(description) == [name for name in checkpoint.FIELDS if name != "time_scale"]
+  assert "num_heads_upsample" not in description["network"]
+
+
+@pytest.fixture(scope="module")
+def rescaled(prior, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("priors") / "rescaled"
+  return checkpoint.save_prior(folder, dataclasses.replace(prior, time_scale=0.25), TINY)
+
+
+def test_the_factor_of_time_is_kept(rescaled):
+  assert json.loads((rescaled / "prior.json").read_text())["time_scale"] == 0.25
+  assert checkpoint.load_prior(rescaled).time_scale == 0.25
+  assert checkpoint.load_description(rescaled)[0]["time_scale"] == 0.25
+
+
+def test_a_prior_without_the_fields_that_came_later_is_what_it_was(saved):
+  assert checkpoint.load_prior(saved).time_scale == 1.0
+  fields, config = checkpoint.load_description(saved)
+  assert fields["time_scale"] == 1.0 and fields["network"]["num_heads_upsample"] is None
+  assert config.num_heads_upsample is None
+
+
+def test_a_prior_on_disk_without_later_fields_is_not_written_again(saved, prior, capsys):
+  assert checkpoint.save_prior(saved, prior, TINY, PROVENANCE) == saved
+  assert "holds this prior already" in capsys.readouterr().err
 
 
 def test_loading_twice_compiles_once(saved):
@@ -295,6 +320,10 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, got 'noise'"),
     (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
     (lambda d: d.update(image_shape=[10**12, 16, 3]), r"image_shape: expected \[height, width, channels\]"),
+    (lambda d: d.update(time_scale=0.0), r"time_scale: expected a number in \(0, 1000\], got 0.0"),
+    (lambda d: d.update(time_scale="1"), "expected a number at time_scale, got text"),
+    (lambda d: d.update(time_scale=0.5, prediction="edm"), "time_scale: expected 1 with the prediction 'edm', got 0.5"),
+    (lambda d: d["network"].update(num_heads_upsample=2), "num_heads_upsample: expected none beside num_head_channels"),
     (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine, got 'square'"),
     (lambda d: d["schedule"].update(name=["linear"]), "expected text at schedule.name, got a list"),
     (lambda d: d["schedule"].update(num_steps=500.0), "expected an integer at schedule.num_steps, got a number"),

@@ -22,7 +22,7 @@ from diffinv.priors import state_dicts
 from diffinv.priors.state_dicts import ConvertConfig
 
 NAME = "unet_tiny64_class_cond_new_attention"
-FLAGS = ("--num_head_channels=32", "--attention_order=new", "--image_size=64")
+FLAGS = ("--num_head_channels=32", "--attention_order=new", "--image_size=64", "--nocheck")
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +122,70 @@ def test_pickle_that_runs_code_is_refused(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "content, got",
   [
-    (b"", "a file of another kind"),
-    (b"hello", "a file of another kind"),
+    (b"", "an empty file; download"),
+    (b"\0" * 9, "a file that begins with zeros; download"),
+    (b"hello", "text, 'hello'; download"),
+    (b"\x01\x02", "a file of another kind; check"),
     (b"PK\x03\x04 cut", "a damaged file"),
     (b"\x80\x02", "a damaged file"),
-    (b"\x89PNG\r\n\x1a\n and more", "a file of another kind"),
+    (b"\x89PNG\r\n\x1a\n and more", "a picture; give"),
+    (b"\x1f\x8b\x08", "a file compressed by gzip; unpack"),
+    (b"x" * 257 + b"ustar", "a tar archive; unpack"),
+    (
+      b"\n<!DOCTYPE html><html><head><title>Google Drive - Virus\n scan</title></head></html>",
+      "a web page, 'Google Drive - Virus scan', saved in the place of the file; open its link in a browser",
+    ),
+    (
+      b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 374000000\n",
+      "a Git LFS pointer to a file of 374,000,000 bytes; fetch that file with `git lfs pull`",
+    ),
   ],
 )
 def test_what_is_no_whole_torch_file_is_one_line(capsys, tmp_path, content, got):
   pytest.importorskip("torch")
   (tmp_path / "a.pt").write_bytes(content)
   error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
-  assert f"{tmp_path / 'a.pt'}: expected a PyTorch checkpoint, got {got}" in error
+  assert f"{tmp_path / 'a.pt'}: expected a PyTorch checkpoint" in error and f", got {got}" in error
+
+
+@pytest.mark.parametrize(
+  "names, got",
+  [
+    (["a.npy", "b.npy"], "a NumPy archive"),
+    (["net.pt", "x/", "a.txt", "b", "c"], "a zip archive of 'net.pt', 'a.txt', 'b', ...; unpack it"),
+  ],
+)
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_of_other_files_says_what_it_holds(tmp_path, names, got, compression):
+  pytest.importorskip("torch")
+  with zipfile.ZipFile(tmp_path / "a.pt", "w", compression) as archive:
+    for name in names:
+      archive.writestr(name, b"0" * 100)
+  with pytest.raises(ValueError, match=f"a.pt: expected a PyTorch checkpoint.*, got {re.escape(got)}"):
+    state_dicts.read_state_dict(tmp_path / "a.pt")
+
+
+def test_an_archive_is_read_once_unpacked_as_the_message_says(tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"a": torch.ones(3)}, tmp_path / "net.pt")
+  with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+    archive.write(tmp_path / "net.pt", "net.pt")
+  with pytest.raises(ValueError, match="unpack it, and give the checkpoint in it"):
+    state_dicts.read_state_dict(tmp_path / "a.zip")
+  with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+    archive.extract("net.pt", tmp_path / "unpacked")
+  assert list(state_dicts.read_state_dict(tmp_path / "unpacked" / "net.pt")) == ["a"]
+
+
+def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path, capsys):
+  torch = pytest.importorskip("torch")
+  from safetensors.numpy import save_file
+
+  save_file({"a": np.ones(3, np.float32)}, tmp_path / "a.pt")
+  torch.save({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+  for name, kind in (("a.pt", "safetensors"), ("a.safetensors", "torch")):
+    np.testing.assert_array_equal(state_dicts.read_state_dict(tmp_path / name)["a"], np.ones(3, np.float32))
+    assert f"{tmp_path / name} is a file of {kind}, whatever its name" in capsys.readouterr().err
 
 
 def rezipped(path, change):
@@ -248,23 +300,38 @@ def test_what_a_safetensors_header_promises_is_checked(tmp_path, header, message
     state_dicts.read_state_dict(tmp_path / "a.safetensors")
 
 
-def test_nested_state_dict_is_named(capsys, tmp_path):
+def test_tensors_of_nested_tables_are_read(tmp_path):
   torch = pytest.importorskip("torch")
-  torch.save({"step": 3, "model": {"a": torch.zeros(2)}}, tmp_path / "a.pt")
-  error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
-  assert "expected a bare state_dict, a table of tensors, got one with 'step' of type int" in error
+  optimizer = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+  torch.save({"step": 3, "model": {"a": torch.zeros(2)}, "optimizer": optimizer}, tmp_path / "a.pt")
+  assert list(state_dicts.read_state_dict(tmp_path / "a.pt")) == ["model.a"]
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, this is no such file"])
-def test_damaged_safetensors_file_is_one_line(capsys, tmp_path, content):
+@pytest.mark.parametrize("table, got", [({"step": 3}, "a table without one"), ([1, 2], "list")])
+def test_a_file_without_tensors_is_named(tmp_path, table, got):
+  torch = pytest.importorskip("torch")
+  torch.save(table, tmp_path / "a.pt")
+  with pytest.raises(ValueError, match=f"a.pt: expected a state_dict, a table of tensors, got {got}"):
+    state_dicts.read_state_dict(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+  "content, got",
+  [
+    (b"", "expected a PyTorch checkpoint or a .safetensors file, got an empty file"),
+    (b"hello, this is no such file", "a .safetensors file, got text, 'hello, this is no such file'"),
+    (struct.pack("<Q", 1000) + b"{", "expected a .safetensors file, got a damaged one"),
+  ],
+)
+def test_damaged_safetensors_file_is_one_line(capsys, tmp_path, content, got):
   (tmp_path / "a.safetensors").write_bytes(content)
   error = fails(capsys, f"--input={tmp_path / 'a.safetensors'}", f"--output={tmp_path / 'o'}", *FLAGS)
-  assert "expected a .safetensors file, got a damaged one" in error
+  assert got in error and "download the file itself, again" in error
 
 
 def test_torch_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
-  (tmp_path / "a.pt").write_bytes(b"")
+  (tmp_path / "a.pt").write_bytes(b"\x80\x02")
   error = fails(capsys, f"--input={tmp_path / 'a.pt'}", f"--output={tmp_path / 'o'}", *FLAGS)
   assert 'pip install "diffinv[convert]"' in error
 
@@ -305,7 +372,7 @@ def test_missing_flags_are_usage_errors(capsys, safetensors_file, tmp_path):
   assert "--output is missing" in fails(capsys, source, code=2)
   assert "--image_size is missing" in fails(capsys, source, target, code=2)
   assert "expected one of them, got both" in fails(capsys, source, target, *FLAGS, "--num_heads=2", code=2)
-  assert "shapes cannot tell" in fails(capsys, source, target, "--image_size=64")
+  assert "shapes cannot tell" in fails(capsys, source, target, "--image_size=64", "--nocheck")
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
 """Turn a PyTorch checkpoint of the guided-diffusion UNet into a prior.
 
 usage: diffinv convert --input=FILE --output=FOLDER [--preset=ffhq256|imagenet256]
-       diffinv convert --input=FILE --output=FOLDER --num_heads=N|--num_head_channels=N --image_size=N
+       diffinv convert --input=FILE --output=FOLDER --image_size=N [--num_heads=N|--num_head_channels=N]
 
-FILE is a bare state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). Shapes tell
-the architecture except how attention splits its channels, which a preset or the flags say. No code in FILE is run.
+FILE holds a state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). Shapes tell the
+architecture except how attention splits its channels, which a preset or the flags say, or else the check finds: the
+network denoises a portrait, and a clearly better way to read it is taken or warned of. No code in FILE is run.
 """
 
 from absl import flags

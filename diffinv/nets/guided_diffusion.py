@@ -83,12 +83,53 @@ def _to_ours(path, value):
   return value.reshape(value.shape[:2]).T  # (O, I), (O, I, 1) or (O, I, 1, 1) -> (I, O)
 
 
+# Names of tensors that tell other networks, and what these are.
+OTHERS = {
+  r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": "a text-conditional network, as of GLIDE",
+  r"transformer_blocks\.|\.attn2\.": "a text-conditional network, as of Stable Diffusion",
+  r"(^|\.)down_blocks\.": "a network of the diffusers library, which is another",
+  r"(^|\.)all_modules\.": "a network of score_sde, which is another",
+  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": "a network of EDM, or another",
+}
+
+
+def check_unconditional(shapes: Mapping[str, tuple[int, ...]]) -> None:
+  """Check that a state_dict is not that of another kind of network, as far as names and channels tell.
+
+  Raises:
+    ValueError: it is; the message says of which.
+  """
+  what = next((what for names, what in OTHERS.items() if any(re.search(names, name) for name in shapes)), None)
+  if what is None and "out.2.weight" not in shapes and not any(name.startswith("output_blocks.") for name in shapes):
+    what = "a classifier, an encoder alone" if "input_blocks.0.0.weight" in shapes else None
+  what = _conditioned(shapes) if what is None else what
+  if what is not None:
+    raise ValueError(f"expected an unconditional guided-diffusion UNet, got {what}; convert an unconditional one")
+
+
+def _conditioned(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+  """Return what a network is that takes a picture beside the noisy one; None where channels do not tell of one."""
+  first, last = shapes.get("input_blocks.0.0.weight", ()), shapes.get("out.2.weight", ())
+  if len(first) < 2 or not last:
+    return None
+  taken, given = first[1], last[0]
+  if given in (taken, 2 * taken) and (taken, given) != (6, 6):  # these are 3 noisy and 3 of low resolution
+    return None
+  for channels in (3, 1):
+    if taken > channels and given in (channels, 2 * channels):
+      kind = "a super-resolution network" if taken == 2 * channels else "a conditional network"
+      outputs = "their mean and variance" if given > channels else "their mean"
+      return f"{kind} of {channels} noisy and {taken - channels} other channels in, {outputs} out"
+  return f"a network of {taken} channels in and {given} out, which is neither a mean nor a mean and a variance"
+
+
 def infer_config(shapes: Mapping[str, tuple[int, ...]], **choices: Any) -> UNetConfig:
   """Return the architecture that a state_dict's shapes tell.
 
   Args:
     shapes: by tensor name.
-    **choices: what shapes cannot tell: num_heads or num_head_channels, attention_order; dtype, remat.
+    **choices: what shapes cannot tell: num_heads or num_head_channels, num_heads_upsample, attention_order; dtype,
+      remat.
 
   Raises:
     ValueError: the tensors are not those of a guided-diffusion UNet, or a choice is missing.
@@ -138,7 +179,8 @@ def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None
   Args:
     shapes: by tensor name.
     preset: of PRESETS; an error where the shapes are another network's.
-    **choices: num_heads or num_head_channels, attention_order; None if not given. They override the preset's.
+    **choices: num_heads or num_head_channels, num_heads_upsample, attention_order; None if not given. They override
+      the preset's.
 
   Raises:
     ValueError: see `infer_config`; or the file is not the preset's; or neither preset nor heads are given.
@@ -164,7 +206,8 @@ def identify(shapes: Mapping[str, tuple[int, ...]], *, preset: str | None = None
 
 def _architecture(config):
   # What shapes tell; published networks exist with and without classes.
-  blank = {"num_heads": 1, "num_head_channels": None, "attention_order": "legacy", "num_classes": None}
+  blank = {"num_heads": 1, "num_head_channels": None, "num_heads_upsample": None}
+  blank |= {"attention_order": "legacy", "num_classes": None}
   return dataclasses.replace(config, **blank)
 
 

@@ -40,6 +40,7 @@ class UNetConfig:
   out_channels: int = 6  # twice `in_channels` with a learned variance
   num_heads: int | None = None  # of attention; this or the next
   num_head_channels: int | None = None  # channels a head
+  num_heads_upsample: int | None = None  # of attention in the decoder, where it has not `num_heads`
   attention_order: str = "legacy"  # of ATTENTION_ORDERS
   scale_shift_norm: bool = True  # the embedding scales and shifts a normalization, or is added
   resblock_updown: bool = True  # resampling inside a residual block, or by a convolution
@@ -89,6 +90,10 @@ def _check_choices(config):
     raise ValueError(
       f"num_heads, num_head_channels: expected exactly one, got {config.num_heads} and {config.num_head_channels}"
     )
+  if config.num_heads_upsample is not None and config.num_heads is None:
+    raise ValueError(
+      f"num_heads_upsample: expected none beside num_head_channels, got {config.num_heads_upsample}; leave it out"
+    )
 
 
 def _check_widths(config):
@@ -102,10 +107,11 @@ def _check_widths(config):
     channels = width(config, level)
     if channels % GROUPS or channels <= 0:
       raise ValueError(f"channel_mult: expected multiples of {GROUPS} channels, got {channels} at level {level}")
-    heads = config.num_heads if config.num_heads is not None else config.num_head_channels
-    if level in (*config.attention_levels, levels[-1]) and channels % heads:
-      name = "num_heads" if config.num_heads is not None else "num_head_channels"
-      raise ValueError(f"{name}: expected a divisor of the {channels} channels of level {level}, got {heads}")
+    for name in ("num_heads", "num_head_channels", "num_heads_upsample"):
+      parts = getattr(config, name)
+      attends = level in config.attention_levels or (level == levels[-1] and name != "num_heads_upsample")
+      if parts is not None and attends and (parts < 1 or channels % parts):
+        raise ValueError(f"{name}: expected a divisor of the {channels} channels of level {level}, got {parts}")
 
 
 def width(config: UNetConfig, level: int) -> int:
@@ -132,6 +138,13 @@ def decoder(config: UNetConfig) -> list[Block]:
     blocks += [("", channels, attention)] * config.num_res_blocks
     blocks.append(("up" if level else "", channels, attention))
   return [Block(f"output_blocks_{i}", c, attention, resample) for i, (resample, c, attention) in enumerate(blocks)]
+
+
+def heads(config: UNetConfig, channels: int, *, decoder: bool = False) -> int:
+  """Return how many heads an attention over `channels` channels has."""
+  if config.num_heads is None:
+    return channels // (config.num_head_channels or channels)
+  return config.num_heads_upsample if decoder and config.num_heads_upsample is not None else config.num_heads
 
 
 def time_embedding(t: jax.Array, dim: int) -> jax.Array:
@@ -324,9 +337,9 @@ class UNet(nn.Module):
   def attention(self, name, channels):
     """Return a layer of attention, rematerialized if the config says so."""
     config = self.config
-    heads = config.num_heads if config.num_heads is not None else channels // config.num_head_channels
     module = nn.remat(Attention) if config.remat else Attention
-    return module(heads, config.attention_order, name=name)
+    count = heads(config, channels, decoder=name.startswith("output_blocks"))
+    return module(count, config.attention_order, name=name)
 
   def block(self, block, h, emb):
     """Apply a residual block and the attention of its level."""

@@ -88,10 +88,16 @@ def x0_from_edm(x_t, output, level):
   return c_skip * (x_t / level.alpha) + c_out * output
 
 
-def network_input(level: Level, prediction: str) -> tuple[jax.Array, jax.Array]:
-  """Return the factor of x_t and the time that a network is called with, each of the shape of `level`'s fields."""
+def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tuple[jax.Array, jax.Array]:
+  """Return the factor of x_t and the time that a network is called with, each of the shape of `level`'s fields.
+
+  Args:
+    level: of the noise.
+    prediction: of PREDICTIONS.
+    time_scale: factor of t, the index in the schedule; "edm" networks are told another time, and have none.
+  """
   if prediction != "edm":
-    return jnp.ones_like(level.alpha), level.t
+    return jnp.ones_like(level.alpha), level.t if time_scale == 1.0 else time_scale * level.t
   _, _, c_in, c_noise = edm_scales(level)
   return c_in / level.alpha, c_noise
 
@@ -123,11 +129,12 @@ class Prior:
   image_shape: tuple[Any, ...] = static(default=(None, None, 3))  # None for any
   size_multiple: int = static(default=1)  # pixels: what the network takes; other pictures are filled up for it
   tiling: sizes.Tiling | None = static(default=None)  # of large pictures
+  time_scale: float = static(default=1.0)  # of t, for a network that was not told the index in its schedule
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
     channels = x_t.shape[-1]
-    scale, t = network_input(level, self.prediction)
+    scale, t = network_input(level, self.prediction, self.time_scale)
     output = sizes.filled(self.apply, self.params, scale * x_t, t, self.size_multiple, self.tiling)
     x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
     if self.clip:

@@ -1,7 +1,9 @@
 """What `prior.json` says of a prior: its fields, and how they are written, read and checked.
 
   {"format", "network": {"name", its architecture}, "prediction", "variance", "clip", "schedule": {"name", "num_steps"},
-   "image_shape", "size_multiple", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
+   "image_shape", "size_multiple", "time_scale", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
+
+Fields that came later, in LATER, are written where they differ from what they were before; `read` returns all of them.
 
 The file is data that someone else may have made, or damaged: every field is checked before it is used, and each error
 is one line that names the file and the field.
@@ -29,9 +31,13 @@ from diffinv.schedules import BETAS, Schedule
 FORMAT = "diffinv-prior-1"
 DESCRIPTION = "prior.json"
 RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when loading it: not written
+# Fields that priors of earlier versions lack, and what they have in their place: of the prior, and of a network.
+LATER: dict[str, Any] = {"time_scale": 1.0}
+LATER_OF_NETWORKS: dict[str, Any] = {"num_heads_upsample": None}
 
 # No prior needs more than these. Building what a damaged description asks for could take hours, or all memory.
 MAX_SCHEDULE_STEPS = 100_000  # of a schedule
+MAX_TIME_SCALE = 1000  # of t: a schedule of one step, told the time of one of 1000
 MAX_LEVELS = 16  # of a network
 MAX_NUMBER = 65536  # of channels, classes, pixels and the like
 MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
@@ -70,6 +76,7 @@ class Description(TypedDict):
   schedule: ScheduleFields
   image_shape: list[int | None]
   size_multiple: int
+  time_scale: NotRequired[float]
   provenance: dict[str, Any]
   digests: NotRequired[dict[str, Annotated[str, msgspec.Meta(min_length=64, max_length=64)]]]
 
@@ -103,8 +110,19 @@ def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
     "schedule": dataclasses.asdict(prior.schedule),
     "image_shape": prior.image_shape,
     "size_multiple": prior.size_multiple,
+    "time_scale": prior.time_scale,
     "provenance": files.plain(provenance or {}),  # file names need not be valid text
   }
+
+
+def written(fields: dict[str, Any]) -> dict[str, Any]:
+  """Return the fields as a file has them: none that came later and is what it was before."""
+  network = _without(fields["network"], LATER_OF_NETWORKS)
+  return {**_without(fields, LATER), "network": network}
+
+
+def _without(fields: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+  return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
 @functools.cache
@@ -130,7 +148,20 @@ def read(folder: Path) -> dict[str, Any]:
       raise
     raise FileNotFoundError(f"{path}: no such file; {folder} is not a prior, make one with `diffinv convert`") from None
   _check_fields(description, str(path))
-  return description
+  return _completed(description)
+
+
+def _completed(fields: dict[str, Any]) -> dict[str, Any]:
+  """Return the fields of a file with those that came later."""
+  network = fields["network"]
+  known = [field.name for field in dataclasses.fields(NETWORKS[network["name"]].config)] if _is_known(network) else []
+  added = {name: value for name, value in LATER_OF_NETWORKS.items() if name in known}
+  return {**LATER, **fields, "network": {**added, **network}}
+
+
+def _is_known(network: dict[str, Any]) -> bool:
+  name = network.get("name")
+  return isinstance(name, str) and name in NETWORKS
 
 
 def _check_fields(description: dict[str, Any], where: str) -> None:
@@ -162,6 +193,11 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
     if description[name] not in choices:
       raise ValueError(f"{where}: {name}: expected one of {', '.join(choices)}, got {shown(description[name])}")
   config = _parse_network(description["network"], where)
+  scale = description.get("time_scale", 1.0)
+  if not 0 < scale <= MAX_TIME_SCALE:
+    raise ValueError(f"{where}: time_scale: expected a number in (0, {MAX_TIME_SCALE}], got {shown(scale)}; {ADVICE}")
+  if scale != 1.0 and description["prediction"] == "edm":
+    raise ValueError(f"{where}: time_scale: expected 1 with the prediction 'edm', got {shown(scale)}; {ADVICE}")
   _check_image(description, config, where)
   return config, _parse_schedule(description["schedule"], where)
 
@@ -169,9 +205,9 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
 def _parse_network(network: dict, where: str) -> Any:
   fields = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
   name = fields.pop("name", None)
-  if not isinstance(name, str) or name not in NETWORKS:
+  if not _is_known(network):
     raise ValueError(f"{where}: network: expected the name of one of {', '.join(NETWORKS)}, got {shown(name)}")
-  known = {f.name: f for f in dataclasses.fields(NETWORKS[name].config) if f.name not in RUNTIME}
+  known = {f.name: f for f in dataclasses.fields(NETWORKS[network["name"]].config) if f.name not in RUNTIME}
   for field in fields:
     if field not in known:
       raise ValueError(f"{where}: network: unknown field {shown(field)}; the fields are {', '.join(known)}")
@@ -181,7 +217,7 @@ def _parse_network(network: dict, where: str) -> Any:
   for field, value in fields.items():
     _check_field(field, value, known[field].type, f"{where}: network: {field}")
   try:
-    config = NETWORKS[name].make_config(**fields)
+    config = NETWORKS[network["name"]].make_config(**fields)
     param_shapes(config)
   except Exception as error:  # an impossible architecture: any layer may raise anything
     raise ValueError(f"{where}: network: no such network can be built: {errors.brief(error)}") from None

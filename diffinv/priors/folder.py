@@ -179,6 +179,7 @@ def load_prior(
     image_shape=tuple(fields["image_shape"]),
     size_multiple=fields["size_multiple"],
     tiling=_tiling(tile, config, fields["size_multiple"]),
+    time_scale=fields["time_scale"],
   )
 
 
@@ -233,7 +234,7 @@ def add_digests(folder: str | os.PathLike[str]) -> None:
 
 def _write_description(path: Path, fields: dict[str, Any]) -> None:
   with files.file(path) as partial:
-    partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(description.written(fields), indent=2) + "\n", encoding="utf-8")
 
 
 def load_description(name_or_folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
@@ -275,7 +276,10 @@ def _with_label(apply, params, num_classes, label):
     raise ValueError(f"label: expected none, the network is unconditional, got {label}; leave it out")
   if label is None or not 0 <= label < num_classes:
     got = "none" if label is None else label
-    raise ValueError(f"label: expected a class in 0..{num_classes - 1} for this network, got {got}")
+    raise ValueError(
+      f"label: expected a class in 0..{num_classes - 1} for this network, got {got}; it is class-conditional, choose "
+      "one with `label`"
+    )
   return {"network": params, "label": jnp.asarray(label, jnp.int32)}, conditional_apply(apply)
 
 

@@ -17,20 +17,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffinv import errors, options, output, reading
+from diffinv import errors, options, output, progress, reading
 from diffinv.nets import guided_diffusion, unet
 from diffinv.options import option
+from diffinv.priors import description, file_kinds, key_prefixes, portrait, readings
 from diffinv.priors import folder as priors
 from diffinv.priors.base import Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.schedules import BETAS, Schedule
 
 SAFETENSORS = ".safetensors"
+CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
 MAX_BYTES = 40_000_000_000  # of a file
 MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
+MAX_DEPTH = 4  # of tables within tables
 TAIL = 66_000  # bytes at the end of an archive in which its list is described
 OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate|out of memory", re.IGNORECASE)
+SAVE_AGAIN = "save it again with torch.save"
 INSTALL = 'pip install "diffinv[convert]"'
 
 
@@ -40,20 +44,39 @@ class ConvertConfig:
 
   input: str | os.PathLike[str] = option(help="File to read, .pt or .safetensors; required.")
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
-  num_heads: int | None = option(None, "Heads of attention. Not set: the preset's.", low=1, high=MAX_NUMBER)
+  num_heads: int | None = option(
+    None, "Heads of attention. Not set: the preset's, or what the check finds.", low=1, high=MAX_NUMBER
+  )
   num_head_channels: int | None = option(
     None, "Channels a head, instead of the number of heads.", low=1, high=MAX_NUMBER
   )
   attention_order: str | None = option(
     None,
-    "Channels of q, k, v: head by head, or q of all heads, then k, then v. Not set: the preset's, or legacy.",
+    "Channels of q, k, v: head by head, or q of all heads, then k, then v. Not set: the preset's, or what the check "
+    "finds, or legacy.",
     choices=unet.ATTENTION_ORDERS,
+  )
+  num_heads_upsample: int | None = option(
+    None, "Heads of attention in the decoder. Not set: as many as elsewhere.", low=1, high=MAX_NUMBER
+  )
+  key_prefix: str | None = option(
+    None, "What stands before the tensors' names, such as ema_model.; chooses a network of a file with several."
   )
   image_size: int | None = option(
     None, "Pixels of the images that it is for. Not set: the preset's.", low=1, high=MAX_NUMBER
   )
   schedule: str = option("linear", "Noise schedule that it was trained with.", choices=BETAS)
   num_steps: int = option(1000, "Steps of that schedule.", low=1, high=MAX_SCHEDULE_STEPS)
+  rescale_timesteps: bool | None = option(
+    None,
+    "Whether it was told the time as t 1000 / num_steps. Not set: so it is where num_steps is not 1000, as in "
+    "improved-diffusion, unless the check finds otherwise.",
+  )
+  check: bool = option(
+    True,
+    "Denoise a portrait with the network, to see whether it works, and to tell what was not said: heads, "
+    "`attention_order` and `rescale_timesteps`.",
+  )
   variance: str = option(
     "fixed_large",
     "Reverse variance, for networks that have not learned it.",
@@ -64,6 +87,10 @@ class ConvertConfig:
     options.check(self)
     if self.num_heads is not None and self.num_head_channels is not None:
       raise errors.UsageError("`num_heads`, `num_head_channels`: expected one of them, got both")
+    if self.num_heads_upsample is not None and self.num_head_channels is not None:
+      raise errors.UsageError(
+        "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
+      )
     if self.image_size is None and self.preset is None:
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
 
@@ -96,30 +123,50 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
     priors.check_free(folder, overwrite=overwrite)
   state_dict = read_state_dict(path)
   try:
-    network, params = _identify(state_dict, config)
+    state_dict = key_prefixes.select(state_dict, config.key_prefix)
+    prior, network = _identify(state_dict, config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
-  written = priors.save_prior(
-    folder, _make_prior(params, network, config), network, provenance, overwrite=overwrite, command="convert"
-  )
+  written = priors.save_prior(folder, prior, network, provenance, overwrite=overwrite, command="convert")
+  _tell(prior, network, config)
   return Converted(written, len(state_dict), sum(value.size for value in state_dict.values()))
 
 
-def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[unet.UNetConfig, dict]:
-  """Return the architecture of a state dict and its parameters by our names."""
-  network = guided_diffusion.identify(
-    {name: value.shape for name, value in state_dict.items()},
-    preset=config.preset,
-    num_heads=config.num_heads,
-    num_head_channels=config.num_head_channels,
-    attention_order=config.attention_order,
-  )
-  return network, guided_diffusion.params_from_state_dict(state_dict, network)
+def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
+  """Return a state dict as a prior, and the architecture of its network."""
+  shapes = {name: value.shape for name, value in state_dict.items()}
+  guided_diffusion.check_unconditional(shapes)
+  plain = guided_diffusion.infer_config(shapes, num_heads=1)  # raises where it is no such network
+  checks = config.check and plain.in_channels in CHECKED_CHANNELS
+  said = _said(config)
+  possible = readings.possible(shapes, said) if checks else [readings.first(shapes, said)]
+  prior = _make_prior(guided_diffusion.params_from_state_dict(state_dict, plain), possible[0], config)
+  description.describe(prior, possible[0].network, None)
+  reading = readings.choose(prior, possible, said) if checks else possible[0]
+  return _make_prior(prior.params, reading, config), reading.network
 
 
-def _make_prior(params: dict, network: unet.UNetConfig, config: ConvertConfig) -> Prior:
+def _tell(prior: Prior, network: unet.UNetConfig, config: ConvertConfig) -> None:
+  """Say what a user of the prior should know, and what was assumed."""
+  if network.num_classes is not None:
+    progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
+  if config.rescale_timesteps is None and config.num_steps != readings.RESCALED_TO:
+    told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
+    progress.note(
+      f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
+    )
+
+
+def _said(config: ConvertConfig) -> readings.Said:
+  names = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")
+  network = {name: getattr(config, name) for name in names}
+  return readings.Said(network, config.preset, config.rescale_timesteps, config.num_steps)
+
+
+def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) -> Prior:
   """Return the network as a prior that predicts the noise; `config.variance` applies if it has not learned its own."""
+  network = reading.network
   learned = network.out_channels == 2 * network.in_channels
   size = PRESET_SIZE if config.image_size is None else config.image_size
   return Prior(
@@ -130,6 +177,7 @@ def _make_prior(params: dict, network: unet.UNetConfig, config: ConvertConfig) -
     variance="learned_range" if learned else config.variance,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,
+    time_scale=reading.time_scale,
   )
 
 
@@ -143,7 +191,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   path = pathlib.Path(path)
   with reading.open_file(path, most=MAX_BYTES, advice="save the network's state_dict alone"):
     pass  # it is there and may be read: what goes wrong from here on is about its contents
-  return _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
+  kind = file_kinds.tell(path)
+  if (kind == file_kinds.SAFETENSORS) != (path.suffix == SAFETENSORS):
+    progress.note(f"{path} is a file of {kind}, whatever its name, and read as one")
+  return _read_safetensors(path) if kind == file_kinds.SAFETENSORS else _read_torch(path)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -160,7 +211,9 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   except safetensors.SafetensorError as error:
     if "unknown variant" in str(error):
       raise ValueError(f"{path}: expected tensors of known types, got others ({errors.brief(error)})") from None
-    raise ValueError(f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)})") from None
+    raise ValueError(
+      f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)}); {file_kinds.AGAIN}"
+    ) from None
   except (AttributeError, TypeError) as error:  # a type that NumPy lacks
     raise ValueError(f"{path}: expected tensors of NumPy's types, got others ({errors.brief(error)})") from None
 
@@ -173,17 +226,26 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   table = _load_torch(torch, path)
   if not isinstance(table, dict):
     raise ValueError(f"{path}: expected a state_dict, a table of tensors, got {type(table).__name__}")
+  table = _tensors(torch, table)
+  if not table:
+    raise ValueError(f"{path}: expected a state_dict, a table of tensors, got a table without one; check the file")
   for name, value in table.items():
-    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-      raise ValueError(
-        f"{path}: expected a bare state_dict, a table of tensors, got one with {name!r} of type "
-        f"{type(value).__name__}; save the network's state_dict alone"
-      )
     _check_held(name, value, path)
   try:
     return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
   except (TypeError, RuntimeError) as error:  # sparse, quantized, or of a type that NumPy lacks
     raise ValueError(f"{path}: expected dense tensors of NumPy's types, got others ({errors.brief(error)})") from None
+
+
+def _tensors(torch: Any, table: dict[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+  """Return the tensors in a table and in those within it, "model.NAME" being NAME of the table "model"."""
+  found: dict[str, Any] = {}
+  for name, value in table.items():
+    if isinstance(name, str) and isinstance(value, torch.Tensor):
+      found[prefix + name] = value
+    elif isinstance(name, str) and isinstance(value, dict) and depth < MAX_DEPTH:
+      found |= _tensors(torch, value, f"{prefix}{name}.", depth + 1)
+  return found
 
 
 def _check_held(name: str, tensor: Any, path: pathlib.Path) -> None:
@@ -203,13 +265,16 @@ def _load_torch(torch: Any, path: pathlib.Path) -> Any:
       _check_archive(path)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
+      if path.suffix == SAFETENSORS:  # PyTorch goes by the name of a file, not by that of an open one
+        with open(path, "rb") as file:
+          return torch.load(file, map_location="cpu", weights_only=True)
       # Only the current format, a zip archive, can be mapped into memory instead of read.
       return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
   except MemoryError:
     raise
   except Exception as error:  # PyTorch may raise anything on a damaged file
     reading.raise_system_error(error, path)
-    raise ValueError(f"{path}: {_refusal(error, zipped or _is_checkpoint(path))}") from None
+    raise ValueError(f"{path}: {_refusal(error)}") from None
 
 
 class _Refused(ValueError):
@@ -220,14 +285,17 @@ def _check_archive(path: pathlib.Path) -> None:
   """Check that the parts of an archive are what PyTorch writes: not compressed, so no larger than the file."""
   size = os.path.getsize(path)
   if _directory_size(path) > MAX_DIRECTORY:
-    raise _Refused("one of too many parts")
+    raise _Refused(f"one of too many parts; {SAVE_AGAIN}")
   with zipfile.ZipFile(path) as archive:
     parts = archive.infolist()
+  other = file_kinds.other_archive([part.filename for part in parts])
+  if other is not None:
+    raise _Refused("{}; {}".format(*other))
   if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-    raise _Refused("one with compressed parts")
+    raise _Refused(f"one with compressed parts; {SAVE_AGAIN}")
   promised = sum(part.file_size for part in parts)
   if promised > size:
-    raise _Refused(f"one whose parts promise {promised:,} bytes, of which the file has {size:,}")
+    raise _Refused(f"one whose parts promise {promised:,} bytes, of which the file has {size:,}; {SAVE_AGAIN}")
 
 
 def _directory_size(path: pathlib.Path) -> int:
@@ -239,13 +307,11 @@ def _directory_size(path: pathlib.Path) -> int:
   return size if size < 0xFFFFFFFF else struct.unpack_from("<Q", tail, tail.rindex(b"PK\x06\x06") + 40)[0]
 
 
-def _refusal(error: Exception, is_checkpoint: bool) -> str:
+def _refusal(error: Exception) -> str:
   """Return why PyTorch did not read a file."""
   said = str(error)
   if isinstance(error, _Refused):
-    return f"expected a PyTorch checkpoint, got {said}; save it again with torch.save"
-  if not is_checkpoint:
-    return "expected a PyTorch checkpoint, got a file of another kind"
+    return f"expected a PyTorch checkpoint, got {said}"
   if "TorchScript" in said:
     return "expected a state_dict, got a TorchScript archive, which holds code; save the network's state_dict alone"
   if isinstance(error, pickle.UnpicklingError) and "weights_only" in said:
@@ -256,13 +322,7 @@ def _refusal(error: Exception, is_checkpoint: bool) -> str:
     return f"expected a PyTorch checkpoint, got one of a newer version ({errors.brief(error)}); update PyTorch"
   if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(said):
     raise MemoryError from None
-  return f"expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)})"
-
-
-def _is_checkpoint(path: pathlib.Path) -> bool:
-  """Tell whether a file begins as PyTorch's do: as an archive, or as a pickle of protocol 2 or later."""
-  with open(path, "rb") as file:
-    return file.read(4).startswith((b"PK\x03\x04", pickle.PROTO))
+  return f"expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)}); {file_kinds.AGAIN}"
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

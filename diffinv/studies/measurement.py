@@ -152,5 +152,6 @@ def values(operator: Operator, y: np.ndarray, given_range: str | None) -> jax.Ar
 def doubt(operator: Operator, y: np.ndarray) -> str | None:
   """Return a sentence if a measurement is not what pictures in [-1, 1] give; else None."""
   if operator.is_picture:
-    return ranges.doubt(y)
+    found = ranges.doubt(y)
+    return found and f"{found}; or state it with `measurement_range`"
   return ranges.doubt_spectrum(y, math.prod(operator.in_shape)) if isinstance(operator, RealFourier) else None

@@ -304,8 +304,7 @@ def note_doubts(config: Restoration, operators: Mapping[str, Operator], found: S
   for (name, operator), y in zip(operators.items(), found, strict=True):
     given = measurement.values(operator, y, config.measurement_range)
     if doubt := measurement.doubt(operator, np.asarray(given)):
-      advice = "" if config.measurement_range else "; or state it with `measurement_range`"
-      progress.note(f"{name}: {doubt}{advice}")
+      progress.note(f"{name}: {doubt}")
 
 
 def _operator(config: Restoration, name: str, task: Task, case: Case) -> Operator:

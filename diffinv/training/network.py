@@ -148,6 +148,7 @@ def check_init(config: TrainConfig) -> None:
   kind, learned = description["network"]["name"], description["variance"] == "learned_range"
   theirs = {"network": kind, "prediction": description["prediction"], "learned_variance": learned}
   ours = {name: getattr(config, name) for name in theirs}
+  theirs, ours = {**theirs, "time_scale": description["time_scale"]}, {**ours, "time_scale": 1.0}
   if kind == config.network:
     theirs |= dataclasses.asdict(architecture)
     ours |= dataclasses.asdict(shape(config))
