@@ -79,13 +79,14 @@ class Path(flags.ArgumentParser):
 def define_path(values: flags.FlagValues, name: str, default: Any, text: str, *, several: bool = False) -> None:
   """Define a flag for a path, or for `several`, a flag each; every flag that takes a path is defined here.
 
-  The help shows a default as it stands.
+  A default stays as it stands, so that the help can show it: who reads it expands it.
   """
   if several:
     flags.DEFINE_multi(Path(), flags.ArgumentSerializer(), name, list(default or ()), text, flag_values=values)
   else:
     flags.DEFINE(Path(), name, default, text, flag_values=values, serializer=flags.ArgumentSerializer())
-    values[name].default_as_str = default
+    flag = values[name]
+    flag.default = flag.value = flag.default_as_str = default
 
 
 def given(values: flags.FlagValues, config: type) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import tempfile
 import jax
 from absl import flags
 
-from diffinv import errors
+from diffinv import errors, files
 from diffinv.apps import flags as flagging
 
 CACHE = "~/.cache/diffinv"
@@ -55,7 +55,7 @@ def keep_compiled(values: flags.FlagValues) -> None:
   """
   if not values.compilation_cache or CACHE_VARIABLE in os.environ:
     return
-  folder = values.compilation_cache
+  folder = files.expanded(values.compilation_cache)
   try:
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
