@@ -1,4 +1,4 @@
-"""The devices of this host: how many a CPU counts as, and the mesh over which a batch is spread."""
+"""The devices of this host: whether JAX has those it is told to use, how many a CPU counts as, and meshes of them."""
 
 import contextlib
 import os
@@ -8,18 +8,41 @@ import jax
 from diffinv import errors
 from diffinv.batch import AXIS
 
+PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # environment: what JAX is to run on; the second is its old name
 CPU_DEVICES = "xla_force_host_platform_device_count"  # in XLA_FLAGS: how many the user wants
 
 
-def split_cpu(devices: int | None) -> None:
-  """Make a CPU count as `devices` devices, at most one a core: by default JAX takes it for one.
+def check() -> None:
+  """Start JAX where it is not running, and check that it has a device.
 
-  Does nothing where XLA_FLAGS says how many there are, or where JAX is running already.
+  Raises:
+    UsageError: it has none of the kind that the environment asks for.
   """
-  if devices is None or CPU_DEVICES in os.environ.get("XLA_FLAGS", ""):
-    return
-  with contextlib.suppress(RuntimeError):  # JAX is running already, with the devices that it has
-    jax.config.update("jax_num_cpu_devices", min(devices, os.cpu_count() or 1))
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError):  # the latter of a GPU that its plugin does not find
+    asked = next((name for name in PLATFORMS if os.environ.get(name)), None)
+    if asked is None:
+      raise
+    came = os.environ[asked]
+    raise errors.UsageError(
+      f"{asked}: expected a platform on which JAX runs here, got {came!r}; unset {asked} to take what there is, set "
+      f"{asked}=cpu, or install a JAX that has it"
+    ) from None
+
+
+def split_cpu(devices: int | None) -> None:
+  """Make a CPU count as `devices` devices, at most one a core, as by default JAX takes it for one; start JAX.
+
+  The CPU stays as it is where XLA_FLAGS says how many there are, or where JAX is running already.
+
+  Raises:
+    UsageError: JAX cannot start, see `check`.
+  """
+  if devices is not None and CPU_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    with contextlib.suppress(RuntimeError):  # JAX is running already, with the devices that it has
+      jax.config.update("jax_num_cpu_devices", min(devices, os.cpu_count() or 1))
+  check()
 
 
 def batch_mesh(devices: int | None) -> jax.sharding.Mesh:

@@ -23,6 +23,11 @@ CHUNK = 2**24  # bytes
 HALF_WRITTEN = re.compile(rf"\.(.+){re.escape(PARTIAL)}\d+")  # the temporary names that `file` gives
 
 
+def expanded(path: str | os.PathLike[str]) -> str:
+  """Return a path with the home folder in place of `~` or `~name` at its beginning; shells do not after a "="."""
+  return os.path.expanduser(os.fspath(path))
+
+
 @contextlib.contextmanager
 def file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Yield a temporary name beside `path` to write to; rename it to `path` at the end, remove it on any error."""

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import numbers
 import os
+import pathlib
 import re
 import sys
 import types
@@ -16,7 +17,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from diffinv import errors
+from diffinv import errors, files
 
 KEY = "option"
 MAX_SEED = 2**32 - 1  # of every seed that is an option
@@ -99,8 +100,30 @@ def kind(field: dataclasses.Field) -> type | None:
   return next((one for one in known if one in plain), None)
 
 
+def takes_paths(field: dataclasses.Field) -> bool:
+  """Tell whether a value of a field may be a path, or hold paths: whether its annotation has `os.PathLike`."""
+  return _mentions_path(field.type)
+
+
+def _mentions_path(annotation: Any) -> bool:
+  found = typing.get_origin(annotation) or annotation
+  return found is os.PathLike or any(map(_mentions_path, typing.get_args(annotation)))
+
+
+def expanded(value: Any, about: Option) -> Any:
+  """Return the value of an option that takes paths with their `~` expanded; what is no path is left as it is."""
+  if isinstance(value, (tuple, list)):
+    return type(value)(expanded(one, about) for one in value)
+  if not isinstance(value, (str, os.PathLike)) or "~" not in os.fspath(value):
+    return value
+  whole = files.expanded(value)
+  if about.repeated and not os.path.lexists(whole):  # a list
+    whole = ",".join(map(files.expanded, os.fspath(value).split(",")))
+  return whole if isinstance(value, str) else pathlib.Path(whole)
+
+
 def check(config: Any) -> None:
-  """Check that every option is of its type, within its bounds and among its choices.
+  """Expand `~` in every path, and check that every option is of its type, within its bounds and among its choices.
 
   A value that is no plain type, such as a prior where a name may stand, passes.
 
@@ -109,6 +132,9 @@ def check(config: Any) -> None:
   """
   for name, (field, about) in options(config).items():
     value = getattr(config, name)
+    if takes_paths(field):
+      value = expanded(value, about)
+      object.__setattr__(config, name, value)  # the one moment at which a frozen configuration may
     if (value is None and field.default is None) or (isinstance(value, str) and value in about.words):
       continue
     if value is None:

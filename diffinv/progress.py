@@ -16,6 +16,8 @@ from diffinv import stopping, text
 WIDTH = 24  # characters of the bar
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 30.0
+# When a rate is known: from so many intervals between reports, over such a part of the work or so long a time.
+FEW, SHARE, KNOWN_SECONDS = 3, 0.02, 30.0
 NOTEBOOK = "ipykernel"  # the package of the streams that Jupyter gives a program
 
 
@@ -32,7 +34,8 @@ def warn(words: str) -> None:
 class Bar:
   """Progress through parts of known weight; a context manager, within which signals to stop wait for a report.
 
-  The time up to the first report of a part includes compilation; the rate is measured from then on.
+  The time up to the first report of a part includes compilation; the rate is measured from then on. The slowest
+  interval of a part is left out, as something may be compiled within it; the time left is shown once the rate is known.
   """
 
   def __init__(self, total: float, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
@@ -48,6 +51,7 @@ class Bar:
     self._redraws = _redraws(self._stream)
     self._finished = 0.0  # weight of the finished parts
     self._measured = self._busy = 0.0  # weight done and seconds spent, compilation left out
+    self._intervals = 0  # between reports that these are of
     self._drawn = clock() - (REDRAW_SECONDS if self._redraws else 0.0)
     self._width = 0
     self._within = contextlib.ExitStack()
@@ -74,6 +78,7 @@ class Bar:
     stopping.check()
     label = text.visible(label)
     last: tuple[float, float] | None = None  # (weight done, time) at the previous report
+    pace = _Pace()
     self._draw(0.0, label)
 
     def report(done: int, total: int) -> None:
@@ -82,8 +87,9 @@ class Bar:
         stopping.check()
       now, share = self._clock(), weight * done / total
       if last is not None:
-        self._measured += share - last[0]
-        self._busy += now - last[1]
+        more, longer = pace.add(share - last[0], now - last[1])
+        self._measured, self._busy = self._measured + more, self._busy + longer
+        self._intervals += 1
       last = (share, now)
       if done >= total:
         self._finished += weight
@@ -94,7 +100,8 @@ class Bar:
 
   def seconds_left(self, share: float = 0.0) -> float | None:
     """Return the seconds left when `share` of the current part is done; None while the rate is unknown."""
-    if not self._measured:
+    seen = self._measured >= SHARE * self._total or self._busy >= KNOWN_SECONDS
+    if self._intervals < FEW or not seen or not self._measured:
       return None
     return max(0.0, self._total - self._finished - share) * self._busy / self._measured
 
@@ -114,6 +121,24 @@ class Bar:
     self._stream.write("\r" + line.ljust(self._width))
     self._stream.flush()
     self._width = len(line)
+
+
+class _Pace:
+  """What the intervals of a part tell of its rate: all but the slowest one, from the third on."""
+
+  def __init__(self) -> None:
+    self._count, self._slowest = 0, (1.0, 0.0)  # (weight, seconds)
+    self._sum = self._told = (0.0, 0.0)
+
+  def add(self, weight: float, seconds: float) -> tuple[float, float]:
+    """Take an interval; return by how much the weight and the seconds that count grow."""
+    self._count += 1
+    self._sum = (self._sum[0] + weight, self._sum[1] + seconds)
+    if seconds * self._slowest[0] > self._slowest[1] * weight:
+      self._slowest = (weight, seconds)
+    left_out = self._slowest if self._count >= FEW and self._slowest[1] else (0.0, 0.0)
+    before, self._told = self._told, (self._sum[0] - left_out[0], self._sum[1] - left_out[1])
+    return self._told[0] - before[0], self._told[1] - before[1]
 
 
 def _redraws(stream: TextIO) -> bool:

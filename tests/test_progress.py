@@ -108,36 +108,63 @@ def test_a_log_gets_a_plain_line_now_and_then():
 def test_compilation_before_the_first_report_is_not_part_of_the_rate():
   drawn, _, clock = bar(1.0, tty=True)
   report = drawn.part(1.0, "dps")
-  assert drawn.seconds_left() is None
   run(report, clock, 1, 0.0, first=500.0)
+  assert drawn.seconds_left() is None  # one report has no rate
   drawn, _, clock = bar(1.0, tty=True)
   report = drawn.part(1.0, "dps")
-  clock.now += 500.0
-  report(1, 10)
-  assert drawn.seconds_left(0.1) is None  # one report has no rate
-  clock.now += 3.0
-  report(2, 10)
-  assert drawn.seconds_left(0.2) == pytest.approx(8 * 3.0)
+  for done in range(1, 5):
+    clock.now += 500.0 if done == 1 else 3.0
+    report(done, 10)
+  assert drawn.seconds_left(0.4) == pytest.approx(6 * 3.0)
+
+
+def test_the_time_left_is_told_after_a_few_steps_and_not_before():
+  drawn, stream, clock = bar(1.0, tty=True)
+  report = drawn.part(1.0, "dps")
+  for done in range(1, 7):
+    clock.now += 10.0
+    report(done, 100)
+  assert ["left" in line for line in screen(stream)] == [False] * 4 + [True] * 3  # the first is before any step
+
+
+@pytest.mark.parametrize("slow", range(2, 10))
+def test_one_interval_with_a_compilation_in_it_does_not_count(slow):
+  drawn, _, clock = bar(1.0, tty=True)
+  report, told = drawn.part(1.0, "dps"), []
+  for done in range(1, 51):
+    clock.now += 150.0 if done == slow else 6.0
+    report(done, 100)
+    told.append(drawn.seconds_left(done / 100))
+  for done, seconds in enumerate(told[4:], 5):
+    assert seconds == pytest.approx(6.0 * (100 - done)), done
+
+
+def test_a_sliver_of_the_work_tells_nothing_of_the_rest_unless_it_took_long():
+  drawn, _, clock = bar(1000.0, tty=True)
+  run(drawn.part(1.0, "quick"), clock, 20, 0.5)
+  assert drawn.seconds_left() is None
+  run(drawn.part(1.0, "slow"), clock, 20, 2.0)
+  assert drawn.seconds_left() == pytest.approx(998.0 * (18 * 0.5 + 18 * 2.0) / (18 / 20 + 18 / 20))
 
 
 def test_the_rate_is_joined_over_parts_by_weight():
   drawn, _, clock = bar(10.0, tty=True)
   run(drawn.part(2.0, "a"), clock, 2, 4.0, first=100.0)  # weight 1 in 4 s
-  run(drawn.part(4.0, "b"), clock, 4, 1.0, first=100.0)  # weight 3 in 3 s
-  assert drawn.seconds_left() == pytest.approx((10 - 6) * 7 / 4)
+  run(drawn.part(4.0, "b"), clock, 4, 1.0, first=100.0)  # weight 3 in 3 s, of which one interval is left out
+  assert drawn.seconds_left() == pytest.approx((10 - 6) * 6 / 3)
 
 
 def test_the_time_between_parts_does_not_count():
   drawn, _, clock = bar(3.0, tty=True)
-  run(drawn.part(1.0, "a"), clock, 2, 1.0)
+  run(drawn.part(1.0, "a"), clock, 4, 1.0)
   clock.now += 1000.0
-  run(drawn.part(1.0, "b"), clock, 2, 1.0)
-  assert drawn.seconds_left() == pytest.approx(2.0)
+  run(drawn.part(1.0, "b"), clock, 4, 1.0)
+  assert drawn.seconds_left() == pytest.approx(4.0)
 
 
 def test_the_fraction_never_exceeds_the_whole():
   drawn, stream, clock = bar(1.0, tty=True)
-  run(drawn.part(2.0, "dps"), clock, 3, 1.0)
+  run(drawn.part(2.0, "dps"), clock, 4, 1.0)
   assert max(int(found) for found in re.findall(r"(\d+)%", stream.getvalue())) == 100
   assert drawn.seconds_left() == 0.0
 

@@ -1,5 +1,6 @@
 """Tasks and the two commands that list what there is; measurements that are no pictures, on the command line."""
 
+import contextlib
 import functools
 import json
 import os
@@ -44,8 +45,9 @@ def quick_compilation():
 
 
 @functools.cache
-def operator_of(name):
-  return tasks_app.build(TASKS[name], SHAPE)
+def operator_of(name, shape=SHAPE):
+  """Return the operator as a study builds it: its masks and kernels are drawn."""
+  return jax.jit(lambda key: TASKS[name].make(key, shape))(jax.random.key(0))
 
 
 def test_tasks_keep_their_order():
@@ -105,7 +107,6 @@ def test_measurements_that_are_no_pictures_do_not_ask_for_multiples():
 @pytest.fixture(scope="module")
 def listed():
   """The lines that `diffinv tasks` and `diffinv methods` print."""
-  import contextlib
   import io
 
   def lines(command):
@@ -152,7 +153,7 @@ def test_list_says_what_is_measured_and_what_restores_it(listed, name, shape, re
 @pytest.mark.slow
 def test_methods_that_the_list_names_accept_the_task_and_no_others():
   for name in ("gaussian_blur", "hdr", "compressed_sensing"):
-    operator = tasks_app.build(TASKS[name], tasks_app.TRIED)
+    operator = operator_of(name, tasks_app.TRIED)
     accepting = []
     for title, method in METHODS.items():
       try:
@@ -176,6 +177,33 @@ def test_every_method_is_listed_with_its_cost_and_source(listed):
   }
   assert costs["dps"] == [100, 100] and costs["daps"] == [500, 0] and costs["sdedit"] == [50, 0]
   assert costs["diffpir"] == [100, 0] and costs["tmpd"] == [100, 200]
+
+
+@pytest.mark.slow
+def test_the_list_of_tasks_is_that_of_the_operators_themselves():
+  for name, task in TASKS.items():
+    operator = operator_of(name, tasks_app.TRIED)
+    assert tasks_app.measured_shape(task, tasks_app.TRIED) == operator.out_shape, name
+    able = []
+    for title, method in METHODS.items():
+      if methods.accepts(method, operator):
+        with contextlib.suppress(ValueError):
+          if method.spectral_only:
+            method().check(operator)
+          able.append(title)
+    assert tasks_app.solvers(tasks_app.build(task, tasks_app.TRIED)) == able, name
+
+
+@every_task
+def test_a_task_is_described_without_compiling_anything(name):
+  compiled = []
+  listen = lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    tasks_app.measured_shape(TASKS[name], (24, 40, 3))
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert compiled == []
 
 
 @pytest.mark.parametrize("command", ["tasks", "methods"])

@@ -18,7 +18,7 @@ from diffinv.priors import state_dicts
 CONFIG = state_dicts.ConvertConfig
 FLAGS = flags.FlagValues()
 config_flags.define(FLAGS, CONFIG)
-flags.DEFINE_string("output", None, "Folder to write; required.", flag_values=FLAGS)
+config_flags.define_path(FLAGS, "output", None, "Folder to write; required.")
 flags.DEFINE_boolean("overwrite", False, "Replace a prior that is there.", flag_values=FLAGS)
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from diffinv import errors, options
+from diffinv import errors, files, options
 
 T = TypeVar("T")
 
@@ -65,7 +65,9 @@ def described(text: str, kind: type | None, about: options.Option) -> str:
 
 def _define(values, name, default, text, field: dataclasses.Field, about: options.Option) -> None:
   kind = options.kind(field)  # bounds are checked by the configuration itself
-  if kind is bool:
+  if options.takes_paths(field):
+    define_path(values, name, default, text, several=kind is tuple)
+  elif kind is bool:
     flags.DEFINE_boolean(name, default, text, flag_values=values)
   elif about.words:
     numbers = flags.IntegerParser() if kind is int else flags.FloatParser()
@@ -83,6 +85,31 @@ def _define(values, name, default, text, field: dataclasses.Field, about: option
     values[name].help = text  # without the choices, which the command's help gives itself
   else:
     flags.DEFINE_string(name, default, text, flag_values=values)
+
+
+class Path(flags.ArgumentParser):
+  """Read a path, `~` expanded: behind "--flag=" no shell does it."""
+
+  def parse(self, argument):
+    """Return the path."""
+    return files.expanded(argument)
+
+  def flag_type(self):
+    """Return what is read."""
+    return "path"
+
+
+def define_path(values: flags.FlagValues, name: str, default: Any, text: str, *, several: bool = False) -> None:
+  """Define a flag for a path, or for `several`, a flag each; every flag that takes a path is defined here.
+
+  A default stays as it stands, so that the help can show it: who reads it expands it.
+  """
+  if several:
+    flags.DEFINE_multi(Path(), flags.ArgumentSerializer(), name, list(default or ()), text, flag_values=values)
+  else:
+    flags.DEFINE(Path(), name, default, text, flag_values=values, serializer=flags.ArgumentSerializer())
+    flag = values[name]
+    flag.default = flag.value = flag.default_as_str = default
 
 
 def given(values: flags.FlagValues, config: type) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def guarded(name: str, action: Callable[[], None]) -> int:
   try:
     with stopping.deferred():
       action()
-  except (Exception, KeyboardInterrupt) as error:
+  except (Exception, KeyboardInterrupt) as found:
+    error = _cause(found)
     code = errors.exit_code(error)
     if code is None or os.environ.get(TRACEBACK) == "1":
       raise
@@ -90,6 +91,20 @@ def guarded(name: str, action: Callable[[], None]) -> int:
     print(f"diffinv: error: {errors.one_line(error)}{hint}", file=sys.stderr)
     return code
   return 0
+
+
+def _cause(error: BaseException) -> BaseException:
+  """Return an error, or in place of one that was not foreseen why JAX cannot start, if it cannot."""
+  if errors.exit_code(error) is None and "jax" in sys.modules:
+    from diffinv import devices  # imports JAX
+
+    try:
+      devices.check()
+    except errors.UsageError as refused:
+      return refused
+    except Exception:  # the error itself says more
+      pass
+  return error
 
 
 class UnknownFlags(errors.UsageError):
@@ -132,7 +147,7 @@ def parse(name: str, values: flags.FlagValues, argv: Sequence[str]) -> list[str]
   except (flags.Error, ValueError) as error:
     raise UnknownFlags(str(error)) from None
   if len(rest) > 1 and POSITIONAL in values and not values[POSITIONAL].present:
-    values[POSITIONAL].value = rest.pop(1)
+    values[POSITIONAL].parse(rest.pop(1))
   if len(rest) > 1:
     raise UnknownFlags(f"expected flags only, got {rest[1]!r}; several values go into one flag, separated by commas")
   return rest

@@ -8,13 +8,17 @@ write per picture NAME.png (NAME-00.png, ... and their mean NAME-mean.png for se
 NAME-measurement.npy (every digit), the mask or kernel if there is one, NAME-sheet.png with all of these side by side,
 and results.json. Until all pictures are finished, those that are lie in OUTPUT.running; after a stop the same command
 goes on from there.
+
+chi2 is the misfit to the measurement in units of its noise, 1 where what is left is noise. Far above, the task, the
+mask, the kernel or --sigma is not that of the measurement, or the method does not follow it; far below, the picture
+holds noise, or --sigma is too large. A wrong kernel may still fit. Notes below the table, and in results.json, tell.
 """
 
 from typing import Any
 
 from absl import flags
 
-from diffinv import text
+from diffinv import errors, text
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
@@ -60,6 +64,8 @@ def print_report(results: dict[str, Any]) -> None:
     f"{results['network_gradients']} gradients a sample, "
     f"{results['compile_seconds']:.1f} s to compile: {FLAGS.output}"
   )
+  for line in results.get("notes", []):
+    print(f"note: {errors.as_flags(line)}")
 
 
 if __name__ == "__main__":

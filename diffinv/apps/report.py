@@ -11,13 +11,14 @@ import pathlib
 from absl import flags
 
 from diffinv import errors
+from diffinv.apps import flags as flagging
 from diffinv.apps.main import run_module
 from diffinv.report import page as report
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt()  # flags may come after RUN
-flags.DEFINE_string("run", None, "Folder of the comparison; RUN without the flag is the same.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, f"Page to write. Not set: {report.PAGE} in RUN.", flag_values=FLAGS)
+flagging.define_path(FLAGS, "run", None, "Folder of the comparison; RUN without the flag is the same.")
+flagging.define_path(FLAGS, "output", None, f"Page to write. Not set: {report.PAGE} in RUN.")
 flags.DEFINE_boolean(
   "overwrite", False, "Replace a file that is there; a page in RUN is made anew without it.", flag_values=FLAGS
 )

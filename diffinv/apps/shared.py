@@ -6,7 +6,8 @@ import tempfile
 import jax
 from absl import flags
 
-from diffinv import errors
+from diffinv import errors, files
+from diffinv.apps import flags as flagging
 
 CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -24,15 +25,15 @@ def define_output(
     replaced: what --overwrite replaces.
     running: what OUTPUT.running holds of a command that goes on after a stop, and that --restart throws away.
   """
-  flags.DEFINE_string("output", None, f"{what} to write; required.", flag_values=values)
+  flagging.define_path(values, "output", None, f"{what} to write; required.")
   flags.DEFINE_boolean("overwrite", False, f"Replace an existing {replaced}, at the end.", flag_values=values)
   if running is not None:
     flags.DEFINE_boolean("restart", False, f"Throw away an unfinished {running} in OUTPUT.running.", flag_values=values)
-  flags.DEFINE_string(
+  flagging.define_path(
+    values,
     "compilation_cache",
     CACHE,
     f"Folder that keeps compiled programs between runs; empty for none. {CACHE_VARIABLE} goes first.",
-    flag_values=values,
   )
 
 
@@ -54,7 +55,7 @@ def keep_compiled(values: flags.FlagValues) -> None:
   """
   if not values.compilation_cache or CACHE_VARIABLE in os.environ:
     return
-  folder = os.path.expanduser(values.compilation_cache)
+  folder = files.expanded(values.compilation_cache)
   try:
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

@@ -8,11 +8,13 @@ phase_retrieval_01); --sigma of the other commands changes it.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from diffinv import text
 from diffinv.apps.main import run_module
 from diffinv.methods import METHODS, accepts
+from diffinv.methods.base import Method
 from diffinv.operators import Operator
 from diffinv.tasks import TASKS, Task
 
@@ -22,28 +24,53 @@ TRIED = (64, 64, 3)  # the picture on which methods are tried: larger than any k
 FLAGS = flags.FlagValues()
 
 
-def build(task: Task, shape: tuple[int, int, int]) -> Operator:
-  """Return the task's operator, its masks and kernels drawn by one program that is quick to compile."""
-  make = jax.jit(lambda key: task.make(key, shape), compiler_options={"xla_backend_optimization_level": 0})
-  return make(jax.random.key(0))
+def described(task: Task, shape: tuple[int, int, int]) -> Operator:
+  """Return the task's operator with shapes in place of arrays: nothing is drawn or compiled."""
+  return jax.eval_shape(lambda key: task.make(key, shape), _key())
+
+
+def _key() -> jax.ShapeDtypeStruct:
+  """Return what a key is like, without making one."""
+  return jax.eval_shape(jax.random.key, 0)
 
 
 def measured_shape(task: Task, shape: tuple[int, int, int]) -> tuple[int, ...]:
   """Return the shape of the task's measurement of a picture, without measuring one."""
-  picture = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
-  return jax.eval_shape(lambda key, x: task.make(key, shape)(x), jax.random.key(0), picture).shape
+  operator = described(task, shape)
+  return jax.eval_shape(
+    lambda operator, x: operator(x), operator, jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+  ).shape
+
+
+def build(task: Task, shape: tuple[int, int, int]) -> Operator:
+  """Return the task's operator, ones in place of what it draws.
+
+  What restores a task does not depend on the draw: a mask of ones keeps everything, and is a mask.
+  """
+  if not task.random:
+    return task.make(jax.random.key(0), shape)
+  return jax.tree.map(lambda leaf: jnp.asarray(np.ones(leaf.shape, leaf.dtype)), described(task, shape))
 
 
 def solvers(operator: Operator) -> list[str]:
   """Return the methods that are for such operators, whatever their hyper-parameters."""
-  return [name for name, method in METHODS.items() if _solves(method, operator)]
+  return [name for name in accepting(operator) if _is_stable(METHODS[name], operator)]
 
 
-def _solves(method, operator):
-  if not accepts(method, operator):
-    return False
+def accepting(operator: Operator) -> list[str]:
+  """Return the methods that are for operators of this kind."""
+  found: list[str] = []
+
+  def look(operator):  # abstractly, as some operators compute their decomposition to tell whether they have one
+    found.extend(name for name, method in METHODS.items() if accepts(method, operator))
+
+  jax.eval_shape(look, operator)
+  return found
+
+
+def _is_stable(method: type[Method], operator: Operator) -> bool:
+  """Tell whether a method of known SVD takes its singular values; others check step sizes, which can be changed."""
   try:
-    # What a method of known SVD checks is the operator; others check their step sizes, which can be changed.
     if method.spectral_only:
       method().check(operator)
   except ValueError:

@@ -20,8 +20,8 @@ from diffinv.training.config import COMMON, DEFAULTS, TrainConfig
 from diffinv.training.run import train
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-  "output", None, "Prior folder to write; OUTPUT.training beside it holds the run itself.", flag_values=FLAGS
+option_flags.define_path(
+  FLAGS, "output", None, "Prior folder to write; OUTPUT.training beside it holds the run itself."
 )
 flags.DEFINE_boolean("overwrite", False, "Replace an existing prior folder at the end.", flag_values=FLAGS)
 flags.DEFINE_boolean("restart", False, "Throw away what OUTPUT.training holds and start again.", flag_values=FLAGS)

@@ -17,7 +17,6 @@ A method that declares no case is refused.
 """
 
 import dataclasses
-import os
 
 from absl import flags
 
@@ -48,7 +47,7 @@ class Verification:
 CONFIG = Verification
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG)
-flags.DEFINE_string("output", None, "JSON file to write the numbers to. Not set: none.", flag_values=FLAGS)
+flagging.define_path(FLAGS, "output", None, "JSON file to write the numbers to. Not set: none.")
 flags.DEFINE_boolean("overwrite", False, "Replace an existing output file.", flag_values=FLAGS)
 
 TITLES = {
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
   """Check, print, report."""
   del argv
   config = flagging.make(FLAGS, CONFIG)
-  path = os.path.expanduser(FLAGS.output or "")
+  path = FLAGS.output
   if path:
     output.check_file(path, overwrite=FLAGS.overwrite)
   size = verify.QUICK if config.quick else verify.FULL

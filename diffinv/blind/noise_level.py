@@ -155,5 +155,5 @@ def described(found: Any) -> str:
   """Say in a line what was estimated and what it rests on; `found`: an `Estimate`."""
   return (
     f"sigma {float(found.sigma):.3g}, the most likely one under the prior, from {int(found.values):,} values "
-    f"(their finest details alone say {float(found.start):.3g}); give `sigma` where you know it"
+    f"(their finest details alone say {float(found.start):.3g}); give sigma where you know it"
   )

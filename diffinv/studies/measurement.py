@@ -153,5 +153,5 @@ def doubt(operator: Operator, y: np.ndarray) -> str | None:
   """Return a sentence if a measurement is not what pictures in [-1, 1] give; else None."""
   if operator.is_picture:
     found = ranges.doubt(y)
-    return found and f"{found}; or state it with `measurement_range`"
+    return found and f"{found}; or state it with measurement_range"
   return ranges.doubt_spectrum(y, math.prod(operator.in_shape)) if isinstance(operator, RealFourier) else None

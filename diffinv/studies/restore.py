@@ -21,8 +21,8 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
+from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unknown
 from diffinv.studies import cases as casing
-from diffinv.studies import chains, entrants, identity, marks, measurement, presets, runs, unknown
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
@@ -86,7 +86,9 @@ class Restoration(Measuring):
     high=255,
   )
   kernel: str | os.PathLike[str] | np.ndarray | None = option(
-    None, "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum."
+    None,
+    "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum. A true convolution, a point of light "
+    "becomes the kernel, centered on its middle pixel, with reflected edges.",
   )
 
   def __post_init__(self) -> None:
@@ -574,7 +576,8 @@ def contents(about: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, 
   """Return the contents of results.json: the plan, what was spent, and an entry a picture."""
   images = [{name: value for name, value in entry.items() if name != "compile_seconds"} for entry in entries]
   about = {name: value for name, value in about.items() if name != "pictures"}
-  return {**about, **chains.total(entries), "images": images}
+  notes = advice.collected({entry["name"]: entry.pop("notes", []) for entry in images})
+  return {**about, **chains.total(entries), "images": images, "notes": notes}
 
 
 def write_case(
@@ -598,6 +601,9 @@ def write_case(
     name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
     arrays[name] = mean
     entry["mean"] = {"file": name, **marks.scores(problem, mean[None], truth)[0]}
+  read = job.read(case.path) if job.config.measurement else None
+  told = entry.get("mean", entry["samples"][0])
+  entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)
   names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
   sheet_name = f"{case.name}-sheet.png"
   images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))

@@ -123,6 +123,7 @@ class Entry(TypedDict):
   failed: NotRequired[str]
   samples: NotRequired[Annotated[list[Scored], msgspec.Meta(min_length=1)]]
   mean: NotRequired[Scored]
+  notes: NotRequired[list[str]]
   run_seconds: Cost
 
 
@@ -160,6 +161,7 @@ class Restoration(TypedDict):
   network_gradients: Count
   compile_seconds: Cost
   images: Annotated[list[Entry], msgspec.Meta(min_length=1)]
+  notes: NotRequired[list[str]]
 
 
 class Drawing(TypedDict):

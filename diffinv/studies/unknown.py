@@ -55,7 +55,7 @@ def noise_models(
     return {case.name: _estimated(case, prior, operators[case.name], y) for case, y in zip(cases, values, strict=True)}
   if not unsaid:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
-  progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give `sigma` where you know it")
+  progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
   return {case.name: Gaussian(task.sigma) for case in cases}
 
 
