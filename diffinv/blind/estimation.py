@@ -23,9 +23,10 @@ from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 
 METHOD, STEPS = DPIR(), 8  # the best picture in few evaluations; each error takes one restoration
-ADDED = 1.0  # s over sigma: the numbers of a blur show in the finest details that the noise leaves
+FIRST_ADDED = 4.0  # s over sigma where starts are compared: what edges do to fine details is beneath the noise
+ADDED = 2.0  # in the descent, and to compare families: the numbers of a blur show in details
 WINDOW = 128  # pixels along an edge, of what is restored
-MARGIN = 12  # pixels at the window's edges, where the blur is not circular
+MARGIN = 24  # pixels at the window's edges, where the blur is not circular
 LARGEST_SIZE = 41  # of a kernel, pixels
 LEAST_EDGE = 32  # pixels of a picture
 STARTS = 48  # of the descent, at most, whose errors are compared: of motions, about two of each angle
@@ -63,7 +64,8 @@ class Tried(NamedTuple):
   """A blur whose prediction error was found."""
 
   kernel: Any  # of FAMILIES, its numbers Python's
-  error: float  # 1/2 sum (y - E[y | v])^2 / s^2 over the values that count; its differences compare blurs
+  added: float  # s over sigma; errors compare blurs at one s alone
+  error: float  # 1/2 sum (y - E[y | v])^2 / s^2 over the values that count
 
 
 class Estimate(NamedTuple):
@@ -103,13 +105,14 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
   padded = prediction.tapered(seen, MARGIN)
   grid = schedules.as_arrays(prior.schedule.grid(str(STEPS)))
 
-  def error(kernel):
-    taps = kernel.taps(LARGEST_SIZE)
-    trace.append(Tried(kernel, float(_error(prior, METHOD, padded, jnp.float32(sigma), taps, z, grid))))
+  def error(kernel, added=ADDED):
+    taps, std = kernel.taps(LARGEST_SIZE), jnp.asarray(sigma, float)
+    trace.append(Tried(kernel, added, float(_error(prior, METHOD, padded, std, added * std, taps, z, grid))))
     return trace[-1].error
 
   for name in families:
-    found.append(descend(error, min(screened(y, sigma, name), key=error)))
+    start = min(screened(y, sigma, name), key=lambda kernel: error(kernel, FIRST_ADDED))
+    found.append(descend(error, start))
   kernel, _ = min(found, key=lambda pair: pair[1])
   return Estimate(np.asarray(kernel.taps(kernel_size(kernel))), kernel, tuple(trace))
 
@@ -121,11 +124,10 @@ def _families(family: str) -> Sequence[str]:
 
 
 @jax.jit
-def _error(prior, method, y, sigma, taps, z, grid):
+def _error(prior, method, y, sigma, s, taps, z, grid):
   def restore(operator, std, v):
     return sampler.sample(jax.random.key(0), method, prior, Problem(operator, Gaussian(std), v), grid)[0]
 
-  s = ADDED * sigma
   each = prediction.prediction_error(restore, CircularBlur(y.shape, taps), y, sigma, s, z)
   return 0.5 * jnp.sum(prediction.interior(y.shape, MARGIN) * each) / s**2
 
