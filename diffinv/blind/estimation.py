@@ -1,14 +1,15 @@
 """Estimate a blur from one picture: where to look by its spectrum, then what predicts it best with the prior too.
 
-First each family's grid of kernels is ranked by the picture's spectrum (`diffinv.blind.spectrum`). From that of the best
-which explains the picture best, the numbers descend, one at a time, on
+First each family's grid of kernels is ranked by the picture's spectrum (`diffinv.blind.spectrum`), which leaves some to
+begin from. Of those, and at the end of the families, that is taken which predicts the picture best
+(`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. In between, the numbers descend,
+one at a time, on the sum
 
-  -log p(y | k) of the spectrum + 1/2 sum (y - E[y | v])^2 / s^2     (`diffinv.blind.prediction`)
+  -log p(y | k) of the spectrum + 1/2 sum (y - E[y | v])^2 / s^2
 
-with DPIR as the restoration of a window of the picture. Of several families that with the least sum is taken. The noise
-z stays the same, so that the sum is a smooth function of the numbers. It is no likelihood: each term alone is least near
-the truth, the first without bias and with an error that depends on how usual the spectrum of the picture is, the second
-more surely, and with DPIR, which is not E[x | v], at Gaussians that are a tenth too narrow.
+The noise z stays the same, so that it is a smooth function of the numbers. It is no likelihood: each term alone is
+least near the truth, the first with an error that depends on how usual the spectrum of the picture is, the second more
+surely, but, DPIR not being E[x | v], at Gaussians that are a tenth too narrow.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ WINDOW = 160  # pixels along an edge, of what is restored
 MARGIN = 24  # pixels at the window's edges, where the blur is not circular
 LARGEST_SIZE = 41  # of a kernel, pixels
 LEAST_EDGE = 32  # pixels of a picture
-STARTS = 32  # of the descent, at most, whose errors are compared: of motions, one or two of each angle
+STARTS = 48  # of the descent, at most: of motions, about two of each angle
 ROUNDS = 2  # of the descent, each with half the steps of the one before
 
 
@@ -120,18 +121,18 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
 
   power, variance = _spectrum(y, sigma)
 
-  def error(kernel, added=ADDED):
+  def tried(kernel, added=ADDED):
     taps, std = kernel.taps(LARGEST_SIZE), jnp.asarray(sigma, float)
     spectral = spectrum.misfits(power, variance, taps[None], width=y.shape[1])[0]
     predicted = _error(prior, METHOD, padded, std, added * std, taps, z, grid)
     trace.append(Tried(kernel, added, float(spectral), float(predicted)))
-    return trace[-1].misfit
+    return trace[-1]
 
   for name in families:
-    start = min(screened(y, sigma, name), key=lambda kernel: error(kernel, FIRST_ADDED))
-    found.append(descend(error, start))
-  kernel, _ = min(found, key=lambda pair: pair[1])
-  return Estimate(np.asarray(kernel.taps(kernel_size(kernel))), kernel, tuple(trace))
+    start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
+    found.append(descend(tried, start))
+  best = min(found, key=lambda one: one.predicted)
+  return Estimate(np.asarray(best.kernel.taps(kernel_size(best.kernel))), best.kernel, tuple(trace))
 
 
 def _families(family: str) -> Sequence[str]:
@@ -170,14 +171,14 @@ def _spectrum(y, sigma):
   return spectrum.periodogram(y), jnp.asarray(sigma**2 / y.shape[2], float)  # of the mean over channels
 
 
-def descend(error: Callable[[Any], float], kernel: Any) -> tuple[Any, float]:
-  """Return the kernel of least error near one, and its error: one number at a time, then with half the steps."""
+def descend(tried: Callable[[Any], Tried], kernel: Any) -> Tried:
+  """Return the kernel of least misfit near one: one number at a time, then with half the steps."""
   searched, known = SEARCHED[kernel.family], {}
 
   def at(values):
     if values not in known:
-      known[values] = error(type(kernel)(*values))
-    return known[values]
+      known[values] = tried(type(kernel)(*values))
+    return known[values].misfit
 
   best = tuple(numbers(kernel).values())
   for turn in range(ROUNDS):
@@ -185,8 +186,7 @@ def descend(error: Callable[[Any], float], kernel: Any) -> tuple[Any, float]:
       moved = lambda step, i=i, number=number: (*best[:i], number.moved(best[i], step), *best[i + 1 :])
       best = moved(_least(lambda step: at(moved(step)), number.step / 2**turn))
   at(best)
-  best = min(known, key=known.__getitem__)
-  return type(kernel)(*best), known[best]
+  return min(known.values(), key=lambda one: one.misfit)
 
 
 def _least(error: Callable[[float], float], step: float) -> float:

@@ -47,7 +47,8 @@ def prediction_error(
 def tapered(y: jax.Array, width: int) -> jax.Array:
   """Return the picture `[h, w, c]` with a margin of `width` pixels that goes over into what is around the corner.
 
-  A picture's blur does not wrap around; with such margins a circular one, whose inverse is exact, has no edge to sharpen.
+  A picture's blur does not wrap around; with such margins a circular one, whose inverse is exact, has no edge to
+  sharpen.
   """
   height, across, _ = y.shape
   rise = lambda n: 0.5 - 0.5 * jnp.cos(jnp.pi * jnp.clip((_from_edge(n, y.dtype) + 0.5) / width, 0.0, 1.0))
