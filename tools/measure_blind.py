@@ -2,8 +2,8 @@
 
 usage: python tools/measure_blind.py --output=docs [--prior=photo] [--size=128] [--num_images=8] [--blurs=gaussian:2]
 
-The pictures are test photographs. Each is blurred with what lies around it and cut afterwards, as a camera has it, so that
-no assumption of an edge holds. The family of the blur is told, its numbers are not. The block of blind.md between
+The pictures are test photographs. Each is blurred with what lies around it and cut afterwards, as a camera has it, so
+that no assumption of an edge holds. The family of the blur is told, its numbers are not. The block of blind.md between
 `<!-- table -->` and `<!-- end -->` is replaced, blur by blur; the words around it are written by hand, and stay.
 """
 
@@ -23,7 +23,7 @@ from diffinv.blind import estimate_blur
 from diffinv.data.held_out import held_out
 from diffinv.methods.dpir import DPIR
 from diffinv.operators.blur import CircularBlur, blur
-from diffinv.operators.kernels import kernel_size, numbers, parse_blur
+from diffinv.operators.kernels import GaussianKernel, kernel_size, numbers, parse_blur
 from diffinv.problems import Problem
 
 PAGE = "blind.md"
@@ -68,25 +68,29 @@ def wiener(y: np.ndarray, taps: np.ndarray) -> np.ndarray:
 def blind_richardson_lucy(y: np.ndarray) -> np.ndarray:
   """Return the picture of Fish et al., JOSA A 12(1), 1995: steps for the picture and the kernel in turn."""
   light = np.maximum((y + 1) / 2, 1e-3)
-  x, kernel = light.copy(), np.full((SIDE, SIDE), 1.0 / SIDE**2)
-  flip = lambda a: a[::-1, ::-1]
-  convolved = lambda x, k: np.stack([fftconvolve(c, k, mode="same") for c in np.moveaxis(x, 2, 0)], axis=2)
-  ratio = lambda: light / np.maximum(convolved(x, kernel), 1e-3)
+  x, kernel = light.copy(), np.asarray(GaussianKernel(SIDE / 6).taps(SIDE), np.float64)
+  ratio = lambda: light / np.maximum(_convolved(x, kernel), 1e-3)
   for _ in range(OUTER):
     for _ in range(INNER):
       kernel = np.maximum(kernel * _correlated(ratio(), x), 0.0)
       kernel /= kernel.sum()
     for _ in range(INNER):
-      x = np.maximum(x * convolved(ratio(), flip(kernel)), 0.0)
+      x = np.maximum(x * _convolved(ratio(), kernel[::-1, ::-1]), 0.0)
   return 2 * x - 1
+
+
+def _around(x):
+  return np.pad(x, ((SIDE // 2,) * 2, (SIDE // 2,) * 2, (0, 0)), mode="reflect")
+
+
+def _convolved(x, kernel):
+  return fftconvolve(_around(x), kernel[:, :, None], mode="valid", axes=(0, 1))
 
 
 def _correlated(ratio, x):
   """Return sum_i ratio_i x_(i-j) over sum_i x_i for each place j of the kernel."""
-  half = SIDE // 2
-  rows, columns = (slice(n - 1 - half, n + half) for n in x.shape[:2])
-  full = sum(fftconvolve(ratio[..., c], x[::-1, ::-1, c], mode="full")[rows, columns] for c in range(x.shape[2]))
-  return full / x.sum()
+  seen = np.lib.stride_tricks.sliding_window_view(_around(x), x.shape[:2], axis=(0, 1))  # [side, side, c, h, w]
+  return np.einsum("klchw,hwc->kl", seen, ratio, optimize=True)[::-1, ::-1] / x.sum()
 
 
 def measure(prior: Any, text: str, pictures: np.ndarray) -> list[Row]:
