@@ -16,7 +16,7 @@ from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.noise import MAX_SIGMA, MIN_SIGMA
-from diffinv.operators import Operator
+from diffinv.operators import Operator, kernels
 from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
@@ -90,6 +90,12 @@ class Restoration(Measuring):
     "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum. A true convolution, a point of light "
     "becomes the kernel, centered on its middle pixel, with reflected edges.",
   )
+  blur: str | None = option(
+    None,
+    "Blur of a deblurring task, in place of `kernel`: gaussian:STD, disk:RADIUS or motion:LENGTH,ANGLE in pixels and "
+    "degrees; or of a `measurement` whose blur nobody knows, estimated: gaussian:auto, disk:auto, motion:auto, or auto "
+    "for the one of these that fits best.",
+  )
 
   def __post_init__(self) -> None:
     for name in ("input", "measurement"):
@@ -100,6 +106,8 @@ class Restoration(Measuring):
       raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
     if self.measurement_range is not None and not self.measurement:
       raise errors.UsageError("`measurement_range` is of `measurement`, got none; leave it out")
+    if self.blur is not None:
+      self._check_blur()
     if self.mask_threshold is not None and self.mask is None:
       raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
     if self.sigma == AUTO and self.input:
@@ -109,10 +117,32 @@ class Restoration(Measuring):
     if self.measurement and (self.size is not None or self.fit != "none"):
       raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
 
+  def _check_blur(self) -> None:
+    if self.kernel is not None:
+      raise errors.UsageError("`blur` and `kernel` say the same, got both; leave out one or the other")
+    if self.unknown_blur is not None and self.input:
+      raise errors.UsageError(f"`blur={self.blur}` is for `measurement`; with `input` it is what blurs, give numbers")
+
+  @property
+  def unknown_blur(self) -> str | None:
+    """The family of blurs of which the measurement's is to be found; None where it is said.
+
+    Raises:
+      UsageError: the blur is none.
+    """
+    with errors.usage():
+      found = None if self.blur is None else kernels.parse_blur(self.blur)
+    return found.family if isinstance(found, kernels.Unknown) else None
+
   @property
   def given(self) -> Given:
-    """What is known of how a real measurement was made."""
-    return Given(self.mask, self.mask_threshold, self.kernel)
+    """What is said of how a real measurement was made."""
+    with errors.usage():
+      found = None if self.blur is None else kernels.parse_blur(self.blur)
+    if found is None or isinstance(found, kernels.Unknown):
+      return Given(self.mask, self.mask_threshold, self.kernel)
+    taps = found if isinstance(found, pathlib.Path) else np.asarray(found.taps(kernels.kernel_size(found)))
+    return Given(self.mask, self.mask_threshold, taps)
 
   @property
   def named_task(self) -> tuple[str, Task]:
@@ -137,7 +167,8 @@ class Job(NamedTuple):
   grid: Level  # NO_STEPS without a network
   cases: list[Case]
   read: "Reader"
-  noises: dict[str, Any]  # of each picture, by name
+  operators: dict[str, Operator]  # of each picture, by name
+  noises: dict[str, Any]
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -149,8 +180,7 @@ class Job(NamedTuple):
 
 def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   """Return the problem of a real measurement `y`."""
-  key = casing.case_keys(case)[0]
-  operator = measurement.make_operator(job.name, job.task, key, case.shape, job.config.given)
+  operator = job.operators[case.name]
   return Problem(operator, job.noises[case.name], measurement.values(operator, y, job.config.measurement_range))
 
 
@@ -208,7 +238,7 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     prior: a name, a folder or a prior.
     method: a name, with the settings that ship for the prior, or a method with its hyper-parameters; None for what
       `quality` ("balanced") and `aim` ("mean") choose.
-    **fields: other fields of a `Restoration`: `quality`, `mask`, `kernel`, `sigma`, `num_samples`, `seed`, `set`, ...
+    **fields: other fields of a `Restoration`: `quality`, `mask`, `blur`, `sigma`, `num_samples`, `seed`, `set`, ...
 
   Raises:
     UsageError: options do not fit together.
@@ -253,7 +283,9 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  operators = {case.name: _operator(config, name, task, case) for case in cases}
+  operators = {
+    case.name: unknown.operator(config, name, task, prior, case, y) for case, y in zip(cases, found, strict=True)
+  }
   if config.measurement:
     note_doubts(config, operators, found)
   noises = unknown.noise_models(config, name, task, prior, cases, operators, found)
@@ -265,7 +297,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config.devices)
-  job = Job(config, prior, name, task, method, grid, cases, read, noises)
+  job = Job(config, prior, name, task, method, grid, cases, read, operators, noises)
   check_memory(job)
   return job
 
@@ -307,10 +339,6 @@ def note_doubts(config: Restoration, operators: Mapping[str, Operator], found: S
     given = measurement.values(operator, y, config.measurement_range)
     if doubt := measurement.doubt(operator, np.asarray(given)):
       progress.note(f"{name}: {doubt}")
-
-
-def _operator(config: Restoration, name: str, task: Task, case: Case) -> Operator:
-  return measurement.make_operator(name, task, casing.case_keys(case)[0], case.shape, config.given)
 
 
 def _excuse(method, operators, noises, schedule) -> str | None:
@@ -382,8 +410,10 @@ def check_given(config: Restoration, name: str, task: Task) -> None:
   """
   if task.given == "mask" and config.mask is None:
     raise errors.UsageError(f"`mask` is missing: expected the mask of the measurement for `task={name}`")
-  if task.given == "kernel" and task.random and config.kernel is None:
-    raise errors.UsageError(f"`kernel` is missing: expected the kernel of the measurement for `task={name}`")
+  if task.given == "kernel" and config.kernel is None and config.blur is None:
+    raise errors.UsageError(
+      "`blur` or `kernel` is missing: expected what blurred the measurement, or `blur=auto` to find it"
+    )
 
 
 def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
@@ -615,6 +645,8 @@ def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any
   cells = [] if truth is None else [("truth", sheet.Cell(truth))]
   size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
   cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
+  if job.config.blur is not None or job.config.kernel is not None:
+    cells.append(("kernel", sheet.Cell(_shown_kernel(problem))))
   for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
     title = job.method.title if len(pictures) == 1 else f"sample {i + 1}"
     cells.append((title, sheet.Cell(picture, marks.caption(found))))
@@ -624,6 +656,12 @@ def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any
     spread = np.mean(spread, axis=-1, keepdims=True)
     cells.append(("standard deviation", sheet.Cell(4.0 * spread - 1.0, ("black 0, white 0.5",))))
   return sheet.sheet([title for title, _ in cells], [(job.task.title, [cell for _, cell in cells])])
+
+
+def _shown_kernel(problem: Problem) -> np.ndarray:
+  """Return the kernel as a picture, [k, l, 1], its largest value white."""
+  taps = np.asarray(problem.operator.kernel)  # type: ignore[attr-defined]  # of a blur that was said or found
+  return 2.0 * np.clip(taps / np.max(taps), 0.0, 1.0)[..., None] - 1.0
 
 
 def measurement_files(task: Task, name: str, problem: Problem) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffinv import errors, progress
-from diffinv.blind import noise_level
+from diffinv import errors, operators, progress
+from diffinv.blind import estimate_blur, noise_level
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
 from diffinv.priors import PicturePrior
@@ -18,13 +18,44 @@ from diffinv.tasks import Task
 AUTO = "auto"  # in place of a number that is to be estimated
 
 
+def operator(config: Any, name: str, task: Task, prior: PicturePrior, case: Case, y: np.ndarray) -> Operator:
+  """Return what measured a picture: what is said of it, or with the blur found that explains the measurement.
+
+  Args:
+    config: a `Restoration`.
+    name: of the task.
+    task: that measured.
+    prior: of the pictures.
+    case: the picture.
+    y: what was read for it.
+
+  Raises:
+    UsageError: the task takes no mask, kernel or blur.
+    ValueError: what is said does not fit the picture, or it is too small for its blur to be found.
+  """
+  key, given = case_keys(case)[0], config.given
+  if config.unknown_blur is None:
+    return measurement.make_operator(name, task, key, case.shape, given)
+  identity = operators.identity(case.shape)
+  sharp = given._replace(kernel=np.ones((1, 1), np.float32))
+  measurement.make_operator(name, task, key, case.shape, sharp)  # whether the task takes a kernel
+  values = measurement.values(identity, y, config.measurement_range)
+  sigma = config.sigma
+  if sigma in (None, AUTO):
+    sigma = noise_level.estimate(case_keys(case)[1], prior, identity, values).sigma
+  estimate = estimate_blur(prior, values, float(sigma), config.unknown_blur, key)
+  said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
+  progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
+  return measurement.make_operator(name, task, key, case.shape, given._replace(kernel=estimate.taps))
+
+
 def noise_models(
   config: Any,
   name: str,
   task: Task,
   prior: PicturePrior,
   cases: Sequence[Case],
-  operators: Mapping[str, Operator],
+  measured_by: Mapping[str, Operator],
   found: Sequence[np.ndarray],
 ) -> dict[str, Any]:
   """Return the noise of each picture, by its name: what is said of it, or the most likely Gaussian noise.
@@ -35,7 +66,7 @@ def noise_models(
     task: that measured.
     prior: of the pictures.
     cases: the pictures.
-    operators: that measured them, by their names.
+    measured_by: the operator of each, by its name.
     found: what was read for each.
 
   Raises:
@@ -45,14 +76,16 @@ def noise_models(
   if not unsaid and config.sigma != AUTO:
     noise = measurement.noise_model(config, task)
     return {case.name: noise for case in cases}
-  excuses = (noise_level.excuse(operator, prior.image_shape[2]) for operator in operators.values())
+  excuses = (noise_level.excuse(operator, prior.image_shape[2]) for operator in measured_by.values())
   why = next((excuse for excuse in excuses if excuse is not None), None)
   if why is None:
     values = [
-      measurement.values(operators[case.name], y, config.measurement_range)
+      measurement.values(measured_by[case.name], y, config.measurement_range)
       for case, y in zip(cases, found, strict=True)
     ]
-    return {case.name: _estimated(case, prior, operators[case.name], y) for case, y in zip(cases, values, strict=True)}
+    return {
+      case.name: _estimated(case, prior, measured_by[case.name], y) for case, y in zip(cases, values, strict=True)
+    }
   if not unsaid:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
   progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
