@@ -177,6 +177,14 @@ def test_following_the_note_about_sigma_ends_it(blurred, tmp_path, capsys):
   assert said.startswith("y: a chi2 near 1 does not vouch for --kernel")
 
 
+def test_following_the_note_about_a_method_ends_it(tmp_path, capsys):
+  Image.fromarray(np.round(127.5 * (detail() + 1.0)).astype(np.uint8)).save(tmp_path / "photo.png")
+  flags = ("--task=colorization", f"--input={tmp_path / 'photo.png'}", "--sigma=0.02")
+  (said,) = run(tmp_path / "out", capsys, *flags, "--method=ddrm")
+  assert said.startswith("photo: chi2 is above 5: ") and said.endswith("try another --method or --quality")
+  assert run(tmp_path / "out", capsys, *flags, "--method=diffpir") == run(tmp_path / "out", capsys, *flags) == []
+
+
 def test_following_the_note_about_a_mask_ends_it(tmp_path, capsys):
   kept = np.ones((SIZE, SIZE), np.uint8)
   kept[8:20, 8:20] = 0
