@@ -50,6 +50,19 @@ def test_a_command_says_what_it_can(script, status, out, err, listed):
   assert shell(script, *DIFFINV, "--help") == (status, listed if out == "listed" else out, err)
 
 
+@pytest.mark.parametrize("words", [["tasks"], ["methods"], ["verify", "--help"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+def test_a_list_whose_reader_goes_is_quiet(words, reader):
+  status, out, err = shell(f'("$@"; echo $? >&2) | {reader}', *DIFFINV, *words)
+  assert (status, err, out.count(b"\n")) == (0, b"0\n", reader != "true")
+
+
+@on_linux
+@pytest.mark.parametrize("words", [["tasks"], ["methods"], ["verify", "--help"]], ids=lambda words: words[0])
+def test_a_list_for_which_there_is_no_room_is_one_line(words):
+  assert shell(f'"$@" >{FULL}', *DIFFINV, *words) == (1, b"", LOST)
+
+
 @pytest.mark.parametrize("script, said", [('"$@" 2>&-', False), ('"$@" 2>&1 >&-', True), ('"$@" 2>&1', True)])
 def test_a_wrong_command_is_wrong_whatever_is_closed(script, said):
   status, out, _ = shell(script, *DIFFINV, "magic")

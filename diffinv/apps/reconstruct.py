@@ -57,6 +57,8 @@ def print_report(results: dict[str, Any]) -> None:
     cells = marks.cells(entry.get("mean", entry["samples"][0]))
     rows.append([entry["name"], *cells, text.number(entry["run_seconds"], 1)])
   print(text.table(["picture", *marks.headings(), "seconds"], rows))
+  for line in results.get("notes", []):
+    print(f"note: {errors.as_flags(line)}")
   method = results["method"]
   several = f", mean of {method['averaged']}" if "averaged" in method else ""
   print(
@@ -64,8 +66,6 @@ def print_report(results: dict[str, Any]) -> None:
     f"{results['network_gradients']} gradients a sample, "
     f"{results['compile_seconds']:.1f} s to compile: {FLAGS.output}"
   )
-  for line in results.get("notes", []):
-    print(f"note: {errors.as_flags(line)}")
 
 
 if __name__ == "__main__":
