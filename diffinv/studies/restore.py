@@ -31,6 +31,7 @@ from diffinv.studies.unknown import AUTO
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "reconstruct"
+ANY_KERNEL = "motion_blur"  # the task whose settings are for kernels of any shape; others were chosen for one kernel
 KEPT_BYTES = 2**30  # of pictures that were read for the plan, so that they need not be read again
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
@@ -272,7 +273,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   paths = [pathlib.Path("y.npy")] if given_y is not None else picture_paths(config)
   devices.split_cpu(config.devices)
   name, task = config.named_task
-  choose = _choice(config, name)
+  choose = _choice(config, name if config.given.kernel is None and config.unknown_blur is None else ANY_KERNEL)
   prior = identity.load(config)
   entrants.note_settings(config)
   check_hidden(config, name, task)
