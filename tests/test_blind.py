@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.signal import convolve2d
 
 import diffinv
 import diffinv.data.held_out
@@ -144,6 +145,27 @@ def test_window_is_where_detail_is():
   seen = np.asarray(estimation.window(priors.natural(), jnp.asarray(y)))
   assert seen.shape == (160, 160, 3)
   np.testing.assert_allclose(np.sum(seen**2), np.sum(y**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_bordered_blur_is_the_part_of_a_convolution_that_has_all_it_is_mixed_of(multiple):
+  taps = np.random.default_rng(0).uniform(size=(5, 7))
+  problem = blind.bordered(jnp.zeros((16, 17, 2)), taps / taps.sum(), noise.Gaussian(0.1), multiple=multiple)
+  operator = problem.operator
+  x = np.random.default_rng(1).normal(size=operator.in_shape).astype(np.float32)
+  assert all(n % multiple == 0 for n in operator.in_shape[:2])
+  assert operator.out_shape == problem.y.shape == operator.inside(x).shape
+  top, left = operator.corner
+  around = x[top - 2 : top + 16 + 2, left - 3 : left + 17 + 3]
+  expected = np.stack([convolve2d(around[..., c], taps / taps.sum(), mode="valid") for c in range(2)], axis=2)
+  np.testing.assert_allclose(operator(jnp.asarray(x)), expected, atol=1e-5)
+
+
+def test_bordered_blur_matches_its_adjoint():
+  operator = blind.bordered(jnp.zeros((12, 12, 1)), MotionKernel(5.0, 30.0).taps(9), noise.Gaussian(0.1)).operator
+  x = jax.random.normal(jax.random.key(0), operator.in_shape)
+  y = jax.random.normal(jax.random.key(1), operator.out_shape)
+  np.testing.assert_allclose(jnp.sum(operator(x) * y), jnp.sum(x * operator.adjoint(y)), rtol=1e-4)
 
 
 def blurred(kernel, size=96):

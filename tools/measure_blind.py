@@ -19,12 +19,11 @@ from scipy.signal import fftconvolve
 from skimage.restoration import unsupervised_wiener
 
 from diffinv import errors, files, load_prior, noise, sampler
-from diffinv.blind import estimate_blur
+from diffinv.blind import bordered, estimate_blur
 from diffinv.data.held_out import held_out
 from diffinv.methods.dpir import DPIR
-from diffinv.operators.blur import CircularBlur, blur
+from diffinv.operators.blur import CircularBlur
 from diffinv.operators.kernels import GaussianKernel, kernel_size, numbers, parse_blur
-from diffinv.problems import Problem
 
 PAGE = "blind.md"
 BLURS = ("gaussian:1", "gaussian:2", "gaussian:4", "disk:2", "disk:5", "motion:9,30", "motion:15,100")
@@ -55,8 +54,9 @@ def measured(x0: np.ndarray, taps: jax.Array, key: jax.Array) -> tuple[jax.Array
 
 def restored(prior: Any, y: jax.Array, taps: Any) -> np.ndarray:
   """Return DPIR's picture."""
-  problem = Problem(blur(y.shape, taps), noise.Gaussian(jnp.float32(SIGMA)), y)
-  return np.asarray(sampler.sample(jax.random.key(0), DPIR(), prior, problem, prior.schedule.grid(STEPS))[0])
+  problem = bordered(y, taps, noise.Gaussian(jnp.float32(SIGMA)), multiple=prior.size_multiple)
+  x, _ = sampler.sample(jax.random.key(0), DPIR(), prior, problem, prior.schedule.grid(STEPS))
+  return np.asarray(problem.operator.inside(x))
 
 
 def wiener(y: np.ndarray, taps: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What is not known of a measurement, its noise or its blur, from the measurement and the prior."""
 
+from diffinv.blind.borders import BorderedBlur, bordered
 from diffinv.blind.estimation import Estimate, Tried, estimate_blur
 
-__all__ = ["Estimate", "Tried", "estimate_blur"]
+__all__ = ["BorderedBlur", "Estimate", "Tried", "bordered", "estimate_blur"]
