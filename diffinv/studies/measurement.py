@@ -98,7 +98,7 @@ def make_operator(
   if given.kernel is not None and task.given != "kernel":
     raise errors.UsageError(f"`kernel` is for deblurring, got `task={name}`; leave it out")
   if given.kernel is not None:
-    return operators.blur(shape, _kernel(given.kernel))
+    return operators.blur(shape, kernel(given.kernel))
   try:
     operator = task.make(key, shape)
   except ValueError as error:
@@ -106,10 +106,9 @@ def make_operator(
   return operator if given.mask is None else _masked(operator, shape, given.mask, given.mask_threshold)
 
 
-def _kernel(kernel) -> np.ndarray:
-  if isinstance(kernel, np.ndarray):
-    return masks.as_kernel(kernel)
-  return masks.read_kernel(kernel)
+def kernel(given: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
+  """Return a kernel, [k, l], of sum 1, from an array or a file."""
+  return masks.as_kernel(given) if isinstance(given, np.ndarray) else masks.read_kernel(given)
 
 
 def _masked(operator: Operator, shape, mask: np.ndarray | str | os.PathLike[str], threshold: int | None) -> Operator:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ class Restoration(Measuring):
     None,
     "Blur of a deblurring task, in place of `kernel`: gaussian:STD, disk:RADIUS or motion:LENGTH,ANGLE in pixels and "
     "degrees; or of a `measurement` whose blur nobody knows, estimated: gaussian:auto, disk:auto, motion:auto, or auto "
-    "for the one of these that fits best.",
+    "for the one of these that fits best. The edges of a `measurement` are taken as mixed with what lies beyond.",
   )
 
   def __post_init__(self) -> None:
@@ -170,6 +171,11 @@ class Job(NamedTuple):
   read: "Reader"
   operators: dict[str, Operator]  # of each picture, by name
   noises: dict[str, Any]
+
+  @property
+  def layouts(self) -> dict[str, Any]:
+    """What operators must share to run at once, by the names of the pictures: kernels have sizes of their own."""
+    return {name: str(jax.tree.map(np.shape, operator)) for name, operator in self.operators.items()}
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -252,10 +258,11 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
   problem, _ = job.load(case)
   with progress.Bar(1.0) as bar:
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
-  (samples,) = got.images
   marks.require_finite(job.method.name, got.images)
+  scores = marks.scores(problem, got.images[0], None)
+  samples = unknown.inside(problem.operator, got.images[0])
   spread = marks.spread(samples, antithetic=job.config.antithetic)
-  return Restored(np.mean(samples, axis=0), samples, spread, marks.scores(problem, samples, None), problem)
+  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem)
 
 
 # The plan
@@ -364,7 +371,7 @@ def check_memory(job: Job) -> None:
   if isinstance(job.method, Baseline):
     return
   firsts: dict[tuple, tuple[Case, int]] = {}  # by size: a picture of the first part, and how many that has
-  for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size):
+  for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size, job.layouts):
     firsts.setdefault(part[0].shape, (part[0], count))
   for shape, (case, count) in firsts.items():
     memory.check_chains(
@@ -492,15 +499,17 @@ def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], rep
   )
 
 
-def parts(cases: Sequence[Case], samples: int, batch_size: int) -> list[tuple[list[Case], int]]:
-  """Cut the pictures into parts of one size that run at once.
+def parts(
+  cases: Sequence[Case], samples: int, batch_size: int, layouts: Mapping[str, Any] = MappingProxyType({})
+) -> list[tuple[list[Case], int]]:
+  """Cut the pictures into parts of one size, and of one layout of their operators, that run at once.
 
   Returns:
     for each part its pictures, and how many to fill it up to, so that a size compiles once.
   """
-  groups: dict[tuple, list[Case]] = {}
+  groups: dict[Any, list[Case]] = {}
   for case in cases:
-    groups.setdefault(case.shape, []).append(case)
+    groups.setdefault((case.shape, layouts.get(case.name)), []).append(case)
   cut = [(group, chains.chunks(len(group), samples, batch_size)) for group in groups.values()]
   return [([group[i] for i in part], len(ranges[0])) for group, ranges in cut for part in ranges]
 
@@ -572,7 +581,7 @@ def _digest(value: Any) -> str:
 
 def run_all(run: runs.RunFolder, job: Job) -> None:
   """Restore the pictures that have no row yet."""
-  cut = parts(job.cases, job.config.num_samples, job.config.batch_size)
+  cut = parts(job.cases, job.config.num_samples, job.config.batch_size, job.layouts)
   wanted = [(part, count) for part, count in cut if run.missing([(case.name,) for case in part])]
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
@@ -618,7 +627,10 @@ def write_case(
   digits = max(2, len(str(len(pictures) - 1)))
   several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
   names = [f"{case.name}.png"] if len(pictures) == 1 else several
-  found = marks.scores(problem, pictures, truth)
+  found, mean_marks = marks.scores(problem, pictures, truth), {}
+  if len(pictures) > 1:
+    mean_marks = marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0]
+  pictures = unknown.inside(problem.operator, pictures)
   entry: dict[str, Any] = {
     "name": case.name,
     "source": case.path,
@@ -631,7 +643,7 @@ def write_case(
   if len(pictures) > 1:
     name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
     arrays[name] = mean
-    entry["mean"] = {"file": name, **marks.scores(problem, mean[None], truth)[0]}
+    entry["mean"] = {"file": name, **mean_marks}
   read = job.read(case.path) if job.config.measurement else None
   told = entry.get("mean", entry["samples"][0])
   entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from diffinv import errors, operators, progress
-from diffinv.blind import estimate_blur, noise_level
+from diffinv.blind import bordered, estimate_blur, noise_level
+from diffinv.blind.borders import BorderedBlur
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
 from diffinv.priors import PicturePrior
@@ -34,19 +35,31 @@ def operator(config: Any, name: str, task: Task, prior: PicturePrior, case: Case
     ValueError: what is said does not fit the picture, or it is too small for its blur to be found.
   """
   key, given = case_keys(case)[0], config.given
-  if config.unknown_blur is None:
+  if config.blur is None or config.input:
     return measurement.make_operator(name, task, key, case.shape, given)
-  identity = operators.identity(case.shape)
   sharp = given._replace(kernel=np.ones((1, 1), np.float32))
   measurement.make_operator(name, task, key, case.shape, sharp)  # whether the task takes a kernel
-  values = measurement.values(identity, y, config.measurement_range)
+  values = measurement.values(operators.identity(case.shape), y, config.measurement_range)
+  taps = given.kernel if config.unknown_blur is None else _found(config, prior, case, values)
+  return bordered(values, measurement.kernel(taps), None).operator
+
+
+def _found(config: Any, prior: PicturePrior, case: Case, y: jax.Array) -> np.ndarray:
+  """Return the kernel that predicts a measurement best, [k, l]."""
   sigma = config.sigma
   if sigma in (None, AUTO):
-    sigma = noise_level.estimate(case_keys(case)[1], prior, identity, values).sigma
-  estimate = estimate_blur(prior, values, float(sigma), config.unknown_blur, key)
+    sigma = noise_level.estimate(case_keys(case)[1], prior, operators.identity(case.shape), y).sigma
+  estimate = estimate_blur(prior, y, float(sigma), config.unknown_blur, case_keys(case)[0])
   said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
   progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
-  return measurement.make_operator(name, task, key, case.shape, given._replace(kernel=estimate.taps))
+  return estimate.taps
+
+
+def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
+  """Return pictures, [n, h, w, c], without the border that was restored with them, where there is one."""
+  if not isinstance(measured_by, BorderedBlur):
+    return pictures
+  return np.stack([measured_by.inside(picture) for picture in pictures])
 
 
 def noise_models(
