@@ -368,7 +368,7 @@ def test_jfps_refuses_images_that_natural_covariances_do_not_describe():
     (SDEdit(t0=30.0), "sdedit: expected t0 to be in (0, 1], got 30"),
     (DPS(scale=-1.0), "dps: expected scale to be in [0, 1,000,000,000,000], got -1"),
     (DPS(scale=float("nan")), "dps: expected scale to be in [0, 1,000,000,000,000], got nan"),
-    (DPS(rule="cod"), "dps: expected rule to be one of code, paper, squared, got 'cod'"),
+    (DPS(rule="cod"), "dps: expected rule to be one of code, paper, squared, span, got 'cod'"),
     (PiGDM(weight="none"), "pigdm: expected weight to be one of score, algorithm_1, code, got 'none'"),
   ],
   ids=str,

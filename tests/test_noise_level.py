@@ -43,6 +43,14 @@ def test_the_estimate_is_at_the_maximum_of_the_likelihood(sigma, start):
     assert abs(found.unbalanced) < 1e-5 and found.values == y.size
 
 
+def test_where_no_sigma_balances_the_finest_details_are_taken():
+  found = noise_level.Estimate(jnp.float32(2.0), jnp.float32(0.1), jnp.float32(192), jnp.float32(-0.3))
+  assert noise_level.chosen(found) == pytest.approx(0.1)
+  assert "sigma 0.1 by its finest details" in noise_level.described(found)
+  settled = found._replace(unbalanced=jnp.float32(0.001))
+  assert noise_level.chosen(settled) == 2.0 and "from 192 values" in noise_level.described(settled)
+
+
 def test_the_robust_start_is_the_noise_of_a_flat_picture_and_blind_to_what_is_missing():
   y = 0.1 * jax.random.normal(jax.random.key(0), (64, 64, 3))
   seen = jnp.where(jax.random.uniform(jax.random.key(1), (64, 64, 1)) > 0.2, jnp.ones(3), 0.0)
@@ -66,7 +74,7 @@ def _tasks():
 def test_the_noise_of_photographs_is_found_within_a_tenth(name, sigma):
   prior, operator = diffinv.load_prior("photo"), _tasks()[name]
   errors = []
-  for number, x0 in enumerate(held_out.held_out("photographs", "validation", 4, SIZE)[1]):
+  for number, x0 in enumerate(held_out.held_out("photos", "validation", 4, SIZE)[1]):
     clean = operator(jnp.asarray(x0))
     noise = sigma * jax.random.normal(jax.random.key(number), clean.shape)
     y = operator.observed(clean) * (clean + noise)
@@ -82,7 +90,7 @@ def test_what_is_no_picture_of_the_priors_colors_has_an_excuse(name):
 
 
 def measure(folder, sigma=0.1):
-  x0 = held_out.held_out("photographs", "validation", 1, SIZE)[1][0]
+  x0 = held_out.held_out("photos", "validation", 1, SIZE)[1][0]
   y = np.asarray(x0) + sigma * np.random.default_rng(0).standard_normal(x0.shape)
   np.save(folder / "y.npy", y.astype(np.float32))
   return [f"--measurement={folder / 'y.npy'}", "--task=denoising", f"--output={folder / 'out'}"]

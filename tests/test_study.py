@@ -265,7 +265,7 @@ def test_restore_takes_objects(photo):
   operator = operators.super_resolution(photo.shape, 4)
   problem = diffinv.simulate(jax.random.key(0), operator, noise.Gaussian(0.05), jnp.asarray(photo))
   restored = diffinv.restore(
-    np.asarray(problem.y), task=operator, prior=priors.natural(), method=DiffPIR(weight=1.0), steps=5
+    np.asarray(problem.y), task=operator, prior=priors.natural(), method=DiffPIR(weight=1.0), steps=5, sigma=0.05
   )
   assert restored.picture.shape == photo.shape and restored.std is None
   np.testing.assert_allclose(restored.marks[0]["chi2"], problem.chi2(jnp.asarray(restored.picture)), rtol=1e-4)

@@ -18,7 +18,7 @@ SIZE, BORDER, SIGMA = 64, 12, 0.02
 
 def blurred(folder, blur, name="y"):
   """Write a photograph blurred with what lies around it, and return the sharp one."""
-  x = np.asarray(held_out.held_out("photographs", "validation", 2, SIZE + 2 * BORDER)[1][1])
+  x = np.asarray(held_out.held_out("photos", "validation", 2, SIZE + 2 * BORDER)[1][1])
   kernel = kernels.parse_blur(blur)
   taps = np.asarray(kernel.taps(kernels.kernel_size(kernel)))
   measured = np.asarray(diffinv.operators.blur(x.shape, taps)(x))
@@ -117,7 +117,7 @@ def test_a_blur_to_be_found_is_no_blur_to_measure_with(tmp_path, capsys):
 
 @pytest.mark.parametrize("given, scale", [("0,1", 0.5), ("0,255", 127.5)])
 def test_a_measurement_in_another_range_is_doubted_and_taken_where_it_is_stated(given, scale, capsys):
-  x = np.asarray(held_out.held_out("photographs", "validation", 1, SIZE)[1][0])
+  x = np.asarray(held_out.held_out("photos", "validation", 1, SIZE)[1][0])
   y = scale * (x + 0.05 * np.random.default_rng(0).standard_normal(x.shape) + 1.0)
   restore = lambda **fields: diffinv.restore(y, task="denoising", prior="natural", method="mmse", **fields)
   stated = restore(measurement_range=given, sigma=0.05)

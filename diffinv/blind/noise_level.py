@@ -19,7 +19,7 @@ noise of sigma; and a blurred or a smaller one, where the prior of sharp picture
 Values that a file has clipped to [-1, 1] say less about the noise: where y goes no further, D must be 2 sigma within.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from diffinv.problems import Problem
 STEPS = 6  # of the secant method; it settles in three or four
 LONGEST = 0.7  # of a step in log sigma: a factor of two
 LEAST_SLOPE = 0.15  # of -h: where the noise hardly shows, steps would grow without bound
+SETTLED = 0.02  # |h|: within that part of sigma where the noise shows
 FILL_STEPS = "8"
 NORMAL_MEDIAN = 0.6745  # of |n|, n standard normal
 MARGIN = 2.0  # sigma between D and values at which a file clips
@@ -151,8 +152,15 @@ def robust(y: jax.Array, observed: jax.Array) -> jax.Array:
   return jnp.nanmedian(jnp.where((whole > 0) | ~jnp.any(whole > 0), detail, jnp.nan)) / NORMAL_MEDIAN
 
 
-def described(found: Any) -> str:
-  """Say in a line what was estimated and what it rests on; `found`: an `Estimate`."""
+def chosen(found: Estimate) -> float:
+  """Return sigma, or the robust estimate where the search has not settled: the prior is of other pictures."""
+  return float(found.sigma if abs(float(found.unbalanced)) < SETTLED else found.start)
+
+
+def described(found: Estimate) -> str:
+  """Say in a line what was estimated and what it rests on."""
+  if abs(float(found.unbalanced)) >= SETTLED:
+    return f"sigma {chosen(found):.3g} by its finest details, as the prior explains none; give sigma where you know it"
   return (
     f"sigma {float(found.sigma):.3g}, the most likely one under the prior, from {int(found.values):,} values "
     f"(their finest details alone say {float(found.start):.3g}); give sigma where you know it"

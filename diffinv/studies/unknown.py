@@ -48,7 +48,8 @@ def _found(config: Any, prior: PicturePrior, case: Case, y: jax.Array) -> np.nda
   """Return the kernel that predicts a measurement best, [k, l]."""
   sigma = config.sigma
   if sigma in (None, AUTO):
-    sigma = noise_level.estimate(case_keys(case)[1], prior, operators.identity(case.shape), y).sigma
+    identity = operators.identity(case.shape)
+    sigma = noise_level.chosen(noise_level.estimate(case_keys(case)[1], prior, identity, y))
   estimate = estimate_blur(prior, y, float(sigma), config.unknown_blur, case_keys(case)[0])
   said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
   progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
@@ -108,7 +109,7 @@ def noise_models(
 def _estimated(case: Case, prior: PicturePrior, operator: Any, y: jax.Array) -> Gaussian:
   estimate = noise_level.estimate(case_keys(case)[1], prior, operator, y)
   progress.note(f"{case.name}: {noise_level.described(estimate)}")
-  return Gaussian(float(estimate.sigma))
+  return Gaussian(noise_level.chosen(estimate))
 
 
 def describe(noises: Mapping[str, Any]) -> dict[str, Any]:
