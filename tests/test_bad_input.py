@@ -477,7 +477,7 @@ CASES = {
   "no kernel": (
     f"{BLUR} --measurement={{in}}/good.npy",
     USAGE,
-    "--kernel is missing: expected the kernel of the measure",
+    "--blur or --kernel is missing: expected what blurred the measure",
   ),
   "even kernel": (
     f"{BLUR} {GOOD} --kernel={{in}}/kernel-even.npy",
