@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import sys
 
 # Before JAX starts its backend: eight CPU devices, so that sharded runs are tested on any machine; and less work for
 # the compiler, which is where the time of small tests goes.
@@ -97,6 +98,7 @@ def golden():
 def load_tool():
   """Load a script of tools/ by name; its flags go after the file's tests, so that another tool may define the same."""
   others = set(flags.FLAGS)
+  sys.path.insert(0, str(TOOLS))  # as for a script, which imports what lies beside it
 
   def load(name):
     spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
@@ -105,5 +107,6 @@ def load_tool():
     return module
 
   yield load
+  sys.path.remove(str(TOOLS))
   for name in set(flags.FLAGS) - others:
     delattr(flags.FLAGS, name)

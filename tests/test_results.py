@@ -145,14 +145,14 @@ def test_a_kept_comparison_is_of_the_same_prior_and_flags(tool, tmp_path, capsys
 
 def test_blocks_are_replaced_and_the_words_stay(tool):
   page = "words\n<!-- a -->\nold\n<!-- end -->\nmore\n<!-- b -->\n<!-- end -->\n"
-  assert tool.replaced(page, {"a": "new", "b": "x"}) == (
+  assert tool.page_blocks.replaced(page, {"a": "new", "b": "x"}) == (
     "words\n<!-- a -->\nnew\n<!-- end -->\nmore\n<!-- b -->\nx\n<!-- end -->\n"
   )
   with pytest.raises(ValueError, match="expected a block <!-- c -->"):
-    tool.replaced(page, {"c": ""})
+    tool.page_blocks.replaced(page, {"c": ""})
 
 
 def test_the_page_has_a_block_for_everything_that_is_written(tool):
   page = (ROOT / "docs" / tool.PAGE).read_text(encoding="utf-8")
   names = [f"{name}{part}" for name in tool.STUDIES for part in ("", "-claim", "-figures")]
-  tool.replaced(page, dict.fromkeys(names, ""))
+  tool.page_blocks.replaced(page, dict.fromkeys(names, ""))

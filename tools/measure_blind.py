@@ -8,17 +8,17 @@ that no assumption of an edge holds. The family of the blur is told, its numbers
 """
 
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import page_blocks
 from absl import app, flags
 from scipy.signal import fftconvolve
 from skimage.restoration import unsupervised_wiener
 
-from diffinv import errors, files, load_prior, noise, sampler
+from diffinv import load_prior, noise, sampler
 from diffinv.blind import bordered, estimate_blur
 from diffinv.data.held_out import held_out
 from diffinv.methods.dpir import DPIR
@@ -137,14 +137,7 @@ def main(_) -> None:
   for text in values.blurs or BLURS:
     written.append(line(text, measure(prior, text, pictures)))
     print(written[-1], flush=True)
-    block, text = "\n".join(written), page.read_text(encoding="utf-8")
-    changed, count = re.subn(
-      r"(<!-- table -->\n).*?(<!-- end -->)", lambda m, block=block: f"{m[1]}{block}\n{m[2]}", text, flags=re.S
-    )
-    if count != 1:
-      raise errors.UsageError(f"{page}: expected one block between <!-- table --> and <!-- end -->, found {count}")
-    with files.file(page) as partial:
-      partial.write_text(changed, encoding="utf-8")
+    page_blocks.write(page, {"table": "\n".join(written)})
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ between `<!-- table -->` and `<!-- end -->` is replaced; the words around it are
 
 import importlib.util
 import pathlib
-import re
 
 import jax
 import numpy as np
+import page_blocks
 from absl import app, flags
 
-from diffinv import Study, compare, errors, files, operators, output, read_results
+from diffinv import Study, compare, operators, output, read_results
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.operators import Operator
 from diffinv.operators.pixels import Identity, Inpainting
@@ -132,16 +132,11 @@ def main(_) -> None:
   """Compare, and write the block of the page."""
   values = flags.FLAGS
   page, work = pathlib.Path(values.output, PAGE), pathlib.Path(values.work)
-  text = page.read_text(encoding="utf-8")
   wanted = study(values.prior, values.data, values.size, values.num_images)
   results = read_results(work) if (work / output.RESULTS).exists() else compare(wanted, work)
   block = "\n".join(lines(results))
   print(block)
-  changed, count = re.subn(r"(<!-- table -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{block}\n{m[2]}", text, flags=re.S)
-  if count != 1:
-    raise errors.UsageError(f"{page}: expected one block between <!-- table --> and <!-- end -->, found {count}")
-  with files.file(page) as partial:
-    partial.write_text(changed, encoding="utf-8")
+  page_blocks.write(page, {"table": block})
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ around it are written by hand, and stay.
 """
 
 import pathlib
-import re
 
 import jax
 import numpy as np
+import page_blocks
 from absl import app, flags
 
 import diffinv
-from diffinv import files, operators, sampler
+from diffinv import operators, sampler
 from diffinv.blind import noise_level
 from diffinv.data import held_out
 from diffinv.methods.dpir import DPIR
@@ -24,7 +24,7 @@ from diffinv.noise import Gaussian
 from diffinv.problems import Problem, simulate
 from diffinv.schedules import as_arrays
 
-PAGE, BLOCK = "unknown.md", re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PAGE = "unknown.md"
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4)
 STEPS = "8"
 
@@ -82,10 +82,7 @@ def main(argv: list[str]) -> None:
       cells.append(f"{100 * np.median(errors):.1f} %, {np.mean(gains):+.2f} dB")
       print(title, sigma, cells[-1], flush=True)
     lines.append(f"| {title} | {' | '.join(cells)} |")
-  path = pathlib.Path(OUTPUT.value) / PAGE
-  page = BLOCK.sub(lambda _: "\n".join(lines) + "\n", path.read_text(encoding="utf-8"), count=1)
-  with files.file(path) as partial:
-    partial.write_text(page, encoding="utf-8")
+  page_blocks.write(pathlib.Path(OUTPUT.value) / PAGE, {"table": "\n".join(lines)})
 
 
 if __name__ == "__main__":

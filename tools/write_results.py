@@ -10,12 +10,12 @@ the words about them are written by hand, and stay.
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import page_blocks
 from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
@@ -315,20 +315,6 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
     figure.savefig(partial, format="png")
 
 
-def replaced(text: str, found: dict[str, str]) -> str:
-  """Return the page with its blocks replaced.
-
-  Raises:
-    ValueError: the page has no such block.
-  """
-  for name, block in found.items():
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not pattern.search(text):
-      raise ValueError(f"{PAGE}: expected a block <!-- {name} --> ... <!-- end -->, got none; add it")
-    text = pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
-  return text
-
-
 def main(argv: Sequence[str]) -> None:
   """Run, draw, write."""
   del argv
@@ -338,10 +324,7 @@ def main(argv: Sequence[str]) -> None:
     if name not in STUDIES:
       raise app.UsageError(f"--studies: expected some of {', '.join(STUDIES)}, got {name!r}")
   for name in CHOSEN.value:
-    found = blocks(name, place)
-    text = replaced((place / PAGE).read_text(encoding="utf-8"), found)
-    with files.file(place / PAGE) as partial:
-      partial.write_text(text, encoding="utf-8")
+    page_blocks.write(place / PAGE, blocks(name, place))
     print(f"wrote {place / PAGE}: {name}", flush=True)
 
 
