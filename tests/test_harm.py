@@ -95,13 +95,15 @@ READS = [(command, name) for command, name in PATHS if name not in WRITES]
 BESIDES = {
   ("reconstruct", "mask"): ["--task=inpaint_random"],
   ("reconstruct", "kernel"): ["--task=motion_blur"],
+  ("reconstruct", "blur"): ["--task=motion_blur"],
   ("compare", "lpips"): ["--size=32", "--fit=resize"],
   ("evaluate", "settings"): ["--measures=restoration"],
 }
 # What a flag may name, in `in`.
 GOOD = {
   "prior": "prior", "init": "prior", "data": "photos", "input": "a.png", "measurement": "y.npy", "mask": "mask.png",
-  "kernel": "kernel.npy", "settings": "settings.json", "lpips": "weights.safetensors", "run": "compared",
+  "kernel": "kernel.npy", "blur": "kernel.npy", "settings": "settings.json", "lpips": "weights.safetensors",
+  "run": "compared",
 }  # fmt: skip
 ENDINGS = {("tune", "output"): ".json", ("report", "output"): ".html"}
 
@@ -115,7 +117,7 @@ def line(command, name, value, place, *more):
 
 def test_the_flags_that_name_paths_are_known():
   assert set(path_flags("reconstruct")) == {
-    *("prior", "settings", "input", "measurement", "mask", "kernel"), *WRITES,
+    *("prior", "settings", "input", "measurement", "mask", "kernel", "blur"), *WRITES,
   }  # fmt: skip
   assert set(path_flags("convert")) == {"input", "output"} and set(path_flags("report")) == {"run", "output"}
   assert {name for _, name in READS} == set(GOOD)

@@ -132,3 +132,24 @@ def test_a_picture_of_any_size_is_restored(tmp_path):
   for size in ((37, 51), (8, 9)):
     y = np.full((*size, 3), 0.25, np.float32)
     assert diffinv.restore(y, task="denoising", sigma=0.1).picture.shape == y.shape
+
+
+def test_the_file_of_a_blur_is_a_path_like_any_other(tmp_path, monkeypatch):
+  """At home, kept from what is written, and part of what a restoration is identified by."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  np.save(tmp_path / "k.npy", np.ones((3, 3)))
+  np.save(tmp_path / "y.npy", np.zeros((24, 24, 3), np.float32))
+  flags = ("--blur=~/k.npy", "--prior=natural", "--method=dpir", "--steps=2", "--sigma=0.1")
+  assert reconstruct(tmp_path, *flags) == 0
+  assert "kernel" in json.loads((tmp_path / "out/results.json").read_text())["given"]
+  (tmp_path / "in").mkdir()
+  (tmp_path / "k.npy").rename(tmp_path / "in/k.npy")
+  assert reconstruct(tmp_path, "--blur=~/in/k.npy", f"--output={tmp_path / 'in'}", "--overwrite") == 2
+  assert (tmp_path / "in/k.npy").is_file()
+
+
+def test_numbers_of_a_blur_are_no_files(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  np.save(tmp_path / "y.npy", np.zeros((24, 24, 3), np.float32))
+  flags = ("--blur=motion:5,30", "--prior=natural", "--method=dpir", "--steps=2", "--sigma=0.1")
+  assert reconstruct(tmp_path, *flags, f"--output={tmp_path / '30'}") == 0

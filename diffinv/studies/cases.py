@@ -255,7 +255,7 @@ def describe_cases(cases: Sequence[Case], truths: Sequence[np.ndarray]) -> list[
 
 
 # Options that name what is read.
-READS = ("mask", "kernel", "settings", "lpips", "prior", "data", "input", "measurement")
+READS = ("mask", "kernel", "blur", "settings", "lpips", "prior", "data", "input", "measurement")
 
 
 def check_apart(config: Any, path: str | os.PathLike[str]) -> None:
@@ -278,4 +278,5 @@ def _paths(name: str, value: Any) -> list[pathlib.Path]:
     folder = find_folder(value)
     return [] if folder is None else [folder]
   held = name == "data" and value in held_out.SETS
-  return [] if held else images.split([os.fspath(value)])
+  in_words = name == "blur" and not os.path.lexists(value)
+  return [] if held or in_words else images.split([os.fspath(value)])

@@ -92,7 +92,7 @@ class Restoration(Measuring):
     "Blur kernel, a grayscale image or .npy of odd sizes; is divided by its sum. A true convolution, a point of light "
     "becomes the kernel, centered on its middle pixel, with reflected edges.",
   )
-  blur: str | None = option(
+  blur: str | os.PathLike[str] | None = option(
     None,
     "Blur of a deblurring task, in place of `kernel`: gaussian:STD, disk:RADIUS or motion:LENGTH,ANGLE in pixels and "
     "degrees; or of a `measurement` whose blur nobody knows, estimated: gaussian:auto, disk:auto, motion:auto, or auto "
@@ -126,25 +126,29 @@ class Restoration(Measuring):
       raise errors.UsageError(f"`blur={self.blur}` is for `measurement`; with `input` it is what blurs, give numbers")
 
   @property
-  def unknown_blur(self) -> str | None:
-    """The family of blurs of which the measurement's is to be found; None where it is said.
+  def _blur(self) -> kernels.Kernel | kernels.Unknown | pathlib.Path | None:
+    """What `blur` says.
 
     Raises:
-      UsageError: the blur is none.
+      UsageError: it is none.
     """
     with errors.usage():
-      found = None if self.blur is None else kernels.parse_blur(self.blur)
-    return found.family if isinstance(found, kernels.Unknown) else None
+      return None if self.blur is None else kernels.parse_blur(os.fspath(self.blur))
+
+  @property
+  def unknown_blur(self) -> str | None:
+    """The family of blurs of which the measurement's is to be found; None where it is said."""
+    return self._blur.family if isinstance(self._blur, kernels.Unknown) else None
 
   @property
   def given(self) -> Given:
     """What is said of how a real measurement was made."""
-    with errors.usage():
-      found = None if self.blur is None else kernels.parse_blur(self.blur)
-    if found is None or isinstance(found, kernels.Unknown):
-      return Given(self.mask, self.mask_threshold, self.kernel)
-    taps = found if isinstance(found, pathlib.Path) else np.asarray(found.taps(kernels.kernel_size(found)))
-    return Given(self.mask, self.mask_threshold, taps)
+    kernel, found = self.kernel, self._blur
+    if isinstance(found, pathlib.Path):
+      kernel = found
+    elif found is not None and not isinstance(found, kernels.Unknown):
+      kernel = np.asarray(found.taps(kernels.kernel_size(found)))
+    return Given(self.mask, self.mask_threshold, kernel)
 
   @property
   def named_task(self) -> tuple[str, Task]:
@@ -555,7 +559,7 @@ def restore_all(
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
   """Return the contents of run.json: what is restored, and how."""
   spent = entrants.spent(job.method, job.grid)
-  known = {name: getattr(job.config, name) for name in ("mask", "kernel")}
+  known = {"mask": job.config.given.mask, "kernel": job.config.given.kernel}
   return {
     **identity.provenance(job.config, COMMAND, output=folder),
     **identity.objects(job.config),
