@@ -45,8 +45,12 @@ def bordered(y: jax.Array, taps: Any, noise: Any, *, multiple: int = 1) -> Probl
     noise: of y.
     multiple: of what edges have to be multiples, `prior.size_multiple`.
   """
-  height, width, channels = y.shape
+  return Problem(bordered_blur(y.shape, taps, multiple=multiple), noise, y)
+
+
+def bordered_blur(shape: tuple[int, ...], taps: Any, *, multiple: int = 1) -> BorderedBlur:
+  """Return the blur whose measurements have a shape, `[h, w, c]`; see `bordered`."""
+  height, width, channels = shape
   whole = [-(-(n + k - 1) // multiple) * multiple for n, k in zip((height, width), jnp.shape(taps))]
   corner = ((whole[0] - height) // 2, (whole[1] - width) // 2)
-  operator = BorderedBlur((*whole, channels), jnp.asarray(taps, float), corner, (height, width))
-  return Problem(operator, noise, y)
+  return BorderedBlur((*whole, channels), jnp.asarray(taps, float), corner, (height, width))

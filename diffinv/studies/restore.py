@@ -17,7 +17,7 @@ from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.noise import MAX_SIGMA, MIN_SIGMA
-from diffinv.operators import Operator, kernels
+from diffinv.operators import kernels
 from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
@@ -28,7 +28,7 @@ from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
-from diffinv.studies.unknown import AUTO
+from diffinv.studies.unknown import AUTO, Known
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "reconstruct"
@@ -173,13 +173,12 @@ class Job(NamedTuple):
   grid: Level  # NO_STEPS without a network
   cases: list[Case]
   read: "Reader"
-  operators: dict[str, Operator]  # of each picture, by name
-  noises: dict[str, Any]
+  known: dict[str, Known]  # of each picture's measurement, by its name
 
   @property
   def layouts(self) -> dict[str, Any]:
-    """What operators must share to run at once, by the names of the pictures: kernels have sizes of their own."""
-    return {name: str(jax.tree.map(np.shape, operator)) for name, operator in self.operators.items()}
+    """What must be the same for pictures to run at once, by their names: kernels that were found have sizes."""
+    return {name: None if one.kernel is None else one.kernel.shape for name, one in self.known.items()}
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -191,8 +190,9 @@ class Job(NamedTuple):
 
 def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   """Return the problem of a real measurement `y`."""
-  operator = job.operators[case.name]
-  return Problem(operator, job.noises[case.name], measurement.values(operator, y, job.config.measurement_range))
+  known = job.known[case.name]
+  operator = unknown.operator(job.config, job.name, job.task, case, known.kernel)
+  return Problem(operator, known.noise, measurement.values(operator, y, job.config.measurement_range))
 
 
 class Reader:
@@ -295,13 +295,8 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  operators = {
-    case.name: unknown.operator(config, name, task, prior, case, y) for case, y in zip(cases, found, strict=True)
-  }
-  if config.measurement:
-    note_doubts(config, operators, found)
-  noises = unknown.noise_models(config, name, task, prior, cases, operators, found)
-  method, steps = choose(lambda method: _excuse(method, operators, noises, prior.schedule))
+  known = unknown.known(config, name, task, prior, cases, found)
+  method, steps = choose(lambda method: _excuse(config, name, task, method, cases, known, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
     entrants.note_steps(config, {method.name: steps})
@@ -309,7 +304,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config.devices)
-  job = Job(config, prior, name, task, method, grid, cases, read, operators, noises)
+  job = Job(config, prior, name, task, method, grid, cases, read, known)
   check_memory(job)
   return job
 
@@ -345,22 +340,15 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
   return checked
 
 
-def note_doubts(config: Restoration, operators: Mapping[str, Operator], found: Sequence[np.ndarray]) -> None:
-  """Say where numbers do not look like those of pictures in the range that they should have."""
-  for (name, operator), y in zip(operators.items(), found, strict=True):
-    given = measurement.values(operator, y, config.measurement_range)
-    if doubt := measurement.doubt(operator, np.asarray(given)):
-      progress.note(f"{name}: {doubt}")
-
-
-def _excuse(method, operators, noises, schedule) -> str | None:
+def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
-  seen = {(operators[name].in_shape, str(noise)): name for name, noise in noises.items()}
-  for name in seen.values():
+  for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
+    noise, kernel = known[case.name]
+    operator = unknown.operator(config, name, task, case, kernel)
     if isinstance(method, Baseline):
-      why = method.excuse(operators[name], noises[name])
+      why = method.excuse(operator, noise)
     else:
-      why = entrants.excuse(method, operators[name], noises[name], schedule)
+      why = entrants.excuse(method, operator, noise, schedule)
     if why is not None:
       return why
   return None
@@ -565,7 +553,7 @@ def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
     **identity.objects(job.config),
     "prior": identity.describe_prior(job.config, job.prior),
     "task": job.name,
-    "noise": unknown.describe(job.noises),
+    "noise": unknown.describe(job.known),
     "method": entrants.describe_method(job.method),
     **({"preset": job.config.named_method[0]} if job.config.method is None else {}),
     "steps": len(job.grid.alpha) - 1,

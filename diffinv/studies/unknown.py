@@ -1,14 +1,13 @@
 """What nobody says of a real measurement, estimated from it under the prior."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from diffinv import errors, operators, progress
-from diffinv.blind import bordered, estimate_blur, noise_level
-from diffinv.blind.borders import BorderedBlur
+from diffinv.blind import estimate_blur, noise_level
+from diffinv.blind.borders import BorderedBlur, bordered_blur
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
 from diffinv.priors import PicturePrior
@@ -19,41 +18,101 @@ from diffinv.tasks import Task
 AUTO = "auto"  # in place of a number that is to be estimated
 
 
-def operator(config: Any, name: str, task: Task, prior: PicturePrior, case: Case, y: np.ndarray) -> Operator:
-  """Return what measured a picture: what is said of it, or with the blur found that explains the measurement.
+class Known(NamedTuple):
+  """What is known of the measurement of one picture, because it was said or found."""
+
+  noise: Any
+  kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
+
+
+def known(
+  config: Any, name: str, task: Task, prior: PicturePrior, cases: Sequence[Case], found: Sequence[np.ndarray]
+) -> dict[str, Known]:
+  """Return what is known of every picture's measurement, by its name; estimate what nobody says.
 
   Args:
     config: a `Restoration`.
     name: of the task.
     task: that measured.
     prior: of the pictures.
-    case: the picture.
-    y: what was read for it.
+    cases: the pictures.
+    found: what was read for each.
 
   Raises:
-    UsageError: the task takes no mask, kernel or blur.
-    ValueError: what is said does not fit the picture, or it is too small for its blur to be found.
+    UsageError: the task takes no mask, kernel or blur; or the noise does not fit the task, or cannot be estimated.
+    ValueError: what is said does not fit a picture, or one is too small for its blur to be found.
   """
-  key, given = case_keys(case)[0], config.given
-  if config.blur is None or config.input:
-    return measurement.make_operator(name, task, key, case.shape, given)
-  sharp = given._replace(kernel=np.ones((1, 1), np.float32))
-  measurement.make_operator(name, task, key, case.shape, sharp)  # whether the task takes a kernel
-  values = measurement.values(operators.identity(case.shape), y, config.measurement_range)
-  taps = given.kernel if config.unknown_blur is None else _found(config, prior, case, values)
-  return bordered(values, measurement.kernel(taps), None).operator
+  if config.input:
+    return dict.fromkeys((case.name for case in cases), Known(measurement.noise_model(config, task)))
+  sigma_unsaid = config.sigma is None and config.noise == "gaussian"
+  noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
+  if noise is None:
+    noise = _usual(config, name, task, prior, cases[0])
+  return {case.name: _one(config, name, task, prior, case, y, noise) for case, y in zip(cases, found, strict=True)}
 
 
-def _found(config: Any, prior: PicturePrior, case: Case, y: jax.Array) -> np.ndarray:
+def _usual(config, name, task, prior, case) -> Gaussian | None:
+  """Return the task's noise where that of a measurement cannot be estimated; None where it can."""
+  why = noise_level.excuse(_simplest(config, name, task, case), prior.image_shape[2])
+  if why is None:
+    return None
+  if config.sigma == AUTO:
+    raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
+  progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
+  return Gaussian(task.sigma)
+
+
+def _simplest(config, name, task, case) -> Any:
+  """Return an operator that observes what a picture's does: of a blur, which observes every pixel, the identity."""
+  return operator(config, name, task, case) if config.blur is None else operators.identity(case.shape)
+
+
+def _one(config, name, task, prior, case, y, noise) -> Known:
+  """Return what is known of one measurement; `noise`: None to estimate it."""
+  if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
+    sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
+    measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
+  simplest = _simplest(config, name, task, case)
+  values = measurement.values(simplest, y, config.measurement_range)
+  if doubt := measurement.doubt(simplest, np.asarray(values)):
+    progress.note(f"{case.name}: {doubt}")
+  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, values)
+  if noise is None:
+    seen = estimate()
+    progress.note(f"{case.name}: {noise_level.described(seen)}")
+    noise = Gaussian(noise_level.chosen(seen))
+  if config.unknown_blur is None:
+    return Known(noise)
+  sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
+  return Known(noise, _kernel(config, prior, case, values, sigma))
+
+
+def _kernel(config, prior, case, y, sigma) -> np.ndarray:
   """Return the kernel that predicts a measurement best, [k, l]."""
-  sigma = config.sigma
-  if sigma in (None, AUTO):
-    identity = operators.identity(case.shape)
-    sigma = noise_level.chosen(noise_level.estimate(case_keys(case)[1], prior, identity, y))
-  estimate = estimate_blur(prior, y, float(sigma), config.unknown_blur, case_keys(case)[0])
+  estimate = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
   said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
   progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
   return estimate.taps
+
+
+def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray | None = None) -> Operator:
+  """Return what measured a picture.
+
+  Args:
+    config: a `Restoration`.
+    name: of the task.
+    task: that measured.
+    case: the picture.
+    found: the kernel of a blur that was not said, [k, l].
+
+  Raises:
+    UsageError: the task takes no mask, kernel or blur.
+    ValueError: what is said does not fit the picture.
+  """
+  if config.blur is None or config.input:
+    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, config.given)
+  taps = measurement.kernel(config.given.kernel if found is None else found)
+  return bordered_blur(case.shape, taps)
 
 
 def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
@@ -63,57 +122,7 @@ def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
   return np.stack([measured_by.inside(picture) for picture in pictures])
 
 
-def noise_models(
-  config: Any,
-  name: str,
-  task: Task,
-  prior: PicturePrior,
-  cases: Sequence[Case],
-  measured_by: Mapping[str, Operator],
-  found: Sequence[np.ndarray],
-) -> dict[str, Any]:
-  """Return the noise of each picture, by its name: what is said of it, or the most likely Gaussian noise.
-
-  Args:
-    config: a `Restoration`.
-    name: of the task.
-    task: that measured.
-    prior: of the pictures.
-    cases: the pictures.
-    measured_by: the operator of each, by its name.
-    found: what was read for each.
-
-  Raises:
-    UsageError: the noise does not fit the task, or cannot be estimated.
-  """
-  unsaid = config.sigma is None and config.noise == "gaussian" and bool(config.measurement)
-  if not unsaid and config.sigma != AUTO:
-    noise = measurement.noise_model(config, task)
-    return {case.name: noise for case in cases}
-  excuses = (noise_level.excuse(operator, prior.image_shape[2]) for operator in measured_by.values())
-  why = next((excuse for excuse in excuses if excuse is not None), None)
-  if why is None:
-    values = [
-      measurement.values(measured_by[case.name], y, config.measurement_range)
-      for case, y in zip(cases, found, strict=True)
-    ]
-    return {
-      case.name: _estimated(case, prior, measured_by[case.name], y) for case, y in zip(cases, values, strict=True)
-    }
-  if not unsaid:
-    raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
-  progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
-  return {case.name: Gaussian(task.sigma) for case in cases}
-
-
-def _estimated(case: Case, prior: PicturePrior, operator: Any, y: jax.Array) -> Gaussian:
-  estimate = noise_level.estimate(case_keys(case)[1], prior, operator, y)
-  progress.note(f"{case.name}: {noise_level.described(estimate)}")
-  return Gaussian(noise_level.chosen(estimate))
-
-
-def describe(noises: Mapping[str, Any]) -> dict[str, Any]:
+def describe(known: Mapping[str, Known]) -> dict[str, Any]:
   """Return the kind and the parameters of the noise, `sigma` as "auto" where each picture has its own."""
-  about = measurement.describe_noise(next(iter(noises.values())))
-  same = all(noise == next(iter(noises.values())) for noise in noises.values())
-  return about if same else {**about, "sigma": AUTO}
+  first, *others = (measurement.describe_noise(one.noise) for one in known.values())
+  return first if all(other == first for other in others) else {**first, "sigma": AUTO}
