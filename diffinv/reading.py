@@ -158,6 +158,14 @@ def _is_huge(value: Any) -> bool:
   return (type(value) is int and abs(value) > sys.float_info.max) or any(map(_is_huge, inside))
 
 
+def _is_utf8(data: bytes) -> bool:
+  try:
+    data.decode()
+  except UnicodeDecodeError:
+    return False
+  return True
+
+
 def _fault(data: bytes, error: Exception) -> str:
   """Return what is wrong with data that is not JSON."""
   if not data.strip():
@@ -173,8 +181,8 @@ def _fault(data: bytes, error: Exception) -> str:
   if "truncated" in str(error):
     return "only its beginning: it is cut off"
   place = re.search(r"\(byte (\d+)\)", str(error))
-  if place is None:
-    return "something else"
+  if place is None:  # the parser has once called such text something else than an error of decoding
+    return "something else" if _is_utf8(data) else "text that is not UTF-8"
   if data[int(place[1]) :].startswith((b"NaN", b"Inf")):
     return f"{data[int(place[1]) :][:3].decode()} at byte {place[1]}, which JSON lacks"
   return f"something else at byte {place[1]}"

@@ -102,6 +102,16 @@ def test_what_is_not_json_is_one_line(tmp_path, data, message):
   assert str(caught.value) == f"{path}: expected JSON, got {message}; {ADVICE}"
 
 
+@pytest.mark.parametrize("data, message", [(b'"\xff"', "text that is not UTF-8"), (b'"a"', "something else")])
+def test_an_error_of_the_parser_that_names_no_place_is_told_by_the_text(data, message, monkeypatch):
+  def refuse(data):
+    raise ValueError("no")
+
+  monkeypatch.setattr(reading.msgspec.json, "decode", refuse)
+  with pytest.raises(ValueError, match=f"got {message}; {ADVICE}"):
+    reading.parse_json(data, Any, "some.json", ADVICE)
+
+
 @given(data=st.binary(max_size=40) | st.text('[]{}",:0123456789.eE+-\\untrfalse NaI\ud800', max_size=40))
 def test_any_bytes_are_json_or_one_line(data):
   data = data if isinstance(data, bytes) else data.encode(errors="surrogatepass")
