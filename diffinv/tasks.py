@@ -8,11 +8,13 @@ it is in the spectrum of images on [0, 1].
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from diffinv import operators
 from diffinv.operators.base import Operator
+from diffinv.operators.jpeg import rounding_of
 
 Shape = tuple[int, int, int]
 
@@ -22,6 +24,7 @@ DAPS = "Zhang et al., CVPR 2025, arXiv 2407.01521"
 DDRM = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"
 FASTMRI = "lines as Zbontar et al., arXiv 1811.08839; each channel a real picture"
 SENSING = "after Do et al., IEEE TSP 2012, arXiv 1106.5037"
+DDRM_JPEG = "Kawar et al., 2022, arXiv 2209.11888; 4:2:0 as libjpeg compresses"
 RESPONSE = "after Tai et al., IEEE TPAMI 2013; in place of the learned blur of DPS"
 
 
@@ -33,9 +36,11 @@ class Task:
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels
   citation: str  # where the setting is from
   sigma: float = SIGMA_Y  # default noise, standard deviation in the units of the measurement
-  given: str | None = None  # "mask" or "kernel": what says how a real measurement was made; None where nothing has to
+  given: str | None = None  # "mask", "kernel" or "file": what says how a real measurement was made; None for nothing
   random: bool = False  # whether `make` draws the operator, so that another key measures otherwise
   shape: Shape | None = None  # the only pictures that it measures; None for any
+  multiple: int = 1  # of which the sides of a picture have to be multiples, pixels
+  noise: Callable[[int], Any] | None = None  # what it has in place of `sigma`, for pictures of so many channels
 
   @property
   def hidden(self) -> bool:
@@ -46,6 +51,11 @@ class Task:
 def _box(key: jax.Array, shape: Shape) -> Operator:
   height, width, _ = shape
   return operators.box(key, shape, box_size=(height // 2, width // 2), margin=(height // 16, width // 16))
+
+
+def _jpeg(title: str, quality: int) -> Task:
+  noise = lambda channels: rounding_of(quality, channels)
+  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", multiple=16, noise=noise)
 
 
 def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator]:
@@ -94,4 +104,8 @@ TASKS = {
     SENSING,
     random=True,
   ),
+  "jpeg": _jpeg("JPEG", 75),  # where a photograph is measured: libjpeg's usual quality
+  "jpeg_10": _jpeg("JPEG, quality 10", 10),
+  "jpeg_20": _jpeg("JPEG, quality 20", 20),
+  "jpeg_40": _jpeg("JPEG, quality 40", 40),
 }

@@ -3,7 +3,7 @@
 usage: diffinv tasks
 
 Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures ([0, 1] for
-phase_retrieval_01); --sigma of the other commands changes it.
+phase_retrieval_01); --sigma of the other commands changes it. That of JPEG is its rounding.
 """
 
 import jax
@@ -92,7 +92,9 @@ def main(argv: list[str]) -> None:
   rows = []
   for name, task in TASKS.items():
     shape = "x".join(map(str, measured_shape(task, SHOWN)))
-    rows.append([name, shape, f"{task.sigma:g}", names(solvers(build(task, TRIED)))])
+    rows.append(
+      [name, shape, f"{task.sigma:g}" if task.noise is None else "rounding", names(solvers(build(task, TRIED)))]
+    )
   header, *lines = text.table(["task", "measurement", "noise", "restored by"], rows).split("\n")
   print(header)
   for line, task in zip(lines, TASKS.values()):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffinv import devices, errors, files, memory, progress
@@ -22,7 +23,7 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unknown
+from diffinv.studies import advice, chains, compressed, entrants, identity, marks, measurement, presets, runs, unknown
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
@@ -178,7 +179,7 @@ class Job(NamedTuple):
   @property
   def layouts(self) -> dict[str, Any]:
     """What must be the same for pictures to run at once, by their names: kernels that were found have sizes."""
-    return {name: None if one.kernel is None else one.kernel.shape for name, one in self.known.items()}
+    return {name: one.layout for name, one in self.known.items()}
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -188,10 +189,12 @@ class Job(NamedTuple):
     return measured_problem(self, case, found), None
 
 
-def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
-  """Return the problem of a real measurement `y`."""
+def measured_problem(job: Job, case: Case, y: Any) -> Problem:
+  """Return the problem of a real measurement `y`, an array or what was read of a file."""
   known = job.known[case.name]
-  operator = unknown.operator(job.config, job.name, job.task, case, known.kernel)
+  operator = unknown.operator(job.config, job.name, job.task, case, known)
+  if known.operator is not None:
+    return Problem(operator, known.noise, jnp.asarray(compressed.values(y, known.operator)))
   return Problem(operator, known.noise, measurement.values(operator, y, job.config.measurement_range))
 
 
@@ -291,7 +294,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   read = Reader(_reader(config, prior, name, task, given_y))
   found = [read(path) for path in paths]
   shapes = [
-    x.shape if config.input else picture_shape(config, prior, name, task, path, x.shape)
+    x.shape if config.input else picture_shape(config, prior, name, task, path, x)
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
@@ -343,8 +346,7 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
 def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
   for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
-    noise, kernel = known[case.name]
-    operator = unknown.operator(config, name, task, case, kernel)
+    noise, operator = known[case.name].noise, unknown.operator(config, name, task, case, known[case.name])
     if isinstance(method, Baseline):
       why = method.excuse(operator, noise)
     else:
@@ -421,6 +423,10 @@ def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, giv
   if config.input:
     multiple = measurement.size_multiple([task])
     return lambda path: casing.read_picture(config, prior, multiple, path)
+  if task.given == "file":
+    if given_y is not None:
+      raise errors.UsageError(f"`measurement`: expected a JPEG file for `task={name}`, got an array; name the file")
+    return lambda path: compressed.read(path, prior.image_shape[2], convert=config.convert)
   if given_y is not None:
     return lambda path: given_y
   return lambda path: read_measurement(config, prior, name, task, path)
@@ -448,14 +454,17 @@ def read_measurement(config: Restoration, prior: PicturePrior, name: str, task: 
 
 
 def picture_shape(
-  config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path, shape: Sequence[int]
+  config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path, y: Any
 ) -> tuple[int, int, int]:
-  """Return the shape of the picture behind a measurement of `shape`.
+  """Return the shape of the picture behind a measurement.
 
   Raises:
     ValueError: the prior has no picture of which this is the measurement.
   """
+  if task.given == "file":
+    return compressed.picture_shape(y, prior, path)
   check_given(config, name, task)
+  shape = y.shape
   scale = measurement.scale(task)
   size = tuple(round(n * s) for n, s in zip(shape[:2], scale, strict=True))
   allowed, multiple = prior.image_shape[:2], size_step(prior)
@@ -672,10 +681,8 @@ def _shown_kernel(problem: Problem) -> np.ndarray:
 def measurement_files(task: Task, name: str, problem: Problem) -> dict[str, np.ndarray]:
   """Return what `measurement`, `mask` and `kernel` take, by the names of files."""
   operator: Any = problem.operator
-  found = {
-    f"{name}-measurement.npy": np.asarray(problem.y),
-    f"{name}-measurement.png": np.asarray(operator.picture(problem.y)),
-  }
+  found = {} if task.given == "file" else {f"{name}-measurement.npy": np.asarray(problem.y)}  # a file says more
+  found[f"{name}-measurement.png"] = np.asarray(operator.picture(problem.y))
   if task.given == "mask":
     found[f"{name}-mask.png"] = 2.0 * np.asarray(operator.mask) - 1.0
   elif hasattr(operator, "kernel"):
