@@ -39,7 +39,6 @@ class Task:
   given: str | None = None  # "mask", "kernel" or "file": what says how a real measurement was made; None for nothing
   random: bool = False  # whether `make` draws the operator, so that another key measures otherwise
   shape: Shape | None = None  # the only pictures that it measures; None for any
-  multiple: int = 1  # of which the sides of a picture have to be multiples, pixels
   noise: Callable[[int], Any] | None = None  # what it has in place of `sigma`, for pictures of so many channels
 
   @property
@@ -55,7 +54,7 @@ def _box(key: jax.Array, shape: Shape) -> Operator:
 
 def _jpeg(title: str, quality: int) -> Task:
   noise = lambda channels: rounding_of(quality, channels)
-  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", multiple=16, noise=noise)
+  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", noise=noise)
 
 
 def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator]:

@@ -1,8 +1,8 @@
 """The scans of a JPEG file: bits to the whole numbers that its quantization left, sequential and progressive.
 
 ITU-T T.81 (ISO/IEC 10918-1), Annexes F and G, with Huffman codes. No decoder of pictures gives these numbers, and they
-cannot be found again from its pixels: those are clipped, rounded, and cut at the edge of the picture. Plain Python: some
-seconds for a megabyte.
+cannot be found again from its pixels: those are clipped, rounded, and cut at the edge of the picture. Plain Python:
+some seconds for a megabyte.
 """
 
 import re

@@ -40,8 +40,8 @@ from diffinv.noise import Rounding
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level
 
-# s_K of rounded values, on [-1, 1]. JPEG files of qualities 10 to 95, whose pictures are off by 0.11 to 0.03 when they are
-# decoded, are restored alike by 0.015 to 0.04, within 0.03 dB.
+# s_K of rounded values, on [-1, 1]. JPEG files of qualities 10 to 95, whose pictures are off by 0.11 to 0.03 when they
+# are decoded, are restored alike by 0.015 to 0.04, within 0.03 dB.
 ROUNDED = 0.025
 
 

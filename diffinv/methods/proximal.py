@@ -53,14 +53,15 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
 def allowed(problem: Problem, x: jax.Array, iterations: int) -> jax.Array:
   """Return the picture nearest to x whose measurement is rounded to y, linear A, by conjugate gradients.
 
-  x itself, where the noise is no rounding or x is allowed.
+  x itself, where the noise is no rounding or x is allowed; the one that comes nearest to y, where none is.
   """
   if not isinstance(problem.noise, Rounding):
     return x
   operator: Any = problem.operator  # linear
   predicted = operator(x)
   excess = operator.observed(problem.y) * (problem.noise.nearest(problem.y, predicted) - predicted)
-  return x + operator.adjoint(conjugate_gradients(operator.gram, excess, iterations))
+  # Not by A A^T, which is singular where a measurement says some of it twice: at edges that fill up blocks.
+  return x + conjugate_gradients(lambda u: operator.adjoint(operator(u)), operator.adjoint(excess), iterations)
 
 
 SMOOTHNESS = 0.1  # mu below: of what is not measured it changes nothing, of what is, little

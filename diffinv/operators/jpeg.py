@@ -36,7 +36,10 @@ CHROMA_STEPS = (
 
 @pytree
 class BlockCosines(LinearOperator):
-  """y = M D S C x, `[rows, columns, blocks, 8, 8]`: colors C, averages S, cosines D; M leaves out what no file has."""
+  """y = M D S C x, `[rows, columns, blocks, 8, 8]`: colors C, averages S, cosines D; M leaves out what no file has.
+
+  Pictures that are no whole units go on as their edges are.
+  """
 
   kept: jax.Array  # M: 1 for a block that the file has, else 0; [rows, columns, blocks, 1, 1]
   sampling: tuple[int, int] = static()  # pixels to one of chroma, down and across
@@ -45,11 +48,18 @@ class BlockCosines(LinearOperator):
   is_picture = False
 
   def __call__(self, x):
-    planes = _colors(x) if self.in_shape[2] == 3 else x
+    x = jnp.pad(x, [(0, to - n) for to, n in zip(self.covered, x.shape[:2])] + [(0, 0)], mode="edge")
+    planes = _times(x, np.asarray(COLORS)) if self.in_shape[2] == 3 else x
     units = _units(planes, self.sampling)  # [rows, down, 8, columns, across, 8, channels]
     luma = units[..., 0].transpose(0, 3, 1, 4, 2, 5).reshape(*self.kept.shape[:2], -1, EDGE, EDGE)
     chroma = _averaged(planes[..., 1:], self.sampling).transpose(0, 2, 4, 1, 3)
     return self.kept * _cosines(jnp.concatenate([luma, chroma], axis=2), forward=True)
+
+  @property
+  def covered(self) -> tuple[int, int]:
+    """Height and width of the units, pixels."""
+    (rows, columns, *_), (down, across) = self.kept.shape, self.sampling
+    return rows * EDGE * down, columns * EDGE * across
 
   def observed(self, y):
     return jnp.broadcast_to(self.kept, y.shape)
@@ -64,7 +74,7 @@ class BlockCosines(LinearOperator):
     (rows, columns, *_), (down, across) = self.kept.shape, self.sampling
     blocks = _cosines(y, forward=False)
     luma = blocks[:, :, : down * across].reshape(rows, columns, down, across, EDGE, EDGE)
-    planes = [luma.transpose(0, 2, 4, 1, 3, 5).reshape(self.in_shape[:2])]
+    planes = [luma.transpose(0, 2, 4, 1, 3, 5).reshape(self.covered)]
     for i in range(down * across, y.shape[2]):
       plane = blocks[:, :, i].transpose(0, 2, 1, 3).reshape(rows * EDGE, columns * EDGE)
       planes.append(jnp.repeat(jnp.repeat(plane, down, axis=0), across, axis=1))
@@ -78,22 +88,21 @@ def jpeg(shape: tuple[int, int, int], *, sampling: tuple[int, int] = DEFAULT_SAM
   """Build what JPEG keeps of pictures of `shape`, before it rounds.
 
   Args:
-    shape: of the image, (h, w, 1 or 3), whole units: multiples of 8 `sampling`; gray ones, of 8.
+    shape: of the image, (h, w, 1 or 3).
     sampling: pixels to one of chroma, down and across: (2, 2) is 4:2:0, (1, 2) 4:2:2, (2, 1) 4:4:0, (1, 1) 4:4:4.
 
   Raises:
-    ValueError: the shape has parts of units, or another number of channels.
+    ValueError: the shape has another number of channels.
   """
   height, width, channels = shape = image_shape(shape)
   if channels not in (1, 3):
     raise ValueError(f"shape: expected gray or color, 1 or 3 channels, got {channels}")
-  down, across = sampling = sampling if channels == 3 else (1, 1)
-  if height % (EDGE * down) or width % (EDGE * across):
-    raise ValueError(
-      f"shape: expected multiples of {EDGE * down} and {EDGE * across} pixels, got {height} and {width}; crop it"
-    )
-  units = (height // (EDGE * down), width // (EDGE * across), down * across + channels - 1, 1, 1)
-  return BlockCosines(shape, jnp.ones(units), sampling, (0, 0, height, width))
+  down, across = sampling if channels == 3 else (1, 1)
+  rows, columns = -(-height // (EDGE * down)), -(-width // (EDGE * across))
+  has = lambda units, blocks, pixels: EDGE * np.arange(units * blocks).reshape(units, blocks) < pixels
+  luma = has(rows, down, height)[:, None, :, None] & has(columns, across, width)[None, :, None, :]
+  kept = np.pad(luma.reshape(rows, columns, -1), ((0, 0), (0, 0), (0, channels - 1)), constant_values=True)
+  return BlockCosines(shape, jnp.asarray(kept[..., None, None], float), (down, across), (0, 0, height, width))
 
 
 def tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,10 +137,6 @@ def rounding_of(quality: int, channels: int, *, sampling: tuple[int, int] = DEFA
   """Return the noise of a quality of libjpeg, 1 to 100, for pictures of 1 or 3 channels."""
   luma, chroma = tables(quality)
   return rounding((luma, chroma, chroma) if channels == 3 else (luma,), sampling=sampling)
-
-
-def _colors(x):
-  return _times(x, np.asarray(COLORS))
 
 
 def _times(x, matrix):

@@ -103,7 +103,7 @@ def scale(task: Task) -> tuple[float, float]:
 def size_multiple(tasks: Sequence[Task]) -> int:
   """Return of what the sides of a picture must be multiples for all tasks, pixels."""
   free = [task for task in tasks if task.shape is None]  # the others say themselves what they take
-  return math.lcm(*(task.multiple for task in free), *(int(s) for task in free for s in scale(task) if s.is_integer()))
+  return math.lcm(*(int(s) for task in free for s in scale(task) if s.is_integer()))
 
 
 def make_operator(
