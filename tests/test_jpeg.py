@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from scipy.fft import idctn
+from test_profiles import ADOBE
 
 import diffinv
 from diffinv import noise, operators, priors, problems, sampler
@@ -255,6 +256,17 @@ def test_files_of_any_kind_are_restored_at_once(tmp_path, capsys):
   results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
   assert results["noise"]["kind"] == "rounding" and results["noise"]["step"] == "auto"
   assert not (tmp_path / "out" / "a-measurement.npy").exists()
+
+
+def test_colors_of_a_profile_are_converted_once_they_are_restored(tmp_path, capsys):
+  green = np.full((16, 16, 3), (110, 170, 80), np.uint8)
+  path = saved(tmp_path / "a.jpg", green, quality=95, icc_profile=ADOBE)
+  restored = diffinv.restore(path, task="jpeg", prior="natural", method="dpir", steps=1)
+  with Image.open(path) as image:
+    want = np.asarray(ImageCms.profileToProfile(image, io.BytesIO(ADOBE), ImageCms.createProfile("sRGB")), float)
+    assert np.mean(np.abs(np.asarray(image, float) - want)) > 8.0
+  assert np.mean(np.abs(127.5 * (restored.picture + 1.0) - want)) < 4.0
+  assert "are converted to sRGB once they are restored" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def main(argv: list[str]) -> None:
   del argv
   prior = diffinv.load_prior(PRIOR.value)
   truths = np.asarray(held_out.held_out(DATA.value, "test", COUNT.value, SIZE.value)[1])
-  lines = [f"| quality | {' | '.join(COLUMNS.values())} |", f"|---:|{'---:|' * len(COLUMNS)}"]
+  lines = [f"{len(truths)} pictures of {SIZE.value}x{SIZE.value} pixels, `{DATA.value}`, prior `{PRIOR.value}`:", ""]
+  lines += [f"| quality | {' | '.join(COLUMNS.values())} |", f"|---:|{'---:|' * len(COLUMNS)}"]
   with tempfile.TemporaryDirectory() as folder:
     for quality in QUALITIES:
       lines.append(row(quality, measure(prior, truths, quality, pathlib.Path(folder))))

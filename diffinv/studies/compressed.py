@@ -28,7 +28,7 @@ def read(path: str | os.PathLike[str], channels: int, *, convert: bool) -> Compr
   """
   found = jpeg.read(path)
   if found.profile is not None and (told := profiles.title(found.profile)) is not None:
-    images.note_once(f"{path}: its colors stay those of the profile {told!r}, which the restored picture does not hold")
+    images.note_once(f"{path}: its colors, of the profile {told!r}, are converted to sRGB once they are restored")
   if channels == 1:
     if len(found.planes) > 1 and not convert:
       raise ValueError(f"{path}: expected a gray picture, got one of color; pass `convert` to leave out its chroma")
@@ -69,6 +69,16 @@ def values(found: Compressed, measured_by: BlockCosines) -> np.ndarray:
   model, (rows, columns, *_) = noise(found), measured_by.kept.shape
   numbers = _in_units([plane.numbers for plane in found.planes], found.sampling, (rows, columns))
   return np.asarray(measured_by.kept * (model.origin + model.step * numbers.astype(np.float32)))
+
+
+def in_srgb(pictures: np.ndarray, found: Compressed) -> np.ndarray:
+  """Return pictures, [n, h, w, c], with the colors of a file brought to sRGB; whole bytes where they are changed."""
+  if found.profile is None or len(found.planes) == 1 or profiles.title(found.profile) is None:
+    return pictures
+  changed = [images.to_pillow(picture) for picture in pictures]
+  for image in changed:
+    image.info["icc_profile"] = found.profile
+  return np.stack([images.from_uint8(np.asarray(profiles.to_srgb(image, lambda words: None))) for image in changed])
 
 
 def _covered(found: Compressed, prior: PicturePrior) -> tuple[int, int]:

@@ -188,6 +188,13 @@ class Job(NamedTuple):
       return measurement.measured(self.config, self.name, self.task, case, found, self.config.given), found
     return measured_problem(self, case, found), None
 
+  def in_srgb(self, case: Case, pictures: np.ndarray) -> np.ndarray:
+    """Return pictures, [n, h, w, c], in sRGB, where the measurement is a file with colors of its own."""
+    if self.task.given != "file" or self.config.input:
+      return pictures
+    found: Any = self.read(case.path)
+    return compressed.in_srgb(pictures, found)
+
 
 def measured_problem(job: Job, case: Case, y: Any) -> Problem:
   """Return the problem of a real measurement `y`, an array or what was read of a file."""
@@ -267,7 +274,7 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
-  samples = unknown.inside(problem.operator, got.images[0])
+  samples = job.in_srgb(case, unknown.inside(problem.operator, got.images[0]))
   spread = marks.spread(samples, antithetic=job.config.antithetic)
   return Restored(np.mean(samples, axis=0), samples, spread, scores, problem)
 
@@ -631,7 +638,8 @@ def write_case(
   found, mean_marks = marks.scores(problem, pictures, truth), {}
   if len(pictures) > 1:
     mean_marks = marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0]
-  pictures = unknown.inside(problem.operator, pictures)
+  pictures = job.in_srgb(case, unknown.inside(problem.operator, pictures))
+  seen = job.in_srgb(case, np.asarray(problem.operator.picture(problem.y))[None])[0]
   entry: dict[str, Any] = {
     "name": case.name,
     "source": case.path,
@@ -648,17 +656,17 @@ def write_case(
   read = job.read(case.path) if job.config.measurement else None
   told = entry.get("mean", entry["samples"][0])
   entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)
-  names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
+  names = run.write({**arrays, **measurement_files(job.task, case.name, problem, seen)})
   sheet_name = f"{case.name}-sheet.png"
-  images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))
+  images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, seen, pictures, truth, entry))
   return entry, [*names, sheet_name]
 
 
-def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
-  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
+def draw_sheet(job: Job, problem: Problem, seen, pictures, truth, entry: dict[str, Any]) -> Any:
+  """Draw truth, the measurement as it is `seen`, samples, and their mean and standard deviation, side by side."""
   cells = [] if truth is None else [("truth", sheet.Cell(truth))]
   size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
-  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
+  cells.append(("measurement", sheet.Cell(seen, (size,))))
   if job.config.blur is not None or job.config.kernel is not None:
     cells.append(("kernel", sheet.Cell(_shown_kernel(problem))))
   for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
@@ -678,11 +686,11 @@ def _shown_kernel(problem: Problem) -> np.ndarray:
   return 2.0 * np.clip(taps / np.max(taps), 0.0, 1.0)[..., None] - 1.0
 
 
-def measurement_files(task: Task, name: str, problem: Problem) -> dict[str, np.ndarray]:
-  """Return what `measurement`, `mask` and `kernel` take, by the names of files."""
+def measurement_files(task: Task, name: str, problem: Problem, seen: np.ndarray) -> dict[str, np.ndarray]:
+  """Return what `measurement`, `mask` and `kernel` take, by the names of files; and what is `seen` of it."""
   operator: Any = problem.operator
   found = {} if task.given == "file" else {f"{name}-measurement.npy": np.asarray(problem.y)}  # a file says more
-  found[f"{name}-measurement.png"] = np.asarray(operator.picture(problem.y))
+  found[f"{name}-measurement.png"] = seen
   if task.given == "mask":
     found[f"{name}-mask.png"] = 2.0 * np.asarray(operator.mask) - 1.0
   elif hasattr(operator, "kernel"):
