@@ -1,10 +1,14 @@
 """JPEG: what a file holds against Pillow, the operator and its rounding against files, and restorations of files."""
 
+import configparser
 import io
 import json
+import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
+import jpeglib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
@@ -122,20 +126,63 @@ def patched(data, place, value):
   "data, said",
   [
     (lambda: as_png(pixels()), "expected a JPEG file, got PNG; give the file as it was compressed"),
-    (lambda: b"no picture at all", "expected a JPEG file, got something else"),
+    (lambda: b"no picture at all", "expected an image, got a file that is none"),
     (lambda: compressed_bytes(mode="CMYK"), "expected a JPEG file, gray or of YCbCr, got CMYK"),
-    (lambda: compressed_bytes()[:1200], "got a truncated or damaged one"),
-    (lambda: compressed_bytes(progressive=True)[:900], "got a truncated or damaged one"),
+    (lambda: compressed_bytes()[:1200], "got a truncated or damaged file"),
+    (lambda: compressed_bytes(progressive=True)[:900], "got a truncated or damaged file"),
+    (lambda: patched(compressed_bytes(), 14, 0x12), "got a truncated or damaged one .Corrupt JPEG data"),
+    (lambda: patched(compressed_bytes(), 1, 0xC9), "of 8 bits and Huffman codes, got another .*arithmetic"),
     (lambda: compressed_bytes(keep_rgb=True), "got one of RGB"),
-    (lambda: patched(compressed_bytes(), 14, 0x12), "luma should be the finest"),
+    (lambda: with_segments(compressed_bytes(), 0xEE, b"Adobe\0\x64\0\0\0\0\0", jfif=False), "got one of RGB"),
+    (
+      lambda: sampled(((1, 1), (2, 2), (2, 2))),
+      "luma as the finest plane and chroma alike, got planes of 1x1, 2x2, 2x2",
+    ),
+    (
+      lambda: sampled(((2, 2), (2, 1), (1, 1))),
+      "luma as the finest plane and chroma alike, got planes of 2x2, 1x2, 1x1",
+    ),
   ],
-  ids=["png", "text", "cmyk", "truncated", "truncated progressive", "rgb", "odd sampling"],
+  ids=str,
 )
-def test_a_file_that_cannot_be_used_is_refused_on_one_line(tmp_path, data, said):
+def test_a_file_that_cannot_be_used_is_refused_on_one_line(tmp_path, data, said, capfd):
   (tmp_path / "a.jpg").write_bytes(data())
   with pytest.raises(ValueError, match=said) as error:
     jpeg.read(tmp_path / "a.jpg")
   assert "\n" not in str(error.value) and str(error.value).startswith(str(tmp_path / "a.jpg"))
+  assert capfd.readouterr() == ("", ""), "libjpeg prints by itself"
+
+
+def with_segments(data, marker, contents, *, count=1, jfif=True):
+  """Return a file with segments at its beginning, and without that of JFIF where that is asked."""
+  segment = bytes([0xFF, marker]) + (len(contents) + 2).to_bytes(2, "big") + contents
+  return data[:2] + count * segment + (data[2:] if jfif else data[20:])
+
+
+def sampled(factors):
+  """Return a file whose planes have so many blocks, down and across, in each of its units."""
+  picture = jpeglib.from_spatial(pixels())
+  picture.samp_factor = factors
+  with tempfile.TemporaryDirectory() as folder:
+    picture.write_spatial(pathlib.Path(folder) / "a.jpg")
+    return (pathlib.Path(folder) / "a.jpg").read_bytes()
+
+
+def test_what_programs_write_beside_a_picture_does_not_matter(tmp_path):
+  plain, full = tmp_path / "a.jpg", tmp_path / "b.jpg"
+  plain.write_bytes(compressed_bytes())
+  full.write_bytes(with_segments(compressed_bytes(), 0xE7, 1000 * b"a", count=100) + b"and more behind it")
+  assert jpeg.read(full).tobytes() == jpeg.read(plain).tobytes()
+
+
+def test_a_missing_reader_is_called_so(tmp_path, monkeypatch):
+  monkeypatch.setattr(jpeg.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"a.jpg: a JPEG file needs jpeglib, .* pip install 'diffinv\[jpeg\]'"):
+    jpeg.read(saved(tmp_path / "a.jpg", pixels()))
+  monkeypatch.undo()
+  config = configparser.ConfigParser()
+  config.read(pathlib.Path(__file__).resolve().parent.parent / "setup.cfg", encoding="utf-8")
+  assert "jpeglib" in config["options.extras_require"]["jpeg"]
 
 
 # The operator and its rounding

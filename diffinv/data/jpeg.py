@@ -1,29 +1,31 @@
 """What a JPEG file holds of its picture: the whole numbers that quantization left, and the steps that they count.
 
 A picture decoded from a file says less: it is clipped, rounded, and its chroma stretched by one of several rules. Read
-are the files of cameras and programs, sequential or progressive, of 8 bits, gray or of YCbCr. The orientation of EXIF
-is applied to the numbers: those of a picture that is turned are the same ones in another order, some with another sign.
+are the files of cameras and programs, sequential or progressive, of 8 bits, gray or of YCbCr, where jpeglib is
+installed (`pip install 'diffinv[jpeg]'`), which has libjpeg in it. The orientation of EXIF is applied to the numbers:
+those of a picture that is turned are the same ones in another order, some with another sign.
 """
 
+import contextlib
+import importlib.util
 import io
 import os
 import pathlib
-import struct
+import sys
+import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from diffinv import reading
 from diffinv.data import images
-from diffinv.data.jpeg_scans import BLOCK, CODE_BITS, MARKER, ZIGZAG, Component, Damaged, Scan, decode, huffman
 
-SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2
-# Frames that are not read, by their markers.
-OTHERS = {0xC3: "without loss", **dict.fromkeys((0xC9, 0xCA, 0xCB), "of arithmetic codes")}
-TABLES, CODES, RESTARTS, SCAN, END, ADOBE = 0xDB, 0xC4, 0xDD, 0xDA, 0xD9, 0xEE
-MOST_SCANS = 200  # progressive files have about ten
+SCAN = 0xDA
+BESIDE = (*range(0xE0, 0xF0), 0xFE)  # markers of what programs write beside a picture
+# How libjpeg begins what it prints of bits that make no sense, and how it ends what makes sense all the same.
+DAMAGE, HARMLESS = ("Corrupt JPEG data", "Premature end"), "extraneous bytes before marker"
+STDERR = 2
 LEAST_STEP = 1  # of the chroma of a gray picture, which is known to be zero
 KEEP = "give the file as it was compressed, not a picture of it"
 # What brings each of EXIF's orientations upright: whether to mirror left and right, above and below, and to transpose.
@@ -117,168 +119,107 @@ def read(path: str | os.PathLike[str]) -> Compressed:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is none, damaged, or of a kind that is not read.
+    ValueError: it is none, damaged, or of a kind that is not read; or jpeglib is missing.
   """
   path = pathlib.Path(path)
-  data = reading.read_bytes(path, most=images.MAX_BYTES)
-  try:
-    with Image.open(io.BytesIO(data), formats=images.formats.FORMATS) as image:
-      kind, size, mode = image.format, image.size, image.mode
-      orientation, profile = image.getexif().get(0x0112, 1), image.info.get("icc_profile")
-  except images.DECODING_ERRORS:
-    kind, size, mode, orientation, profile = "something else", (0, 0), "", 1, None
+  images.decode(path)  # libjpeg goes on where a file ends early, and Pillow says so
+  with images.open_image(path) as image:
+    kind, mode, info, orientation = image.format, image.mode, image.info, image.getexif().get(0x0112, 1)
   if kind not in ("JPEG", "MPO"):
     raise ValueError(f"{path}: expected a JPEG file, got {kind}; {KEEP}")
-  if size[0] * size[1] > images.MAX_PIXELS:
-    raise ValueError(f"{path}: expected at most {images.MAX_PIXELS} pixels, got {size[0]}x{size[1]}")
   if mode not in ("L", "RGB"):
     raise ValueError(f"{path}: expected a JPEG file, gray or of YCbCr, got {images.NAMES.get(mode, mode)}; {KEEP}")
+  found = _parsed(reading.read_bytes(path, most=images.MAX_BYTES), path)
+  is_rgb = "jfif" not in info and info.get("adobe_transform") == 0
+  if mode == "RGB" and (is_rgb or found.jpeg_color_space.name != "JCS_YCbCr"):
+    raise ValueError(f"{path}: expected a JPEG file, gray or of YCbCr, got one of RGB; {KEEP}")
+  _check(found, path)
+  return _compressed(found)._replace(profile=info.get("icc_profile")).turned(orientation)
+
+
+def _parsed(data: bytes, path: pathlib.Path) -> Any:
+  """Return what jpeglib finds in a file, a `jpeglib.DCTJPEG`."""
+  if importlib.util.find_spec("jpeglib") is None:
+    raise ValueError(f"{path}: a JPEG file needs jpeglib, which is not installed; pip install 'diffinv[jpeg]'")
+  import jpeglib  # optional
+
+  found = None
+  with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+    copy = pathlib.Path(folder) / "a.jpg"
+    copy.write_bytes(_bare(data))
+    with _printed_to(said), contextlib.redirect_stdout(io.StringIO()):
+      try:
+        found = jpeglib.read_dct(copy)
+        found.load()
+      except OSError as error:
+        reading.raise_system_error(error, copy)
+    said.seek(0)
+    words = said.read().decode(errors="replace").splitlines()
+  if found is None:
+    kind = "a JPEG file of 8 bits and Huffman codes"
+    raise ValueError(f"{path}: expected {kind}, got another ({' '.join(words[:1])}); {KEEP}")
+  damage = [line for line in words if line.startswith(DAMAGE) and HARMLESS not in line]
+  if damage:
+    raise ValueError(f"{path}: expected a whole JPEG file, got a truncated or damaged one ({damage[0]})")
+  return found
+
+
+def _bare(data: bytes) -> bytes:
+  """Return a file without what stands beside its picture: jpeglib has room for 50 such segments."""
+  kept, at = [data[:2]], 2
+  while data[at : at + 1] == b"\xff" and (marker := data[at + 1]) != SCAN:
+    end = at + 1 if marker == 0xFF else at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if marker not in BESIDE:
+      kept.append(data[at:end])
+    at = end
+  return b"".join((*kept, data[at:]))
+
+
+@contextlib.contextmanager
+def _printed_to(file: BinaryIO) -> Iterator[None]:
+  """Send what libraries print of errors to a file."""
+  if sys.stderr is not None and not sys.stderr.closed:
+    sys.stderr.flush()
   try:
-    return _File(data).compressed()._replace(profile=profile).turned(orientation)
-  except (Damaged, IndexError, KeyError, OverflowError, struct.error) as error:
-    raise ValueError(f"{path}: expected a whole JPEG file, got a truncated or damaged one ({error})") from None
-  except _NotRead as error:
-    raise ValueError(f"{path}: expected a JPEG file of 8 bits, gray or of YCbCr, got one {error}") from None
+    kept = os.dup(STDERR)
+  except OSError:  # it is closed, and nothing is printed
+    yield
+    return
+  os.dup2(file.fileno(), STDERR)
+  try:
+    yield
+  finally:
+    os.dup2(kept, STDERR)
+    os.close(kept)
 
 
-class _NotRead(Exception):
-  """A file is of a kind that is not read."""
+def _check(found: Any, path: pathlib.Path) -> None:
+  """Check that luma is the finest plane, chroma alike, and no step zero."""
+  luma, *chroma = found.samp_factor.tolist()
+  even = all(big % small == 0 for one in chroma for big, small in zip(luma, one, strict=True))
+  if chroma and not (even and chroma[0] == chroma[1]):
+    said = ", ".join(f"{across}x{down}" for down, across in (luma, *chroma))
+    expected = "a JPEG file with luma as the finest plane and chroma alike"
+    raise ValueError(f"{path}: expected {expected}, got planes of {said} blocks; {KEEP}")
+  if not np.all(found.qt[found.quant_tbl_no]):
+    raise ValueError(f"{path}: expected a whole JPEG file, got a damaged one (a step is 0)")
 
 
-class _File:
-  """A file as far as it has been read."""
-
-  def __init__(self, data: bytes):
-    self._data = data
-    self._tables: dict[int, tuple[int, ...]] = {}  # of steps, row after row
-    self._codes: dict[int, list[int]] = {}  # by class and number
-    self._components: list[Component] = []
-    self._restart = self._scans = 0
-    self._size = self._units = self._most = (0, 0)  # pixels, units; blocks of a unit: across and down
-    self._is_rgb = False
-
-  def compressed(self) -> Compressed:
-    """Read all segments; return what they hold, as it is stored."""
-    for marker, body, after in _segments(self._data):
-      if marker == TABLES:
-        self._read_tables(body)
-      elif marker == CODES:
-        self._read_codes(body)
-      elif marker == RESTARTS:
-        (self._restart,) = struct.unpack(">H", body)
-      elif marker == ADOBE and body.startswith(b"Adobe"):
-        self._is_rgb = body[11] == 0
-      elif marker in (*SEQUENTIAL, PROGRESSIVE):
-        self._read_frame(body)
-      elif marker in OTHERS:
-        raise _NotRead(OTHERS[marker])
-      elif marker == SCAN:
-        self._read_scan(body, after)
-    if not self._components or any(one.steps is None for one in self._components):
-      raise Damaged("a table of steps, or a scan, is missing")
-    return self._found()
-
-  def _read_tables(self, body):
-    while body:
-      wide, number = body[0] >> 4, body[0] & 15
-      length = BLOCK * (1 + wide)
-      steps = struct.unpack(f">{BLOCK}{'H' if wide else 'B'}", body[1 : 1 + length])
-      table = [0] * BLOCK
-      for place, step in zip(ZIGZAG, steps, strict=True):
-        table[place] = step
-      if 0 in table:
-        raise Damaged("a step is 0")
-      self._tables[number], body = tuple(table), body[1 + length :]
-
-  def _read_codes(self, body):
-    while body:
-      counts = body[1 : 1 + CODE_BITS]
-      end = 1 + CODE_BITS + sum(counts)
-      self._codes[body[0]], body = huffman(counts, body[1 + CODE_BITS : end]), body[end:]
-
-  def _read_frame(self, body):
-    bits, height, width, count = struct.unpack(">BHHB", body[:6])
-    if bits != 8:
-      raise _NotRead(f"of {bits} bits")
-    if count not in (1, 3) or (count == 3 and self._is_rgb) or body[6::3] == b"RGB":
-      raise _NotRead("of RGB" if count == 3 else f"of {count} planes")
-    if self._components or 0 in (height, width):
-      raise Damaged("its size stands elsewhere" if not self._components else "it has two frames")
-    found = [(body[i], body[i + 1] >> 4, body[i + 1] & 15, body[i + 2]) for i in range(6, 6 + 3 * count, 3)]
-    if count == 1:  # its factors mean nothing
-      found = [(found[0][0], 1, 1, found[0][3])]
-    self._components = [Component(*one) for one in found]
-    most = self._most = (max(one.across for one in self._components), max(one.down for one in self._components))
-    self._size = (width, height)
-    self._units = (_parts(width, 8 * most[0]), _parts(height, 8 * most[1]))
-    self._check_sampling()
-    for one in self._components:
-      columns, rows = _parts(width * one.across, most[0]), _parts(height * one.down, most[1])
-      one.allot(_parts(columns, 8), _parts(rows, 8), self._units)
-
-  def _check_sampling(self):
-    luma, *chroma = self._components
-    factors = {(one.across, one.down) for one in chroma}
-    said = ", ".join(f"{one.across}x{one.down}" for one in self._components)
-    even = all(big % small == 0 for one in factors for big, small in zip(self._most, one, strict=True))
-    if len(factors) > 1 or (luma.across, luma.down) != self._most or not even:
-      raise _NotRead(f"with planes of {said} blocks, where luma should be the finest and chroma alike")
-
-  def _read_scan(self, body, after):
-    self._scans += 1
-    if self._scans > MOST_SCANS:
-      raise Damaged(f"more than {MOST_SCANS} scans")
-    by_number = {one.number: one for one in self._components}
-    chosen = [(by_number[body[i]], body[i + 1]) for i in range(1, 1 + 2 * body[0], 2)]
-    first, last, bits = body[1 + 2 * body[0] :][:3]
-    for one, _ in chosen:
-      one.steps = one.steps or self._tables[one.table]
-    constant = [self._codes.get(codes >> 4, []) for _, codes in chosen]
-    others = [self._codes.get(0x10 | codes & 15, []) for _, codes in chosen]
-    scan = Scan([one for one, _ in chosen], constant, others, first, last, bits >> 4, bits & 15)
-    if last >= BLOCK or first > last or (first and len(chosen) > 1):
-      raise Damaged("a scan of no coefficients")
-    end = MARKER.search(self._data, after)
-    decode(scan, self._data[after : end.start() if end else None], self._restart, self._units)
-
-  def _found(self):
-    (width, height), (across, down) = self._size, self._most
-    planes = tuple(map(_plane, self._components))
-    chroma = self._components[-1]
-    return Compressed(planes, (down // chroma.down, across // chroma.across), (0, 0, height, width), None)
+def _compressed(found: Any) -> Compressed:
+  """Return what jpeglib found, with blocks that fill up the last units."""
+  numbers = (found.Y,) if found.num_components == 1 else (found.Y, found.Cb, found.Cr)
+  factors = found.samp_factor if len(numbers) > 1 else np.ones((1, 2), int)  # of a single plane they mean nothing
+  units = -(-np.array([found.height, found.width]) // (8 * factors[0]))
+  planes = [
+    _plane(one, units * factor, found.get_component_qt(i))
+    for i, (one, factor) in enumerate(zip(numbers, factors, strict=True))
+  ]
+  down, across = (factors[0] // factors[-1]).tolist()
+  return Compressed(tuple(planes), (down, across), (0, 0, found.height, found.width), None)
 
 
-def _parts(length: int, size: int) -> int:
-  """Return how many parts of a size cover a length."""
-  return -(-length // size)
-
-
-def _plane(one: Component) -> Plane:
-  numbers = np.frombuffer(one.values, np.intc).reshape(-1, one.stride, 8, 8).astype(np.int16)
-  rows, columns = (np.arange(n) for n in numbers.shape[:2])
-  kept = (rows[:, None] < one.rows) & (columns < one.columns)
-  return Plane(numbers, kept, np.reshape(one.steps or (), (8, 8)))
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-  """Give the marker of each segment, its contents, and where it ends; the first picture's alone."""
-  at = 2
-  while at < len(data):
-    if data[at] != 0xFF:  # bits of a scan that was read, or padding
-      at = _next_marker(data, at)
-      continue
-    marker = data[at + 1]
-    if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD7:
-      at += 1 if marker == 0xFF else 2
-      continue
-    if marker == END:
-      return
-    (length,) = struct.unpack(">H", data[at + 2 : at + 4])
-    yield marker, data[at + 4 : at + 2 + length], at + 2 + length
-    at += 2 + length
-  raise Damaged("it ends early")
-
-
-def _next_marker(data: bytes, at: int) -> int:
-  found = MARKER.search(data, at)
-  return found.start() if found else len(data)
+def _plane(numbers: np.ndarray, shape: np.ndarray, steps: np.ndarray) -> Plane:
+  rows, columns = shape - numbers.shape[:2]
+  more = ((0, rows), (0, columns))
+  kept = np.pad(np.ones(numbers.shape[:2], bool), more)
+  return Plane(np.pad(numbers, (*more, (0, 0), (0, 0))), kept, steps.astype(int))
