@@ -122,9 +122,11 @@ def test_rows_of_the_methods_are_what_their_classes_say():
 
 
 def test_rows_of_presets_are_what_the_settings_of_every_prior_say():
+  count = lambda steps: f"{steps} step" if steps == "1" else f"{steps} steps"
+
   def words(choice):
     steps, samples = choice.get("steps"), choice.get("samples")
-    parts = [METHODS[choice["method"]].title, *([f"{re.search('[0-9]+', steps)[0]} steps"] if steps else [])]
+    parts = [METHODS[choice["method"]].title, *([count(re.search("[0-9]+", steps)[0])] if steps else [])]
     return ", ".join([*parts, *([f"mean of {samples}"] if samples else [])])
 
   for path in settings.FOLDER.glob("*.json"):
