@@ -2,7 +2,7 @@
 
 usage: python tools/round_prior.py --prior=FOLDER --output=FOLDER [--overwrite]
 
-The network computes in float32 as before, with weights that are a relative 2^-12 away at most (those below 6e-5, an
+The network computes in float32 as before, with weights that are a relative 2^-11 away at most (those below 6e-5, an
 absolute 3e-8). Measure what that costs: `diffinv evaluate --measures=denoising`.
 """
 
