@@ -135,7 +135,7 @@ class Comparing(Measuring):
   data: tuple[Picture, ...] | Any = option(  # one, or a list, becomes a tuple
     (),
     f"Photographs: files, a folder, or held-out pictures of a set, one of {', '.join(held_out.SETS)}. Not set: the "
-    "bundled portrait.",
+    "bundled bee.",
     repeated=True,
   )
   tasks: tuple[str | Task | Operator, ...] | Mapping[str, Task | Operator] = option(
