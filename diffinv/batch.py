@@ -132,7 +132,10 @@ def _run(batch, prior, grid, swept, progress, watch, view):
     return _whole(keys, problems, method, prior, grid, swept)
   total = _total_steps(method, grid, swept)
   block = _block(total)
-  state = _start(keys, problems, method, prior, grid, swept)
+  # Bound to its device, as what `_advance` returns is: else the second block would be compiled anew.
+  state = jax.tree.map(
+    lambda leaf: jax.device_put(leaf, leaf.sharding), _start(keys, problems, method, prior, grid, swept)
+  )
   traces = []
 
   def step_bytes():  # not a second compilation: this is the step that has run, or will run

@@ -107,3 +107,12 @@ def test_bad_shapes_are_named(prior):
     batch.sample_batch(jax.random.split(jax.random.key(0), 3), METHOD_TABLE["dps"], prior, stacked, grid)
   with pytest.raises(ValueError, match="expected 2 images"):
     batch.sample_batch(chain_keys(images=2), METHOD_TABLE["dps"], prior, stacked, grid)
+
+
+def test_a_chain_compiles_its_step_once_wherever_the_prior_lies(prior):
+  """Of a prior that is bound to a device, as those from the disk are, so is every state after the first step."""
+  bound = jax.device_put(prior, jax.devices()[0])
+  before = batch._advance._cache_size()
+  grid, keys = prior.schedule.grid("5"), chain_keys(1, 1)
+  batch.sample_batch(keys, METHOD_TABLE["dps"], bound, make_problems(1), grid, progress=lambda *_: None)
+  assert batch._advance._cache_size() == before + 1
