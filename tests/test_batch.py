@@ -116,3 +116,36 @@ def test_a_chain_compiles_its_step_once_wherever_the_prior_lies(prior):
   grid, keys = prior.schedule.grid("5"), chain_keys(1, 1)
   batch.sample_batch(keys, METHOD_TABLE["dps"], bound, make_problems(1), grid, progress=lambda *_: None)
   assert batch._advance._cache_size() == before + 1
+
+
+class Stop(Exception):
+  """A chain is stopped."""
+
+
+RESUMED = {**METHOD_TABLE, **{name: METHODS[name]() for name in ("red_diff", "daps", "mmps")}}
+
+
+@pytest.mark.parametrize(
+  "name", [name if name == "red_diff" else pytest.param(name, marks=pytest.mark.slow) for name in RESUMED]
+)
+@pytest.mark.parametrize("at", [(1, 2), (2, 5), (3, 6)], ids=["first chunk", "second chunk", "end of the last"])
+def test_a_batch_goes_on_from_where_it_stood_to_the_same_bits(prior, name, at):
+  """Stopped in a chunk, after so many of its steps, at which all that is known is what `standing` gave."""
+  grid, kept, looked = prior.schedule.grid("6"), {}, []
+
+  def call(watch, **resume):
+    return batch.sample_batch(chain_keys(), RESUMED[name], prior, make_problems(), grid, chunk=2, watch=watch, **resume)
+
+  def stop(view):
+    looked.append(view.chains[0] // 2 + 1)
+    if (looked[-1], view.done) == (at[0], at[1] * view.total // 6):
+      kept.update(view.standing())
+      raise Stop
+
+  want = call(lambda view: None)
+  with pytest.raises(Stop):
+    call(stop)
+  after = []
+  got = call(lambda view: after.append((view.chains[0] // 2 + 1, view.done)), resume=kept)
+  assert after[0][0] == at[0] and after[0][1] == kept["done"] > 0  # nothing before that was done again
+  chex.assert_trees_all_equal(got, want)
