@@ -105,8 +105,8 @@ def sample_batch(
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
 
 
-def _look(watch, chosen, results, done, total, estimate, step_bytes, state, traces):
-  watch(View(chosen, done, total, estimate, step_bytes, lambda: _standing(results, done, state, _joined(traces))))
+def _look(watch, chosen, results, done, total, estimate, step_bytes, parts):
+  watch(View(chosen, done, total, estimate, step_bytes, lambda: _standing(results, done, *parts())))
 
 
 def _standing(results, done, state, trace) -> dict[str, np.ndarray]:
@@ -172,7 +172,7 @@ def _run(batch, prior, grid, swept, progress, look, begun):
     jax.block_until_ready(state)
     if look is not None:
       estimate = lambda: _estimate(state, jnp.asarray(done), problems, method, prior, grid, swept)
-      look(done, total, estimate, step_bytes, state, traces)
+      look(done, total, estimate, step_bytes, lambda: (state, _joined(traces)))
     if progress is not None and done:
       progress(done, total)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, files, memory, progress
+from diffinv import batch, devices, errors, files, memory, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
@@ -22,7 +22,7 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unknown
+from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unfinished, unknown
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
 from diffinv.studies.measurement import Given
@@ -475,7 +475,9 @@ def picture_shape(
 # Chains
 
 
-def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any) -> chains.Restored:
+def run_chains(
+  job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any, keep: chains.Keep | None = None
+) -> chains.Restored:
   """Restore pictures of one size."""
   if isinstance(job.method, Baseline):
     return chains.restore_once(job.method, problems, report)
@@ -488,6 +490,7 @@ def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], rep
     chunk=job.config.batch_size,
     mesh=devices.mesh(job.config.devices),
     progress=report,
+    keep=keep,
   )
 
 
@@ -578,6 +581,7 @@ def run_all(run: runs.RunFolder, job: Job) -> None:
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
       run.append(_restore_part(run, job, part, count, bar))
+      run.drop_unfinished()
 
 
 def _restore_part(
@@ -587,7 +591,8 @@ def _restore_part(
   loaded = [job.load(case) for case in part]
   chosen = chains.filled(range(len(part)), count)
   report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
-  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report)
+  keep = _kept(run, job, part, [problem for problem, _ in loaded], count)
+  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report, keep)
   rows = []
   for case, (problem, truth), pictures in zip(part, loaded, got.images[: len(part)], strict=True):
     names: list[str] = []
@@ -597,6 +602,19 @@ def _restore_part(
       entry, names = write_case(run, job, case, problem, pictures, truth)
     rows.append(({**entry, **got.spent(len(part))}, names))
   return rows
+
+
+def _kept(
+  run: runs.RunFolder, job: Job, part: Sequence[Case], problems: Sequence[Problem], count: int
+) -> chains.Keep | None:
+  """Return what keeps the chains of some pictures, filled up to `count`; None without chains."""
+  if isinstance(job.method, Baseline):
+    return None
+  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
+  chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
+  chains_are = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
+  shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
+  return unfinished.Unfinished(run, names, count * samples, samples, chains_are, shown=shown)
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
