@@ -229,6 +229,7 @@ class Restored:
   marks: list[dict[str, float]]  # of each sample: chi2, 1 where what is left of y is noise, and residual_norm
   problem: Problem
 
+  notes: tuple[str, ...] = ()  # what there is to say of the measurement and its fit, see `diffinv.studies.advice`
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(self.picture, dtype=dtype, copy=copy)
 
@@ -265,8 +266,9 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
   samples = unknown.inside(problem.operator, got.images[0])
+  notes = _notes(job, case, problem, _mean_scores(problem, got.images[0], None) or scores[0])
   spread = marks.spread(samples, antithetic=job.config.antithetic)
-  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem)
+  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem, tuple(notes))
 
 
 # The plan
@@ -637,9 +639,7 @@ def write_case(
   digits = max(2, len(str(len(pictures) - 1)))
   several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
   names = [f"{case.name}.png"] if len(pictures) == 1 else several
-  found, mean_marks = marks.scores(problem, pictures, truth), {}
-  if len(pictures) > 1:
-    mean_marks = marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0]
+  found, mean_marks = marks.scores(problem, pictures, truth), _mean_scores(problem, pictures, truth)
   pictures = unknown.inside(problem.operator, pictures)
   entry: dict[str, Any] = {
     "name": case.name,
@@ -654,9 +654,7 @@ def write_case(
     name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
     arrays[name] = mean
     entry["mean"] = {"file": name, **mean_marks}
-  read = job.read(case.path) if job.config.measurement else None
-  told = entry.get("mean", entry["samples"][0])
-  entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)
+  entry["notes"] = _notes(job, case, problem, entry.get("mean", entry["samples"][0]))
   names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
   sheet_name = f"{case.name}-sheet.png"
   images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))
@@ -674,6 +672,18 @@ def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any
     title = job.method.title if len(pictures) == 1 else f"sample {i + 1}"
     cells.append((title, sheet.Cell(picture, marks.caption(found))))
   if len(pictures) > 1:
+def _mean_scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+  """Return the marks of the mean of several samples; none of one."""
+  return marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0] if len(pictures) > 1 else {}
+
+
+def _notes(job: Job, case: Case, problem: Problem, scores: Mapping[str, float]) -> list[str]:
+  """Return what there is to say of a picture with these marks."""
+  read = job.read(case.path) if job.config.measurement else None
+  found = job.known[case.name].kernel is not None
+  return advice.notes(problem, scores, task=job.task, y=read, given=job.config.given, found=found)
+
+
     cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), marks.caption(entry["mean"]))))
   if (spread := marks.spread(pictures, antithetic=job.config.antithetic)) is not None:
     spread = np.mean(spread, axis=-1, keepdims=True)
