@@ -25,6 +25,7 @@ from diffinv.schedules import Level
 from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unfinished, unknown
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
+from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
@@ -228,8 +229,8 @@ class Restored:
   std: np.ndarray | None  # of the samples, [h, w, c]; None for one
   marks: list[dict[str, float]]  # of each sample: chi2, 1 where what is left of y is noise, and residual_norm
   problem: Problem
-
   notes: tuple[str, ...] = ()  # what there is to say of the measurement and its fit, see `diffinv.studies.advice`
+
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(self.picture, dtype=dtype, copy=copy)
 
@@ -265,8 +266,8 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
-  samples = unknown.inside(problem.operator, got.images[0])
   notes = _notes(job, case, problem, _mean_scores(problem, got.images[0], None) or scores[0])
+  samples = unknown.inside(problem.operator, got.images[0])
   spread = marks.spread(samples, antithetic=job.config.antithetic)
   return Restored(np.mean(samples, axis=0), samples, spread, scores, problem, tuple(notes))
 
@@ -274,8 +275,13 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
 # The plan
 
 
-def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
+def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found | None = None) -> Job:
   """Load the prior, build the method and check every picture, so that nothing fails after hours of work.
+
+  Args:
+    config: what to restore, and how.
+    given_y: the measurement, where it is no file.
+    kept: what was estimated of measurements before, and is from now on.
 
   Raises:
     UsageError: options do not fit together.
@@ -297,7 +303,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  known = unknown.known(config, name, task, prior, cases, found)
+  known = unknown.known(config, name, task, prior, cases, found, Found() if kept is None else kept)
   method, steps = choose(lambda method: _excuse(config, name, task, method, cases, known, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
@@ -345,8 +351,8 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
 def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
   for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
-    noise, kernel = known[case.name]
-    operator = unknown.operator(config, name, task, case, kernel)
+    noise = known[case.name].noise
+    operator = unknown.operator(config, name, task, case, known[case.name].kernel)
     if isinstance(method, Baseline):
       why = method.excuse(operator, noise)
     else:
@@ -536,17 +542,22 @@ def restore_all(
   path = pathlib.Path(os.path.expanduser(folder))
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
-  job = plan(config)
+  kept = Found(path, restart=restart)
+  with kept.unless_it_fails():
+    job = plan(config, kept=kept)
+    work = lambda run: _work(run, job, kept)
+    return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
 
-  def work(run: runs.RunFolder) -> dict[str, Any]:
-    run_all(run, job)
-    entries = [run.rows[(case.name,)] for case in job.cases]
-    if len(failures(entries)) == len(entries):
-      run.discard()
-      raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
-    return contents(run.plan, entries)
 
-  return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
+def _work(run: runs.RunFolder, job: Job, kept: Found) -> dict[str, Any]:
+  """Do what is missing in a folder that is held; return the contents of results.json."""
+  kept.write(run)
+  run_all(run, job)
+  entries = [run.rows[(case.name,)] for case in job.cases]
+  if len(failures(entries)) == len(entries):
+    run.discard()
+    raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
+  return contents(run.plan, entries)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
@@ -661,17 +672,6 @@ def write_case(
   return entry, [*names, sheet_name]
 
 
-def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
-  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
-  cells = [] if truth is None else [("truth", sheet.Cell(truth))]
-  size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
-  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
-  if job.config.blur is not None or job.config.kernel is not None:
-    cells.append(("kernel", sheet.Cell(_shown_kernel(problem))))
-  for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
-    title = job.method.title if len(pictures) == 1 else f"sample {i + 1}"
-    cells.append((title, sheet.Cell(picture, marks.caption(found))))
-  if len(pictures) > 1:
 def _mean_scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
   """Return the marks of the mean of several samples; none of one."""
   return marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0] if len(pictures) > 1 else {}
@@ -684,6 +684,17 @@ def _notes(job: Job, case: Case, problem: Problem, scores: Mapping[str, float]) 
   return advice.notes(problem, scores, task=job.task, y=read, given=job.config.given, found=found)
 
 
+def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
+  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
+  cells = [] if truth is None else [("truth", sheet.Cell(truth))]
+  size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
+  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
+  if job.config.blur is not None or job.config.kernel is not None:
+    cells.append(("kernel", sheet.Cell(_shown_kernel(problem))))
+  for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
+    title = job.method.title if len(pictures) == 1 else f"sample {i + 1}"
+    cells.append((title, sheet.Cell(picture, marks.caption(found))))
+  if len(pictures) > 1:
     cells.append(("mean", sheet.Cell(np.mean(pictures, axis=0), marks.caption(entry["mean"]))))
   if (spread := marks.spread(pictures, antithetic=job.config.antithetic)) is not None:
     spread = np.mean(spread, axis=-1, keepdims=True)

@@ -5,6 +5,7 @@ While it runs, the folder OUTPUT.running holds
   run.json        the plan: what is done, how, and everything that identifies it
   rows.jsonl      a line per finished picture or candidate, appended as they finish
   unfinished/     of a restoration: what is kept of the chains that run (`diffinv.studies.unfinished`)
+  found.jsonl     and what was estimated of its measurements (`diffinv.studies.found`)
   manifest.jsonl  every file that was written (`diffinv.manifest`)
 
 and the pictures, those of a comparison in pictures/. A run with the same plan goes on in it. At the end it gets
@@ -33,6 +34,7 @@ PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
 UNFINISHED = "unfinished"
+FOUND = "found.jsonl"
 RUNNING = output.RUNNING
 # Of the plan, what may differ where a run goes on: it changes nothing that is computed. What time and memory depend on,
 # rows hold.
@@ -365,7 +367,7 @@ class RunFolder:
         with self._interruption():
           yield
       except BaseException:
-        if not self.rows and not self._unfinished():
+        if not self._is_begun:
           self.discard()
         raise
 
@@ -375,7 +377,7 @@ class RunFolder:
     try:
       yield
     except KeyboardInterrupt as stop:
-      if not self.rows and not self._unfinished():
+      if not self._is_begun:
         raise errors.interrupted(stop, "nothing was written") from None
       again = f"give the same command again to go on with {self.partial}"
       raise errors.interrupted(stop, f"{self.left}; {again}" if self.left else again) from None
@@ -458,6 +460,11 @@ class RunFolder:
     """Return the files that are there of work that has no row yet."""
     named = (self.partial / name for name in self._folder.manifest.names if name.startswith(f"{UNFINISHED}/"))
     return [path for path in named if os.path.lexists(path)]
+
+  @property
+  def _is_begun(self) -> bool:
+    """Whether anything is there that the same command need not do again."""
+    return bool(self.rows or self._unfinished()) or reading.is_file(self.partial / FOUND)
 
   def drop_unfinished(self) -> None:
     """Remove what was kept of work that has its row now."""
