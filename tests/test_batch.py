@@ -149,3 +149,17 @@ def test_a_batch_goes_on_from_where_it_stood_to_the_same_bits(prior, name, at):
   got = call(lambda view: after.append((view.chains[0] // 2 + 1, view.done)), resume=kept)
   assert after[0][0] == at[0] and after[0][1] == kept["done"] > 0  # nothing before that was done again
   chex.assert_trees_all_equal(got, want)
+
+
+@pytest.mark.slow
+def test_a_batch_on_several_devices_goes_on_there_to_the_same_bits(prior):
+  mesh = jax.make_mesh((8,), ("image",), axis_types=(jax.sharding.AxisType.Auto,))
+  grid, kept = prior.schedule.grid("5"), {}
+  call = lambda watch, **resume: batch.sample_batch(
+    chain_keys(), METHOD_TABLE["dps"], prior, make_problems(), grid, mesh=mesh, watch=watch, **resume
+  )
+  want = call(lambda view: kept.update(view.standing()) if view.done == 3 else None)
+  looked = []
+  got = call(lambda view: looked.append(view.done), resume=kept)
+  assert looked == [3, 4, 5]
+  chex.assert_trees_all_equal(got, want)

@@ -304,3 +304,17 @@ def test_a_stop_before_the_first_block_leaves_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(stopping, "check", lambda: (_ for _ in ()).throw(stopping.Stopped(signal.SIGTERM)))
   assert run(tmp_path) == 143
   assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png"]
+
+
+@pytest.mark.parametrize("seconds, shown", [(1.0, False), (2.1, True)])
+def test_a_picture_is_shown_of_chains_for_which_it_is_no_matter_to_compile_it(seconds, shown, tmp_path, monkeypatch):
+  """Of chains of a hundred blocks: 3 seconds are more than 1.5 % of 100, and less than that of 210."""
+  monkeypatch.undo()
+  clock, written = Clock(monkeypatch), []
+  kept = unfinished.Unfinished(runs.RunFolder(tmp_path / "out", {"settings": {}}), ["x"], 1, 1, [])
+  monkeypatch.setattr(unfinished.Unfinished, "_write_state", lambda *_: written.append("state"))
+  monkeypatch.setattr(unfinished.Unfinished, "_write_pictures", lambda *_: written.append("picture"))
+  for done in range(12):
+    kept.look(batch.View(np.array([0]), done, 100, *[None] * 3), 0.0)
+    clock.now += seconds
+  assert set(written) == {"state", *(["picture"] if shown else [])}

@@ -26,8 +26,10 @@ from diffinv.studies.chains import compile_clock
 
 CHAINS = f"{runs.UNFINISHED}/chains.npz"
 EVERY = 10.0  # seconds
-STATES, PICTURES = 0.005, 0.01  # of the time of the chains, what each may take
-ESTIMATE = 1 / 3  # of the time in which a chain's steps compile, that of its estimate; measured: 0.2 to 0.3
+STATES, PICTURES = 0.005, 0.015  # of the time of the chains, what each may take
+# To compile the estimate of a chain: so much of the time of its steps (measured: 0.2 to 0.3), which may come from a
+# cache, or so many seconds.
+ESTIMATE, LEAST = 1 / 3, 3.0
 MOST = 2**34  # bytes of a state
 
 
@@ -108,7 +110,8 @@ class Unfinished:
     """Tell whether the chains take so long that it is no matter to compile their estimate."""
     seconds, first = self._first or (0.0, 0)
     done, total = self._steps(view)
-    return ESTIMATE * self._compiled <= PICTURES * (self._spent() - seconds) / max(done - first, 1) * total
+    whole = (self._spent() - seconds) / max(done - first, 1) * total
+    return max(ESTIMATE * self._compiled, LEAST) <= PICTURES * whole
 
   @contextlib.contextmanager
   def stopping(self) -> Iterator[None]:
