@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import devices, errors, files, memory, progress
+from diffinv import batch, devices, errors, files, memory, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
@@ -22,9 +22,10 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unknown
+from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unfinished, unknown
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
+from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
@@ -228,6 +229,7 @@ class Restored:
   std: np.ndarray | None  # of the samples, [h, w, c]; None for one
   marks: list[dict[str, float]]  # of each sample: chi2, 1 where what is left of y is noise, and residual_norm
   problem: Problem
+  notes: tuple[str, ...] = ()  # what there is to say of the measurement and its fit, see `diffinv.studies.advice`
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(self.picture, dtype=dtype, copy=copy)
@@ -264,16 +266,22 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
+  notes = _notes(job, case, problem, _mean_scores(problem, got.images[0], None) or scores[0])
   samples = unknown.inside(problem.operator, got.images[0])
   spread = marks.spread(samples, antithetic=job.config.antithetic)
-  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem)
+  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem, tuple(notes))
 
 
 # The plan
 
 
-def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
+def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found | None = None) -> Job:
   """Load the prior, build the method and check every picture, so that nothing fails after hours of work.
+
+  Args:
+    config: what to restore, and how.
+    given_y: the measurement, where it is no file.
+    kept: what was estimated of measurements before, and is from now on.
 
   Raises:
     UsageError: options do not fit together.
@@ -295,7 +303,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  known = unknown.known(config, name, task, prior, cases, found)
+  known = unknown.known(config, name, task, prior, cases, found, Found() if kept is None else kept)
   method, steps = choose(lambda method: _excuse(config, name, task, method, cases, known, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
@@ -343,8 +351,8 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
 def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
   for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
-    noise, kernel = known[case.name]
-    operator = unknown.operator(config, name, task, case, kernel)
+    noise = known[case.name].noise
+    operator = unknown.operator(config, name, task, case, known[case.name].kernel)
     if isinstance(method, Baseline):
       why = method.excuse(operator, noise)
     else:
@@ -475,7 +483,9 @@ def picture_shape(
 # Chains
 
 
-def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any) -> chains.Restored:
+def run_chains(
+  job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any, keep: chains.Keep | None = None
+) -> chains.Restored:
   """Restore pictures of one size."""
   if isinstance(job.method, Baseline):
     return chains.restore_once(job.method, problems, report)
@@ -488,6 +498,7 @@ def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], rep
     chunk=job.config.batch_size,
     mesh=devices.mesh(job.config.devices),
     progress=report,
+    keep=keep,
   )
 
 
@@ -531,17 +542,22 @@ def restore_all(
   path = pathlib.Path(os.path.expanduser(folder))
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
-  job = plan(config)
+  kept = Found(path, restart=restart)
+  with kept.unless_it_fails():
+    job = plan(config, kept=kept)
+    work = lambda run: _work(run, job, kept)
+    return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
 
-  def work(run: runs.RunFolder) -> dict[str, Any]:
-    run_all(run, job)
-    entries = [run.rows[(case.name,)] for case in job.cases]
-    if len(failures(entries)) == len(entries):
-      run.discard()
-      raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
-    return contents(run.plan, entries)
 
-  return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
+def _work(run: runs.RunFolder, job: Job, kept: Found) -> dict[str, Any]:
+  """Do what is missing in a folder that is held; return the contents of results.json."""
+  kept.write(run)
+  run_all(run, job)
+  entries = [run.rows[(case.name,)] for case in job.cases]
+  if len(failures(entries)) == len(entries):
+    run.discard()
+    raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
+  return contents(run.plan, entries)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
@@ -578,6 +594,7 @@ def run_all(run: runs.RunFolder, job: Job) -> None:
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
       run.append(_restore_part(run, job, part, count, bar))
+      run.drop_unfinished()
 
 
 def _restore_part(
@@ -587,7 +604,8 @@ def _restore_part(
   loaded = [job.load(case) for case in part]
   chosen = chains.filled(range(len(part)), count)
   report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
-  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report)
+  keep = _kept(run, job, part, [problem for problem, _ in loaded], count)
+  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report, keep)
   rows = []
   for case, (problem, truth), pictures in zip(part, loaded, got.images[: len(part)], strict=True):
     names: list[str] = []
@@ -597,6 +615,19 @@ def _restore_part(
       entry, names = write_case(run, job, case, problem, pictures, truth)
     rows.append(({**entry, **got.spent(len(part))}, names))
   return rows
+
+
+def _kept(
+  run: runs.RunFolder, job: Job, part: Sequence[Case], problems: Sequence[Problem], count: int
+) -> chains.Keep | None:
+  """Return what keeps the chains of some pictures, filled up to `count`; None without chains."""
+  if isinstance(job.method, Baseline):
+    return None
+  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
+  chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
+  chains_are = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
+  shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
+  return unfinished.Unfinished(run, names, count * samples, samples, chains_are, shown=shown)
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -619,9 +650,7 @@ def write_case(
   digits = max(2, len(str(len(pictures) - 1)))
   several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
   names = [f"{case.name}.png"] if len(pictures) == 1 else several
-  found, mean_marks = marks.scores(problem, pictures, truth), {}
-  if len(pictures) > 1:
-    mean_marks = marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0]
+  found, mean_marks = marks.scores(problem, pictures, truth), _mean_scores(problem, pictures, truth)
   pictures = unknown.inside(problem.operator, pictures)
   entry: dict[str, Any] = {
     "name": case.name,
@@ -636,13 +665,23 @@ def write_case(
     name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
     arrays[name] = mean
     entry["mean"] = {"file": name, **mean_marks}
-  read = job.read(case.path) if job.config.measurement else None
-  told = entry.get("mean", entry["samples"][0])
-  entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)
+  entry["notes"] = _notes(job, case, problem, entry.get("mean", entry["samples"][0]))
   names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
   sheet_name = f"{case.name}-sheet.png"
   images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))
   return entry, [*names, sheet_name]
+
+
+def _mean_scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+  """Return the marks of the mean of several samples; none of one."""
+  return marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0] if len(pictures) > 1 else {}
+
+
+def _notes(job: Job, case: Case, problem: Problem, scores: Mapping[str, float]) -> list[str]:
+  """Return what there is to say of a picture with these marks."""
+  read = job.read(case.path) if job.config.measurement else None
+  found = job.known[case.name].kernel is not None
+  return advice.notes(problem, scores, task=job.task, y=read, given=job.config.given, found=found)
 
 
 def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:

@@ -1,18 +1,21 @@
 """What nobody says of a real measurement, estimated from it under the prior."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from diffinv import errors, operators, progress
+from diffinv import errors, operators, progress, stopping
 from diffinv.blind import estimate_blur, noise_level
 from diffinv.blind.borders import BorderedBlur, bordered_blur
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
 from diffinv.priors import PicturePrior
-from diffinv.studies import measurement
+from diffinv.studies import identity, measurement, runs
 from diffinv.studies.cases import Case, case_keys
+from diffinv.studies.found import Found
 from diffinv.tasks import Task
 
 AUTO = "auto"  # in place of a number that is to be estimated
@@ -23,10 +26,17 @@ class Known(NamedTuple):
 
   noise: Any
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
+  blur: str | None = None  # that was found, as `blur` takes it, to three digits
 
 
 def known(
-  config: Any, name: str, task: Task, prior: PicturePrior, cases: Sequence[Case], found: Sequence[np.ndarray]
+  config: Any,
+  name: str,
+  task: Task,
+  prior: PicturePrior,
+  cases: Sequence[Case],
+  found: Sequence[np.ndarray],
+  kept: Found,
 ) -> dict[str, Known]:
   """Return what is known of every picture's measurement, by its name; estimate what nobody says.
 
@@ -37,6 +47,7 @@ def known(
     prior: of the pictures.
     cases: the pictures.
     found: what was read for each.
+    kept: what was estimated before, and is from now on.
 
   Raises:
     UsageError: the task takes no mask, kernel or blur; or the noise does not fit the task, or cannot be estimated.
@@ -48,7 +59,14 @@ def known(
   noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
   if noise is None:
     noise = _usual(config, name, task, prior, cases[0])
-  return {case.name: _one(config, name, task, prior, case, y, noise) for case, y in zip(cases, found, strict=True)}
+  weights = functools.cache(lambda: identity.fingerprint(prior))
+  try:
+    return {
+      case.name: _one(config, name, task, prior, case, y, noise, kept, weights)
+      for case, y in zip(cases, found, strict=True)
+    }
+  except KeyboardInterrupt as stop:
+    raise errors.interrupted(stop, kept.left) from None
 
 
 def _usual(config, name, task, prior, case) -> Gaussian | None:
@@ -67,7 +85,7 @@ def _simplest(config, name, task, case) -> Any:
   return operator(config, name, task, case) if config.blur is None else operators.identity(case.shape)
 
 
-def _one(config, name, task, prior, case, y, noise) -> Known:
+def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
   """Return what is known of one measurement; `noise`: None to estimate it."""
   if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
@@ -76,23 +94,49 @@ def _one(config, name, task, prior, case, y, noise) -> Known:
   values = measurement.values(simplest, y, config.measurement_range)
   if doubt := measurement.doubt(simplest, np.asarray(values)):
     progress.note(f"{case.name}: {doubt}")
-  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, values)
+  if noise is not None and config.unknown_blur is None:
+    return Known(noise)
+  key = _key(config, case, simplest, values, weights)
+  if (before := kept.get(key)) is None:
+    row = _estimated(config, prior, case, simplest, values, noise)
+    kept.put({"key": key, "name": case.name, **row})
+  else:
+    row, path = before
+    said = [f"sigma {row['sigma']:.3g}"] * ("sigma" in row) + [f"blur {row.get('blur')}"] * ("blur" in row)
+    progress.note(f"{case.name}: {', '.join(said)}, as it was found before; see {path}")
+  kernel = np.asarray(row["kernel"], np.float32) if "kernel" in row else None
+  return Known(Gaussian(row["sigma"]) if noise is None else noise, kernel, row.get("blur"))
+
+
+def _key(config, case, simplest, y, weights: Callable[[], str]) -> str:
+  """Return a digest of all that a measurement's noise and blur are estimated from; `weights`: gives the prior's."""
+  about = {
+    **identity.provenance(config, runs.RESTORATION.command),
+    "prior": weights(),
+    "operator": identity.fingerprint(simplest),
+    "measurement": identity.digest(np.asarray(y)),
+    "key": jax.random.key_data(case.key),
+  }
+  return runs.plan_digest(runs.planned(about, runs.RESTORATION))
+
+
+def _estimated(config, prior, case, simplest, y, noise) -> dict[str, Any]:
+  """Estimate what nobody says of one measurement, as `schemas.Found` has it; `noise`: None to estimate it."""
+  stopping.check()
+  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, y)
+  row: dict[str, Any] = {}
   if noise is None:
     seen = estimate()
     progress.note(f"{case.name}: {noise_level.described(seen)}")
     noise = Gaussian(noise_level.chosen(seen))
-  if config.unknown_blur is None:
-    return Known(noise)
-  sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
-  return Known(noise, _kernel(config, prior, case, values, sigma))
-
-
-def _kernel(config, prior, case, y, sigma) -> np.ndarray:
-  """Return the kernel that predicts a measurement best, [k, l]."""
-  estimate = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
-  said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
-  progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
-  return estimate.taps
+    row["sigma"] = noise.sigma
+  if config.unknown_blur is not None:
+    sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
+    found = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
+    row["blur"] = f"{found.kernel.family}:{','.join(f'{number:.3g}' for number in found.numbers.values())}"
+    row["kernel"] = np.asarray(found.taps).tolist()
+    progress.note(f"{case.name}: blur {row['blur']}, of those tried what predicts the picture best")
+  return row
 
 
 def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray | None = None) -> Operator:
