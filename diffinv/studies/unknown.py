@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffinv import errors, operators, progress
-from diffinv.blind import estimate_blur, noise_level
+from diffinv.blind import estimate_blur, noise_level, scratches
 from diffinv.blind.borders import BorderedBlur, bordered_blur
+from diffinv.data import images
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
 from diffinv.priors import PicturePrior
@@ -23,6 +24,7 @@ class Known(NamedTuple):
 
   noise: Any
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
+  mask: np.ndarray | None = None  # of scratches and dust that were found, [h, w, 1], true where pixels are kept
 
 
 def known(
@@ -62,9 +64,9 @@ def _usual(config, name, task, prior, case) -> Gaussian | None:
   return Gaussian(task.sigma)
 
 
-def _simplest(config, name, task, case) -> Any:
+def _simplest(config, name, task, case, mask=None) -> Any:
   """Return an operator that observes what a picture's does: of a blur, which observes every pixel, the identity."""
-  return operator(config, name, task, case) if config.blur is None else operators.identity(case.shape)
+  return operator(config, name, task, case, mask=mask) if config.blur is None else operators.identity(case.shape)
 
 
 def _one(config, name, task, prior, case, y, noise) -> Known:
@@ -72,7 +74,8 @@ def _one(config, name, task, prior, case, y, noise) -> Known:
   if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
-  simplest = _simplest(config, name, task, case)
+  mask = _mask(case, y) if config.finds_mask else None
+  simplest = _simplest(config, name, task, case, mask)
   values = measurement.values(simplest, y, config.measurement_range)
   if doubt := measurement.doubt(simplest, np.asarray(values)):
     progress.note(f"{case.name}: {doubt}")
@@ -82,9 +85,25 @@ def _one(config, name, task, prior, case, y, noise) -> Known:
     progress.note(f"{case.name}: {noise_level.described(seen)}")
     noise = Gaussian(noise_level.chosen(seen))
   if config.unknown_blur is None:
-    return Known(noise)
+    return Known(noise, mask=mask)
   sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
   return Known(noise, _kernel(config, prior, case, values, sigma))
+
+
+def _mask(case, y) -> np.ndarray:
+  """Return where a measurement shows neither scratches nor dust, [h, w, 1].
+
+  Raises:
+    ValueError: it shows none anywhere.
+  """
+  kept = scratches.kept(y) > 0
+  if np.all(kept):
+    raise ValueError(
+      f"{case.path}: `mask=auto` found no scratches and no dust; paint what to fill in black on a white picture of "
+      f"{images.by(case.shape)} pixels, and give it with `mask`"
+    )
+  progress.note(f"{case.name}: {100.0 * np.mean(~kept):.1f} % of the pixels look like scratches or dust")
+  return kept
 
 
 def _kernel(config, prior, case, y, sigma) -> np.ndarray:
@@ -95,7 +114,14 @@ def _kernel(config, prior, case, y, sigma) -> np.ndarray:
   return estimate.taps
 
 
-def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray | None = None) -> Operator:
+def operator(
+  config: Any,
+  name: str,
+  task: Task,
+  case: Case,
+  kernel: np.ndarray | None = None,
+  mask: np.ndarray | None = None,
+) -> Operator:
   """Return what measured a picture.
 
   Args:
@@ -103,15 +129,17 @@ def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray |
     name: of the task.
     task: that measured.
     case: the picture.
-    found: the kernel of a blur that was not said, [k, l].
+    kernel: of a blur that was not said, [k, l].
+    mask: that was not said, [h, w, 1].
 
   Raises:
     UsageError: the task takes no mask, kernel or blur.
     ValueError: what is said does not fit the picture.
   """
   if config.blur is None or config.input:
-    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, config.given)
-  taps = measurement.kernel(config.given.kernel if found is None else found)
+    given = config.given if mask is None else config.given._replace(mask=mask)
+    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, given)
+  taps = measurement.kernel(config.given.kernel if kernel is None else kernel)
   return bordered_blur(case.shape, taps)
 
 
