@@ -8,9 +8,10 @@ import numpy as np
 from diffinv import errors, operators, progress
 from diffinv.blind import estimate_blur, noise_level, scratches
 from diffinv.blind.borders import BorderedBlur, bordered_blur
-from diffinv.data import images
+from diffinv.data import formats, images
 from diffinv.noise import Gaussian
-from diffinv.operators import Operator
+from diffinv.operators import LinearOperator, Operator
+from diffinv.operators.pixels import Identity
 from diffinv.priors import PicturePrior
 from diffinv.studies import measurement
 from diffinv.studies.cases import Case, case_keys
@@ -60,6 +61,8 @@ def _usual(config, name, task, prior, case) -> Gaussian | None:
     return None
   if config.sigma == AUTO:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
+  if measurement.probe(task).is_picture and isinstance(measurement.probe(task), LinearOperator):
+    return None  # a gray picture has fine details, too
   progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
   return Gaussian(task.sigma)
 
@@ -79,15 +82,26 @@ def _one(config, name, task, prior, case, y, noise) -> Known:
   values = measurement.values(simplest, y, config.measurement_range)
   if doubt := measurement.doubt(simplest, np.asarray(values)):
     progress.note(f"{case.name}: {doubt}")
-  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, values)
   if noise is None:
-    seen = estimate()
-    progress.note(f"{case.name}: {noise_level.described(seen)}")
-    noise = Gaussian(noise_level.chosen(seen))
+    noisy = config.blur is None and isinstance(simplest, Identity)
+    noise = Gaussian(_sigma(prior, case, simplest, values, noisy=noisy, note=True))
   if config.unknown_blur is None:
     return Known(noise, mask=mask)
-  sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
+  sigma = float(noise.sigma) if isinstance(noise, Gaussian) else _sigma(prior, case, simplest, values)
   return Known(noise, _kernel(config, prior, case, values, sigma))
+
+
+def _sigma(prior, case, simplest, y, *, noisy: bool = False, note: bool = False) -> float:
+  """Return the standard deviation of the noise of a measurement, as it is estimated."""
+  if noise_level.excuse(simplest, prior.image_shape[2]) is None:
+    found = noise_level.estimate(case_keys(case)[1], prior, simplest, y)
+  else:
+    found = noise_level.by_details(simplest, y)
+  rounded = formats.rounding(case.path)
+  sigma = noise_level.chosen(found, rounded=rounded, noisy=noisy)
+  if note:
+    progress.note(f"{case.name}: {noise_level.described(found, sigma, rounded)}")
+  return sigma
 
 
 def _mask(case, y) -> np.ndarray:
