@@ -13,7 +13,7 @@ from scipy import ndimage
 
 WIDTH = 7  # pixels: of a square that a scratch or a speck does not hold
 NEAR = 0.25  # of a range of 2: what counts as nearly white or black
-CONTRAST = 0.6  # of a range of 2: the least difference to the surroundings
+CONTRAST = 0.4  # of a range of 2: the least difference to the surroundings
 STRIDE, AROUND = 3, 9  # pixels that are looked at of the surroundings: every third, nine by nine of these
 USUAL, TIMES = 80.0, 2.0  # percentile of the thin details around, and how far a scratch stands out from them
 PARTLY = 0.5  # of that: what is beside a scratch, and partly covered by it
