@@ -7,6 +7,7 @@ little, nothing is said. Few values scatter more: limits lie at least SCATTER st
 """
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,6 +68,15 @@ def mask_notes(problem: Problem, y: np.ndarray | None) -> list[str]:
       "swap its black and white"
     )
   return share
+
+
+def found_mask(problem: Problem, path: pathlib.Path) -> str:
+  """Say how much looks like scratches and dust, where that is written, and what to do with it."""
+  missing = 1.0 - float(np.mean(problem.operator.mask))  # type: ignore[attr-defined]  # of operators that take a mask
+  return (
+    f"`mask=auto` marks {100.0 * missing:.1f} % of the pixels as scratches and dust, black in {path}; where that is "
+    "wrong, edit it and give it with `mask`"
+  )
 
 
 def _is_one_value(values: np.ndarray) -> bool:

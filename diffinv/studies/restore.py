@@ -30,10 +30,9 @@ from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
 from diffinv.studies.unknown import AUTO, Known
-from diffinv.tasks import TASKS, Task
+from diffinv.tasks import ANY_KERNEL, ENLARGE, FACTOR, FACTORS, INPAINT, TASKS, WORDS, Task, enlarging
 
 COMMAND = "reconstruct"
-ANY_KERNEL = "motion_blur"  # the task whose settings are for kernels of any shape; others were chosen for one kernel
 KEPT_BYTES = 2**30  # of pictures that were read for the plan, so that they need not be read again
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
@@ -49,7 +48,16 @@ class Restoration(Measuring):
     (), "Measurement to restore, in place of `input`: a file, several, or a folder.", repeated=True
   )
   task: str | Task = option(
-    "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
+    "super_resolution",
+    "What was measured, or in a word what to do; `diffinv tasks` describes them.",
+    choices=(*WORDS, *TASKS),
+  )
+  factor: int | None = option(
+    None,
+    f"How many times as wide and high `task={ENLARGE}` makes a picture: {', '.join(map(str, FACTORS))}. Not set: "
+    f"{FACTOR}.",
+    low=min(FACTORS),
+    high=max(FACTORS),
   )
   method: str | Method | Baseline | None = option(
     None,
@@ -80,7 +88,9 @@ class Restoration(Measuring):
     choices=ranges.RANGES,
   )
   mask: str | os.PathLike[str] | np.ndarray | None = option(
-    None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
+    None,
+    "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle. Or auto, of "
+    "`task=inpaint`: what looks like scratches and dust on a `measurement`, which is written as NAME-mask.png.",
   )
   mask_threshold: int | None = option(
     None,
@@ -109,16 +119,40 @@ class Restoration(Measuring):
       raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
     if self.measurement_range is not None and not self.measurement:
       raise errors.UsageError("`measurement_range` is of `measurement`, got none; leave it out")
+    if self.factor is not None:
+      self._check_factor()
     if self.blur is not None:
       self._check_blur()
-    if self.mask_threshold is not None and self.mask is None:
-      raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
+    if self.finds_mask:
+      self._check_mask()
+    if self.mask_threshold is not None and (self.mask is None or self.finds_mask):
+      raise errors.UsageError("`mask_threshold` is of the file of a mask, got none; leave it out")
     if self.sigma == AUTO and self.input:
       raise errors.UsageError("`sigma=auto` is for `measurement`; with `input` it is the noise to add, give a number")
     if self.sigma == AUTO and self.noise != "gaussian":
       raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={self.noise}`; leave it out")
     if self.measurement and (self.size is not None or self.fit != "none"):
       raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
+
+  @property
+  def finds_mask(self) -> bool:
+    """Whether scratches and dust are to be found."""
+    return isinstance(self.mask, str) and self.mask == AUTO
+
+  def _check_mask(self) -> None:
+    if self.task != INPAINT:
+      raise errors.UsageError(f"`mask=auto` is of `task={INPAINT}`, got another task; give the file of a mask")
+    if self.input:
+      raise errors.UsageError(
+        "`mask=auto` is for `measurement`; with `input` it is what is lost, give the file of a mask"
+      )
+
+  def _check_factor(self) -> None:
+    if self.task != ENLARGE:
+      named = self.task if isinstance(self.task, str) else type(self.task).__name__
+      raise errors.UsageError(f"`factor` is of `task={ENLARGE}`, got `task={named}`; leave it out")
+    if self.factor not in FACTORS:
+      raise errors.UsageError(f"`factor`: expected one of {', '.join(map(str, FACTORS))}, got {self.factor}")
 
   def _check_blur(self) -> None:
     if self.kernel is not None:
@@ -149,11 +183,13 @@ class Restoration(Measuring):
       kernel = found
     elif found is not None and not isinstance(found, kernels.Unknown):
       kernel = np.asarray(found.taps(kernels.kernel_size(found)))
-    return Given(self.mask, self.mask_threshold, kernel)
+    return Given(None if self.finds_mask else self.mask, self.mask_threshold, kernel)
 
   @property
   def named_task(self) -> tuple[str, Task]:
     """The task's name, and the task."""
+    if isinstance(self.task, str) and self.task in WORDS:
+      return self.task, WORDS[self.task] if self.factor is None else enlarging(self.factor)
     return next(iter(named_tasks((self.task,)).items()))
 
   @property
@@ -192,7 +228,7 @@ class Job(NamedTuple):
 def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
   """Return the problem of a real measurement `y`."""
   known = job.known[case.name]
-  operator = unknown.operator(job.config, job.name, job.task, case, known.kernel)
+  operator = unknown.operator(job.config, job.name, job.task, case, known.kernel, known.mask)
   return Problem(operator, known.noise, measurement.values(operator, y, job.config.measurement_range))
 
 
@@ -292,10 +328,13 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
   paths = [pathlib.Path("y.npy")] if given_y is not None else picture_paths(config)
   devices.split_cpu(config.devices)
   name, task = config.named_task
-  choose = _choice(config, name if config.given.kernel is None and config.unknown_blur is None else ANY_KERNEL)
+  any_kernel = config.given.kernel is not None or config.unknown_blur is not None
+  choose = _choice(config, ANY_KERNEL if any_kernel else task.settings_of(name))
   prior = identity.load(config)
   entrants.note_settings(config)
   check_hidden(config, name, task)
+  if task.always:
+    check_given(config, name, task)
   read = Reader(_reader(config, prior, name, task, given_y))
   found = [read(path) for path in paths]
   shapes = [
@@ -351,8 +390,8 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
 def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
   for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
-    noise = known[case.name].noise
-    operator = unknown.operator(config, name, task, case, known[case.name].kernel)
+    one = known[case.name]
+    operator, noise = unknown.operator(config, name, task, case, one.kernel, one.mask), one.noise
     if isinstance(method, Baseline):
       why = method.excuse(operator, noise)
     else:
@@ -411,17 +450,24 @@ def check_hidden(config: Restoration, name: str, task: Task) -> None:
 
 
 def check_given(config: Restoration, name: str, task: Task) -> None:
-  """Check that it is said how a real measurement was made.
+  """Check that it is said how a measurement was or is to be made.
 
   Raises:
     UsageError: its mask or kernel is missing.
   """
   if task.given == "mask" and config.mask is None:
-    raise errors.UsageError(f"`mask` is missing: expected the mask of the measurement for `task={name}`")
+    raise errors.UsageError(f"`mask` is missing: expected {_wanted_mask(config, name)}")
   if task.given == "kernel" and config.kernel is None and config.blur is None:
-    raise errors.UsageError(
-      "`blur` or `kernel` is missing: expected what blurred the measurement, or `blur=auto` to find it"
-    )
+    what = "is to blur the photograph" if config.input else "blurred the measurement, or `blur=auto` to find it"
+    raise errors.UsageError(f"`blur` or `kernel` is missing: expected what {what}")
+
+
+def _wanted_mask(config: Restoration, name: str) -> str:
+  if name != INPAINT:
+    return f"the mask of the measurement for `task={name}`"
+  what = "lost" if config.input else "filled in"
+  found = "" if config.input else ", or `mask=auto` to find scratches and dust"
+  return f"an image of the picture's size, black where pixels are to be {what} and white elsewhere{found}"
 
 
 def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
@@ -666,6 +712,8 @@ def write_case(
     arrays[name] = mean
     entry["mean"] = {"file": name, **mean_marks}
   entry["notes"] = _notes(job, case, problem, entry.get("mean", entry["samples"][0]))
+  if job.config.finds_mask:
+    entry["notes"].append(advice.found_mask(problem, run.path / f"{case.name}-mask.png"))
   names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
   sheet_name = f"{case.name}-sheet.png"
   images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))

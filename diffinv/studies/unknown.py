@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 from diffinv import errors, operators, progress, stopping
-from diffinv.blind import estimate_blur, noise_level
+from diffinv.blind import estimate_blur, noise_level, scratches
 from diffinv.blind.borders import BorderedBlur, bordered_blur
+from diffinv.data import formats, images
 from diffinv.noise import Gaussian
-from diffinv.operators import Operator
+from diffinv.operators import LinearOperator, Operator
+from diffinv.operators.pixels import Identity
 from diffinv.priors import PicturePrior
 from diffinv.studies import identity, measurement, runs
 from diffinv.studies.cases import Case, case_keys
@@ -27,6 +29,7 @@ class Known(NamedTuple):
   noise: Any
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
   blur: str | None = None  # that was found, as `blur` takes it, to three digits
+  mask: np.ndarray | None = None  # of scratches and dust that were found, [h, w, 1], true where pixels are kept
 
 
 def known(
@@ -76,13 +79,15 @@ def _usual(config, name, task, prior, case) -> Gaussian | None:
     return None
   if config.sigma == AUTO:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
+  if measurement.probe(task).is_picture and isinstance(measurement.probe(task), LinearOperator):
+    return None  # a gray picture has fine details, too
   progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
   return Gaussian(task.sigma)
 
 
-def _simplest(config, name, task, case) -> Any:
+def _simplest(config, name, task, case, mask=None) -> Any:
   """Return an operator that observes what a picture's does: of a blur, which observes every pixel, the identity."""
-  return operator(config, name, task, case) if config.blur is None else operators.identity(case.shape)
+  return operator(config, name, task, case, mask=mask) if config.blur is None else operators.identity(case.shape)
 
 
 def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
@@ -90,48 +95,52 @@ def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
   if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
-  simplest = _simplest(config, name, task, case)
+  mask = _mask(case, y) if config.finds_mask else None
+  simplest = _simplest(config, name, task, case, mask)
   values = measurement.values(simplest, y, config.measurement_range)
   if doubt := measurement.doubt(simplest, np.asarray(values)):
     progress.note(f"{case.name}: {doubt}")
   if noise is not None and config.unknown_blur is None:
-    return Known(noise)
-  key = _key(config, case, simplest, values, weights)
+    return Known(noise, mask=mask)
+  rounded = formats.rounding(case.path)
+  key = _key(config, case, simplest, values, rounded, weights)
   if (before := kept.get(key)) is None:
-    row = _estimated(config, prior, case, simplest, values, noise)
+    row = _estimated(config, prior, case, simplest, values, noise, rounded)
     kept.put({"key": key, "name": case.name, **row})
   else:
     row, path = before
     said = [f"sigma {row['sigma']:.3g}"] * ("sigma" in row) + [f"blur {row.get('blur')}"] * ("blur" in row)
     progress.note(f"{case.name}: {', '.join(said)}, as it was found before; see {path}")
   kernel = np.asarray(row["kernel"], np.float32) if "kernel" in row else None
-  return Known(Gaussian(row["sigma"]) if noise is None else noise, kernel, row.get("blur"))
+  return Known(Gaussian(row["sigma"]) if noise is None else noise, kernel, row.get("blur"), mask)
 
 
-def _key(config, case, simplest, y, weights: Callable[[], str]) -> str:
+def _key(config, case, simplest, y, rounded, weights: Callable[[], str]) -> str:
   """Return a digest of all that a measurement's noise and blur are estimated from; `weights`: gives the prior's."""
   about = {
     **identity.provenance(config, runs.RESTORATION.command),
     "prior": weights(),
     "operator": identity.fingerprint(simplest),
     "measurement": identity.digest(np.asarray(y)),
+    "rounded": rounded,
     "key": jax.random.key_data(case.key),
   }
   return runs.plan_digest(runs.planned(about, runs.RESTORATION))
 
 
-def _estimated(config, prior, case, simplest, y, noise) -> dict[str, Any]:
+def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, Any]:
   """Estimate what nobody says of one measurement, as `schemas.Found` has it; `noise`: None to estimate it."""
   stopping.check()
-  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, y)
   row: dict[str, Any] = {}
   if noise is None:
-    seen = estimate()
-    progress.note(f"{case.name}: {noise_level.described(seen)}")
-    noise = Gaussian(noise_level.chosen(seen))
-    row["sigma"] = noise.sigma
+    noisy = config.blur is None and isinstance(simplest, Identity)
+    seen = _seen(prior, case, simplest, y)
+    row["sigma"] = noise_level.chosen(seen, rounded=rounded, noisy=noisy)
+    progress.note(f"{case.name}: {noise_level.described(seen, row['sigma'], rounded)}")
+    noise = Gaussian(row["sigma"])
   if config.unknown_blur is not None:
-    sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
+    is_white = isinstance(noise, Gaussian)
+    sigma = float(noise.sigma) if is_white else noise_level.chosen(_seen(prior, case, simplest, y), rounded=rounded)
     found = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
     row["blur"] = f"{found.kernel.family}:{','.join(f'{number:.3g}' for number in found.numbers.values())}"
     row["kernel"] = np.asarray(found.taps).tolist()
@@ -139,7 +148,37 @@ def _estimated(config, prior, case, simplest, y, noise) -> dict[str, Any]:
   return row
 
 
-def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray | None = None) -> Operator:
+def _seen(prior, case, simplest, y) -> noise_level.Estimate:
+  """Return what is seen of the noise of a measurement."""
+  if noise_level.excuse(simplest, prior.image_shape[2]) is None:
+    return noise_level.estimate(case_keys(case)[1], prior, simplest, y)
+  return noise_level.by_details(simplest, y)
+
+
+def _mask(case, y) -> np.ndarray:
+  """Return where a measurement shows neither scratches nor dust, [h, w, 1].
+
+  Raises:
+    ValueError: it shows none anywhere.
+  """
+  kept = scratches.kept(y) > 0
+  if np.all(kept):
+    raise ValueError(
+      f"{case.path}: `mask=auto` found no scratches and no dust; paint what to fill in black on a white picture of "
+      f"{images.by(case.shape)} pixels, and give it with `mask`"
+    )
+  progress.note(f"{case.name}: {100.0 * np.mean(~kept):.1f} % of the pixels look like scratches or dust")
+  return kept
+
+
+def operator(
+  config: Any,
+  name: str,
+  task: Task,
+  case: Case,
+  kernel: np.ndarray | None = None,
+  mask: np.ndarray | None = None,
+) -> Operator:
   """Return what measured a picture.
 
   Args:
@@ -147,15 +186,17 @@ def operator(config: Any, name: str, task: Task, case: Case, found: np.ndarray |
     name: of the task.
     task: that measured.
     case: the picture.
-    found: the kernel of a blur that was not said, [k, l].
+    kernel: of a blur that was not said, [k, l].
+    mask: that was not said, [h, w, 1].
 
   Raises:
     UsageError: the task takes no mask, kernel or blur.
     ValueError: what is said does not fit the picture.
   """
   if config.blur is None or config.input:
-    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, config.given)
-  taps = measurement.kernel(config.given.kernel if found is None else found)
+    given = config.given if mask is None else config.given._replace(mask=mask)
+    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, given)
+  taps = measurement.kernel(config.given.kernel if kernel is None else kernel)
   return bordered_blur(case.shape, taps)
 
 
