@@ -52,15 +52,18 @@ def found(y):
   return scratches.kept(y)[..., 0] == 0
 
 
-def test_most_of_the_scratches_and_the_dust_is_found_and_little_else():
-  """Over photographs full of thin details; recall 0.90 and false positives 0.033 when this was written."""
+@pytest.mark.parametrize("kind, mean, least", [("png", 0.85, 0.8), ("jpg", 0.7, 0.4)])
+def test_most_of_the_scratches_and_the_dust_is_found_and_little_else(kind, mean, least, tmp_path):
+  """Over photographs full of thin details; a JPEG, which blurs colors, hides some."""
   recall, wrong = [], []
   for seed, x in enumerate(photographs()):
     y, covered = damaged(x, seed)
+    Image.fromarray(images.to_uint8(y)).save(tmp_path / f"y.{kind}", quality=88)
+    y = images.read(tmp_path / f"y.{kind}")
     damage = (covered > COVERED) & (np.abs(y - x).max(axis=-1) > SEEN)
     recall.append(np.mean(found(y)[damage]))
     wrong.append(np.mean(found(y)[~ndimage.binary_dilation(covered > 0, FAR)]))
-  assert np.mean(recall) > 0.85 and min(recall) > 0.8
+  assert np.mean(recall) > mean and min(recall) > least
   assert np.mean(wrong) < 0.04 and max(wrong) < 0.05
 
 
