@@ -149,7 +149,7 @@ def test_where_nothing_is_found_a_mask_is_asked_for(scan, capsys):
   [
     (("--input={}/x.png", "--mask=auto"), "--mask=auto is for --measurement; with --input it is what is lost"),
     (("--measurement={}/y.png", "--mask=auto", "--task=inpaint_random"), "--mask=auto is of --task=inpaint"),
-    (("--measurement={}/y.png", "--mask=auto", "--mask_threshold=9"), "--mask_threshold is of the file of a mask"),
+    (("--measurement={}/y.png", "--mask=auto", "--mask_threshold=9"), "--mask_threshold is of a mask, got --mask=auto"),
   ],
 )
 def test_a_mask_that_is_found_is_for_measurements_that_are_to_be_inpainted(flags, said, scan, capsys):
