@@ -52,15 +52,18 @@ def found(y):
   return scratches.kept(y)[..., 0] == 0
 
 
-def test_most_of_the_scratches_and_the_dust_is_found_and_little_else():
-  """Over photographs full of thin details; recall 0.90 and false positives 0.033 when this was written."""
+@pytest.mark.parametrize("kind, mean, least", [("png", 0.85, 0.8), ("jpg", 0.7, 0.4)])
+def test_most_of_the_scratches_and_the_dust_is_found_and_little_else(kind, mean, least, tmp_path):
+  """Over photographs full of thin details; a JPEG, which blurs colors, hides some."""
   recall, wrong = [], []
   for seed, x in enumerate(photographs()):
     y, covered = damaged(x, seed)
+    Image.fromarray(images.to_uint8(y)).save(tmp_path / f"y.{kind}", quality=88)
+    y = images.read(tmp_path / f"y.{kind}")
     damage = (covered > COVERED) & (np.abs(y - x).max(axis=-1) > SEEN)
     recall.append(np.mean(found(y)[damage]))
     wrong.append(np.mean(found(y)[~ndimage.binary_dilation(covered > 0, FAR)]))
-  assert np.mean(recall) > 0.85 and min(recall) > 0.8
+  assert np.mean(recall) > mean and min(recall) > least
   assert np.mean(wrong) < 0.04 and max(wrong) < 0.05
 
 
@@ -146,7 +149,7 @@ def test_where_nothing_is_found_a_mask_is_asked_for(scan, capsys):
   [
     (("--input={}/x.png", "--mask=auto"), "--mask=auto is for --measurement; with --input it is what is lost"),
     (("--measurement={}/y.png", "--mask=auto", "--task=inpaint_random"), "--mask=auto is of --task=inpaint"),
-    (("--measurement={}/y.png", "--mask=auto", "--mask_threshold=9"), "--mask_threshold is of the file of a mask"),
+    (("--measurement={}/y.png", "--mask=auto", "--mask_threshold=9"), "--mask_threshold is of a mask, got --mask=auto"),
   ],
 )
 def test_a_mask_that_is_found_is_for_measurements_that_are_to_be_inpainted(flags, said, scan, capsys):

@@ -3,7 +3,8 @@
 What is thinner than WIDTH pixels, nearly white and much brighter than its surroundings is what an opening takes away
 (the white top-hat: Serra, Image Analysis and Mathematical Morphology, 1982); nearly black and darker, a closing. How
 much is much, the thin details around say: in foliage there are many, in a sky hardly any. A thin light of the picture
-itself, such as a rim or a letter, looks the same: no rule of the values alone tells them apart.
+itself, such as a rim or a letter, looks the same: no rule of the values alone tells them apart. JPEG files of half the
+resolution in color hide some of what is thin and white on a colored ground.
 """
 
 from typing import Any

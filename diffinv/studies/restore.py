@@ -126,7 +126,8 @@ class Restoration(Measuring):
     if self.finds_mask:
       self._check_mask()
     if self.mask_threshold is not None and (self.mask is None or self.finds_mask):
-      raise errors.UsageError("`mask_threshold` is of the file of a mask, got none; leave it out")
+      got = "`mask=auto`" if self.finds_mask else "no `mask`"
+      raise errors.UsageError(f"`mask_threshold` is of a mask, got {got}; leave it out")
     if self.sigma == AUTO and self.input:
       raise errors.UsageError("`sigma=auto` is for `measurement`; with `input` it is the noise to add, give a number")
     if self.sigma == AUTO and self.noise != "gaussian":
