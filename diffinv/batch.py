@@ -5,12 +5,13 @@ which other images share its batch.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffinv import sampler
@@ -33,6 +34,7 @@ class View(NamedTuple):
   total: int  # steps
   estimate: Callable[[], jax.Array]  # gives the current clean images, [chains, h, w, c]: a network evaluation
   step_bytes: Callable[[], int | None]  # gives the memory of the compiled steps; None if the compiler does not say
+  standing: Callable[[], dict[str, np.ndarray]]  # gives what `resume` takes to go on from here, on the host
 
 
 Watch = Callable[[View], None]
@@ -50,6 +52,7 @@ def sample_batch(
   progress: Progress | None = None,
   watch: Watch | None = None,
   swept: bool = False,
+  resume: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Info]:
   """Restore a batch of images, several posterior samples each.
 
@@ -62,8 +65,10 @@ def sample_batch(
       one compilation serves them all.
     mesh: devices to spread the chains of a chunk over, with an axis "image"; None for the default device.
     progress: called on the host with (steps done, steps in all) after every block of steps.
-    watch: called on the host after every block of steps, and once before them, with a `View`.
+    watch: called on the host after every block of steps, and once before them, with a `View`; before `progress`.
     swept: every leaf of `method` has a leading axis of images: each image its own hyper-parameters.
+    resume: what `View.standing` gave in a call with the same arguments, to go on from there to the same result, bit for
+      bit; with `progress` or `watch`.
 
   Returns:
     Restored images, `[images, samples, h, w, c]`, [-1, 1] and not clipped; and the trace, `[images, samples, steps]`
@@ -83,9 +88,9 @@ def sample_batch(
   grid = as_arrays(grid)
   keys = keys.reshape(-1)
   starts = range(0, chains, chunk)
-  results = []
-  for number, first in enumerate(starts):
-    chosen = np.minimum(np.arange(first, first + chunk), chains - 1)
+  results, begun = _begun(resume)
+  for number in range(len(results), len(starts)):
+    chosen = np.minimum(np.arange(chunk) + starts[number], chains - 1)
     pick = lambda leaf: jnp.asarray(leaf)[chosen // samples]
     batch = [keys[chosen], jax.tree.map(pick, problems), jax.tree.map(pick, method) if swept else method]
     if mesh is not None:
@@ -93,10 +98,33 @@ def sample_batch(
       batch = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]
       prior = jax.device_put(prior, whole)
     report = None if progress is None else lambda done, total: progress(number * total + done, len(starts) * total)
-    look = None if watch is None else functools.partial(View, chosen)
-    results.append(jax.device_get(_run(batch, prior, grid, swept, report, watch, look)))
+    look = None if watch is None else functools.partial(_look, watch, chosen, results)
+    results.append(jax.device_get(_run(batch, prior, grid, swept, report, look, begun)))
+    begun = None
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:chains], *results)
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
+
+
+def _look(watch, chosen, results, done, total, estimate, step_bytes, parts):
+  watch(View(chosen, done, total, estimate, step_bytes, lambda: _standing(results, done, *parts())))
+
+
+def _standing(results, done, state, trace) -> dict[str, np.ndarray]:
+  """Return where a batch stands, by name: what finished chunks gave, and of the next one its steps, state and trace."""
+  numbered = lambda entries: {str(i): entry for i, entry in enumerate(entries)}
+  finished = numbered({"x": x, "trace": info} for x, info in results)
+  tree = {"done": np.asarray(done), "state": numbered(jax.tree.leaves(state)), "trace": trace, "results": finished}
+  return jax.device_get(traverse_util.flatten_dict(tree, sep="/"))
+
+
+def _begun(standing):
+  """Return from where a batch stands the results of finished chunks, and what `_run` takes to go on with the next."""
+  if standing is None:
+    return [], None
+  tree = traverse_util.unflatten_dict(dict(standing), sep="/")
+  counted = lambda entries: [entries[str(i)] for i in range(len(entries))]
+  results = [(entry["x"], entry.get("trace", {})) for entry in counted(tree.get("results", {}))]
+  return results, (int(tree["done"]), counted(tree["state"]), tree.get("trace", {}))
 
 
 def chunk_size(chains: int, chunk: int, devices: int) -> int:
@@ -126,14 +154,13 @@ def step_jaxpr(
   return _advance.trace(keys, state, steps, problems, method, prior, grid, swept).jaxpr.jaxpr
 
 
-def _run(batch, prior, grid, swept, progress, watch, view):
+def _run(batch, prior, grid, swept, progress, look, begun):
   keys, problems, method = batch
-  if progress is None and watch is None:
+  if progress is None and look is None:
     return _whole(keys, problems, method, prior, grid, swept)
   total = _total_steps(method, grid, swept)
   block = _block(total)
-  state = _start(keys, problems, method, prior, grid, swept)
-  traces = []
+  state, done, traces = _first(_start(keys, problems, method, prior, grid, swept), begun)
 
   def step_bytes():  # not a second compilation: this is the step that has run, or will run
     memory = (
@@ -143,19 +170,34 @@ def _run(batch, prior, grid, swept, progress, watch, view):
 
   def report(done):
     jax.block_until_ready(state)
+    if look is not None:
+      estimate = lambda: _estimate(state, jnp.asarray(done), problems, method, prior, grid, swept)
+      look(done, total, estimate, step_bytes, lambda: (state, _joined(traces)))
     if progress is not None and done:
       progress(done, total)
-    if watch is not None:
-      estimate = lambda: _estimate(state, jnp.asarray(done), problems, method, prior, grid, swept)
-      watch(view(done, total, estimate, step_bytes))
 
-  report(0)
-  for first in range(0, total, block):
+  report(done)
+  for first in range(done, total, block):
     state, info = _advance(keys, state, jnp.arange(first, first + block), problems, method, prior, grid, swept)
     traces.append(info)
     report(min(first + block, total))
-  info = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, :total], *traces)
+  info = jax.tree.map(lambda entry: entry[:, :total], _joined(traces))
   return _finish(state, problems, method, prior, swept), info
+
+
+def _first(state, begun):
+  """Return the state to begin from, the steps done and the traces of them: those of a start, or of where it stood.
+
+  The state is bound to its device, as what `_advance` returns is: else the second block would be compiled anew.
+  """
+  done, leaves, trace = (0, jax.tree.leaves(state), {}) if begun is None else begun
+  placed = [jax.device_put(leaf, like.sharding) for leaf, like in zip(leaves, jax.tree.leaves(state), strict=True)]
+  return jax.tree.unflatten(jax.tree.structure(state), placed), done, [trace] if trace else []
+
+
+def _joined(traces):
+  """Join on the host what was traced of blocks of steps, [chains, steps] an entry."""
+  return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *jax.device_get(traces)) if traces else {}
 
 
 def _total_steps(method, grid, swept):

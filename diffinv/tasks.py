@@ -4,13 +4,17 @@ Sizes are those of Chung et al. (DPS, ICLR 2023, arXiv 2209.14687, App. D) at 25
 the task itself does (the box, its margin); kernels keep their size in pixels. sigma_y is on [-1, 1], or in k-space, the
 spectrum and the coefficients of an orthonormal transform of such images, on each real number; of `phase_retrieval_01`
 it is in the spectrum of images on [0, 1].
+
+WORDS are what a person asks for, in place of what a paper measures: what was lost, or what blurred, has to be said.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from diffinv import operators
 from diffinv.operators.base import Operator
@@ -40,6 +44,12 @@ class Task:
   random: bool = False  # whether `make` draws the operator, so that another key measures otherwise
   shape: Shape | None = None  # the only pictures that it measures; None for any
   noise: Callable[[int], Any] | None = None  # what it has in place of `sigma`, for pictures of so many channels
+  settings: str | None = None  # the task whose hyper-parameters it takes; None for those of its own name
+  always: bool = False  # whether what is `given` has to be given for a photograph that is measured, too
+
+  def settings_of(self, name: str) -> str:
+    """Return the task whose hyper-parameters it takes, itself being called `name`."""
+    return name if self.settings is None else self.settings
 
   @property
   def hidden(self) -> bool:
@@ -54,7 +64,7 @@ def _box(key: jax.Array, shape: Shape) -> Operator:
 
 def _jpeg(title: str, quality: int) -> Task:
   noise = lambda channels: rounding_of(quality, channels)
-  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", noise=noise)
+  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", noise=noise, settings="jpeg")
 
 
 def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator]:
@@ -107,4 +117,47 @@ TASKS = {
   "jpeg_10": _jpeg("JPEG, quality 10", 10),
   "jpeg_20": _jpeg("JPEG, quality 20", 20),
   "jpeg_40": _jpeg("JPEG, quality 40", 40),
+}
+
+
+# Words
+
+ANY_KERNEL = "motion_blur"  # the task whose settings are for kernels of any shape; others were chosen for one kernel
+FACTORS = (2, 3, 4, 8)  # of `enlarge`
+FACTOR = 4  # where nothing is said
+INPAINT, ENLARGE = "inpaint", "enlarge"
+OUR = "a word for {}"
+
+
+@functools.cache
+def enlarging(factor: int) -> Task:
+  """Return the task of pictures so many times smaller, as super-resolution has them."""
+  return Task(
+    f"Enlarging x{factor}",
+    lambda key, shape: operators.super_resolution(shape, factor),
+    OUR.format("super_resolution"),
+    settings="super_resolution",
+  )
+
+
+WORDS = {
+  INPAINT: Task(
+    "Inpainting",
+    lambda key, shape: operators.inpainting(np.ones(shape[:2]), channels=shape[2]),  # a mask takes its place
+    OUR.format("inpaint_random"),
+    given="mask",
+    settings="inpaint_random",
+    always=True,
+  ),
+  "deblur": Task(
+    "Deblurring",
+    lambda key, shape: operators.blur(shape, np.ones((1, 1))),  # a kernel takes its place
+    OUR.format(ANY_KERNEL),
+    given="kernel",
+    settings=ANY_KERNEL,
+    always=True,
+  ),
+  "denoise": dataclasses.replace(TASKS["denoising"], citation=OUR.format("denoising"), settings="denoising"),
+  ENLARGE: enlarging(FACTOR),
+  "colorize": dataclasses.replace(TASKS["colorization"], citation=OUR.format("colorization"), settings="colorization"),
 }

@@ -37,11 +37,11 @@ def detail():
   return pixels[64:128, 64:128] / 127.5 - 1.0
 
 
-def told(chi2, task=DENOISING, *, count=(SIZE, SIZE, 3), real=False, kernel=None, sigma=SIGMA):
+def told(chi2, task=DENOISING, *, count=(SIZE, SIZE, 3), real=False, kernel=None, sigma=SIGMA, found=False):
   """Return what is said of a chi2 of so many values."""
   problem = Problem(operators.identity(count), noise.Gaussian(sigma), jnp.zeros(count))
   y = np.asarray(problem.y) if real else None
-  return advice.notes(problem, {"chi2": chi2}, task=task, y=y, given=Given(kernel=kernel))
+  return advice.notes(problem, {"chi2": chi2}, task=task, y=y, given=Given(kernel=kernel), found=found)
 
 
 @pytest.mark.parametrize("chi2", [0.1, 0.3, 0.6, 1.0, 1.4])
@@ -94,6 +94,13 @@ def test_a_kernel_is_not_vouched_for_by_a_chi2_of_one_if_it_was_given():
   assert told(1.0, BLUR, real=True) == told(1.0, BLUR, kernel=kernel) == []
   (said,) = told(1.0, BLUR, real=True, kernel=kernel)
   assert said.startswith("a chi2 near 1 does not vouch for `kernel`")
+
+
+@pytest.mark.parametrize("chi2", [0.01, 1.0, 6.0, float("nan")])
+def test_a_blur_that_was_found_is_an_estimate_whatever_chi2_is(chi2):
+  *others, said = told(chi2, BLUR, real=True, found=True)
+  assert said.startswith("the blur was estimated, and no chi2 vouches for it")
+  assert len(others) == (chi2 not in (1.0,) and chi2 == chi2) and not any("`kernel`" in line for line in others)
 
 
 def inpainted(kept, y):

@@ -30,7 +30,7 @@ from diffinv.schedules import Schedule
 from diffinv.studies import cases as casing
 from diffinv.studies import marks as marking
 from diffinv.studies import runs, settings, study
-from diffinv.tasks import TASKS
+from diffinv.tasks import TASKS, WORDS
 
 MODULES = {
   "evaluate": evaluate,
@@ -724,7 +724,7 @@ def test_module_reports_errors_as_the_command():
 
 
 def test_every_task_and_method_is_a_choice():
-  assert reconstruct.FLAGS["task"].parser.enum_values == list(TASKS)
+  assert reconstruct.FLAGS["task"].parser.enum_values == [*WORDS, *TASKS]
   assert reconstruct.FLAGS["method"].parser.enum_values == [*METHODS, *BASELINES]
   assert study.NOISES == ("gaussian", "poisson", "none")
 

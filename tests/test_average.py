@@ -1,5 +1,6 @@
-"""The mean of several priors' weights."""
+"""The mean of several priors' weights, and weights rounded to half the size."""
 
+import dataclasses
 import json
 
 import chex
@@ -82,3 +83,32 @@ def test_wrong_priors_are_refused_in_a_line(tool, save, tmp_path, bad, message):
   with flagsaver.flagsaver(priors=chosen, output=output), pytest.raises(app.UsageError, match=message) as caught:
     tool.main([])
   assert "\n" not in str(caught.value) and not (tmp_path / "mean").exists()
+
+
+@pytest.fixture(scope="module")
+def rounding(load_tool):
+  return load_tool("round_prior")
+
+
+def stored(folder):
+  return {array.dtype.name for array in arrays._open(folder / "params").values()}
+
+
+def test_rounded_weights_are_the_nearest_halves_and_take_half_the_disk(rounding, save, tmp_path):
+  prior = checkpoint.load_prior(save("a", 1, 640))
+  config, provenance = checkpoint.load_description(str(tmp_path / "a"))[1], {"seed": 1}
+  checkpoint.save_prior(tmp_path / "half", rounding.rounded(prior), config, provenance)
+  found = checkpoint.load_prior(str(tmp_path / "half"))
+  for name, value in arrays.flat(found.params).items():
+    exact = np.asarray(arrays.flat(prior.params)[name])
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, exact, rtol=2**-11, atol=2**-25)
+    np.testing.assert_array_equal(value, np.asarray(value, np.float16))
+  assert (stored(tmp_path / "a"), stored(tmp_path / "half")) == ({"float32"}, {"float16"})
+
+
+def test_weights_beyond_float16_are_refused(rounding, save):
+  prior = checkpoint.load_prior(save("a", 1, 640))
+  large = dataclasses.replace(prior, params=jax.tree.map(lambda v: 1e6 + 0 * v, prior.params))
+  with pytest.raises(ValueError, match="--prior: expected weights of at most 65504, got 1e.06; keep it in float32"):
+    rounding.rounded(large)

@@ -182,7 +182,7 @@ CASES = {
   "no samples": (f"{SR} {GOOD} --num_samples=0", USAGE, "--num_samples: expected a number from 1 to 10,000, got 0"),
   "sample without partner": (f"{SR} {GOOD} --num_samples=3 --antithetic", USAGE, "even number for --antithetic, got 3"),
   "no chain at once": (f"{SR} {GOOD} --batch_size=0", USAGE, "--batch_size: expected a number from 1 to .*, got 0"),
-  "unknown task": (f"{SR} {GOOD} --task=deblur", USAGE, "--task=deblur.*inpaint_box"),
+  "unknown task": (f"{SR} {GOOD} --task=sharpen", USAGE, "--task=sharpen.*inpaint_box"),
   "unknown method": (f"{SR} {GOOD} --method=magic", USAGE, "--method=magic.*sdedit"),
   "unknown noise": (f"{SR} {GOOD} --noise=salt", USAGE, "--noise=salt.*gaussian"),
   "unknown sampler": (f"{SAMPLE} --output={{out}} --sampler=heun", USAGE, "--sampler=heun.*ddpm"),
@@ -536,9 +536,14 @@ CASES = {
   ),
   # compare
   "unknown task of several": (
+    f"{COMPARE} --tasks=denoising,sharpen",
+    USAGE,
+    "--tasks: expected some of .*, got 'sharpen'",
+  ),
+  "word among tasks": (
     f"{COMPARE} --tasks=denoising,deblur",
     USAGE,
-    "--tasks: expected some of .*, got 'deblur'",
+    "--tasks: deblur is a word for pictures of your own, of diffinv reconstruct; give motion_blur",
   ),
   "unknown method of several": (f"{COMPARE} --methods=dps,magic", USAGE, "--methods: expected some of .*, got 'magic'"),
   "no task": (f"{COMPARE} --tasks=", USAGE, "--tasks: expected one or more, each once, got none"),

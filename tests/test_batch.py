@@ -107,3 +107,59 @@ def test_bad_shapes_are_named(prior):
     batch.sample_batch(jax.random.split(jax.random.key(0), 3), METHOD_TABLE["dps"], prior, stacked, grid)
   with pytest.raises(ValueError, match="expected 2 images"):
     batch.sample_batch(chain_keys(images=2), METHOD_TABLE["dps"], prior, stacked, grid)
+
+
+def test_a_chain_compiles_its_step_once_wherever_the_prior_lies(prior):
+  """Of a prior that is bound to a device, as those from the disk are, so is every state after the first step."""
+  bound = jax.device_put(prior, jax.devices()[0])
+  before = batch._advance._cache_size()
+  grid, keys = prior.schedule.grid("5"), chain_keys(1, 1)
+  batch.sample_batch(keys, METHOD_TABLE["dps"], bound, make_problems(1), grid, progress=lambda *_: None)
+  assert batch._advance._cache_size() == before + 1
+
+
+class Stop(Exception):
+  """A chain is stopped."""
+
+
+RESUMED = {**METHOD_TABLE, **{name: METHODS[name]() for name in ("red_diff", "daps", "mmps")}}
+
+
+@pytest.mark.parametrize(
+  "name", [name if name == "red_diff" else pytest.param(name, marks=pytest.mark.slow) for name in RESUMED]
+)
+@pytest.mark.parametrize("at", [(1, 2), (2, 5), (3, 6)], ids=["first chunk", "second chunk", "end of the last"])
+def test_a_batch_goes_on_from_where_it_stood_to_the_same_bits(prior, name, at):
+  """Stopped in a chunk, after so many of its steps, at which all that is known is what `standing` gave."""
+  grid, kept, looked = prior.schedule.grid("6"), {}, []
+
+  def call(watch, **resume):
+    return batch.sample_batch(chain_keys(), RESUMED[name], prior, make_problems(), grid, chunk=2, watch=watch, **resume)
+
+  def stop(view):
+    looked.append(view.chains[0] // 2 + 1)
+    if (looked[-1], view.done) == (at[0], at[1] * view.total // 6):
+      kept.update(view.standing())
+      raise Stop
+
+  want = call(lambda view: None)
+  with pytest.raises(Stop):
+    call(stop)
+  after = []
+  got = call(lambda view: after.append((view.chains[0] // 2 + 1, view.done)), resume=kept)
+  assert after[0][0] == at[0] and after[0][1] == kept["done"] > 0  # nothing before that was done again
+  chex.assert_trees_all_equal(got, want)
+
+
+@pytest.mark.slow
+def test_a_batch_on_several_devices_goes_on_there_to_the_same_bits(prior):
+  mesh = jax.make_mesh((8,), ("image",), axis_types=(jax.sharding.AxisType.Auto,))
+  grid, kept = prior.schedule.grid("5"), {}
+  call = lambda watch, **resume: batch.sample_batch(
+    chain_keys(), METHOD_TABLE["dps"], prior, make_problems(), grid, mesh=mesh, watch=watch, **resume
+  )
+  want = call(lambda view: kept.update(view.standing()) if view.done == 3 else None)
+  looked = []
+  got = call(lambda view: looked.append(view.done), resume=kept)
+  assert looked == [3, 4, 5]
+  chex.assert_trees_all_equal(got, want)

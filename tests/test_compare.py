@@ -404,10 +404,10 @@ def test_other_noise_levels_of_the_same_settings_file_are_not_mixed_in(photos, t
 
 
 @pytest.mark.slow
-def test_the_bundled_portrait_is_the_default(tmp_path):
+def test_the_bundled_bee_is_the_default(tmp_path):
   got, _ = run(tmp_path / "out", "--tasks=super_resolution", "--methods=dps")
-  assert got["images"][0]["source"].endswith("astronaut.png")
-  assert load(tmp_path / "out" / "pictures" / "astronaut-super_resolution-dps-00.png").shape == (256, 256, 3)
+  assert got["images"][0]["source"].endswith("bee.png")
+  assert load(tmp_path / "out" / "pictures" / "bee-super_resolution-dps-00.png").shape == (256, 256, 3)
 
 
 @pytest.mark.slow

@@ -86,7 +86,6 @@ def test_without_noise_the_chain_is_the_papers():
 OPERATORS = {
   "mask": lambda: operators.random_mask(jax.random.key(1), SHAPE, missing=0.5),
   "resize": lambda: operators.super_resolution(SHAPE, 2),
-  "gray": lambda: operators.grayscale(SHAPE),
 }
 
 
@@ -102,3 +101,10 @@ def test_the_start_is_the_smoothest_picture_that_explains_the_measurement(name):
   want, *_ = np.linalg.lstsq(A.T @ A + proximal.SMOOTHNESS * D @ D.T, A.T @ y, rcond=1e-9)
   got = np.asarray(proximal.smoothest(problem, 200))
   np.testing.assert_allclose(got.ravel(), want, atol=1e-4)
+
+
+def test_the_start_of_a_gray_measurement_is_gray_and_explains_it():
+  problem = measured(operators.grayscale(SHAPE))
+  got = proximal.smoothest(problem, 200)
+  np.testing.assert_allclose(problem.operator(got), problem.y, atol=1e-6)
+  np.testing.assert_array_equal(got, got[..., :1] + jnp.zeros(SHAPE))

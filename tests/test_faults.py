@@ -30,7 +30,7 @@ from diffinv.manifest import NAME, Manifest
 from diffinv.priors.arrays import PARAMS
 from diffinv.priors.folder import load_prior, param_shapes, save_prior
 from diffinv.report import page
-from diffinv.studies import evaluate
+from diffinv.studies import evaluate, unfinished
 from diffinv.studies.evaluation.layout import Measured, Table
 from diffinv.training import network
 from diffinv.training.config import TrainConfig
@@ -190,6 +190,16 @@ def quick_pages():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(page, "html", lambda run: f"{len(run.rows)} rows")
     patch.setattr(evaluate, "measure", lambda *_: measured)
+    yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_kept():
+  """Chains that are kept after every block of steps, and so ask more of the disk."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(unfinished, "EVERY", 0.0)
+    patch.setattr(unfinished, "STATES", np.inf)
+    patch.setattr(unfinished, "PICTURES", np.inf)
     yield
 
 

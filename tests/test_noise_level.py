@@ -46,9 +46,28 @@ def test_the_estimate_is_at_the_maximum_of_the_likelihood(sigma, start):
 def test_where_no_sigma_balances_the_finest_details_are_taken():
   found = noise_level.Estimate(jnp.float32(2.0), jnp.float32(0.1), jnp.float32(192), jnp.float32(-0.3))
   assert noise_level.chosen(found) == pytest.approx(0.1)
-  assert "sigma 0.1 by its finest details" in noise_level.described(found)
+  assert "sigma 0.1 by its finest details" in noise_level.described(found, noise_level.chosen(found))
   settled = found._replace(unbalanced=jnp.float32(0.001))
-  assert noise_level.chosen(settled) == 2.0 and "from 192 values" in noise_level.described(settled)
+  assert noise_level.chosen(settled) == 2.0 and "from 192 values" in noise_level.described(settled, 2.0)
+
+
+@pytest.mark.parametrize(
+  "told, sigma, said",
+  [
+    ({}, 0.01, "as the prior sees no noise"),
+    ({"noisy": True}, 0.08, "by its finest details"),
+    ({"rounded": 0.02}, 0.08, "by its finest details"),
+    ({"rounded": 0.1}, 0.1, "compression of the file has rounded off"),
+  ],
+)
+def test_less_noise_than_the_prior_can_see_is_none_unless_something_tells_of_it(told, sigma, said):
+  """The finest details of a clean picture are its own; compression leaves noise that is not white."""
+  found = noise_level.Estimate(*map(jnp.float32, (0.01, 0.08, 192, -0.3)))
+  assert noise_level.chosen(found, **told) == pytest.approx(sigma)
+  rounded = told.get("rounded", 0.0)
+  assert said in noise_level.described(found, noise_level.chosen(found, **told), rounded)
+  louder = found._replace(unbalanced=jnp.float32(0.3))
+  assert noise_level.chosen(louder) == pytest.approx(0.08)
 
 
 def test_the_robust_start_is_the_noise_of_a_flat_picture_and_blind_to_what_is_missing():

@@ -20,10 +20,10 @@ from diffinv.operators import super_resolution
 from diffinv.schedules import Schedule
 from diffinv.studies import entrants, presets, settings
 from diffinv.studies.study import overrides
-from diffinv.tasks import TASKS
+from diffinv.tasks import TASKS, WORDS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md", "docs/lead.md")
+PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md", "docs/lead.md", "docs/recipes.md")
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
@@ -122,9 +122,11 @@ def test_rows_of_the_methods_are_what_their_classes_say():
 
 
 def test_rows_of_presets_are_what_the_settings_of_every_prior_say():
+  count = lambda steps: f"{steps} step" if steps == "1" else f"{steps} steps"
+
   def words(choice):
     steps, samples = choice.get("steps"), choice.get("samples")
-    parts = [METHODS[choice["method"]].title, *([f"{re.search('[0-9]+', steps)[0]} steps"] if steps else [])]
+    parts = [METHODS[choice["method"]].title, *([count(re.search("[0-9]+", steps)[0])] if steps else [])]
     return ", ".join([*parts, *([f"mean of {samples}"] if samples else [])])
 
   for path in settings.FOLDER.glob("*.json"):
@@ -143,7 +145,15 @@ def test_rows_of_what_needs_no_network_are_what_its_table_says():
 
 def test_tables_list_every_method_and_task():
   first_cells = set(re.findall(r"^\| `(\w+)`", README, re.M))
-  assert first_cells >= {*METHODS, *BASELINES, *TASKS}
+  assert first_cells >= {*METHODS, *BASELINES, *TASKS, *WORDS}
+
+
+def test_rows_of_words_are_what_their_tasks_say():
+  flags = {"mask": "`--mask`", "kernel": "`--blur` or `--kernel`", None: ""}
+  for word, task in WORDS.items():
+    (row,) = re.findall(rf"^\| `{word}` .*$", README, re.M)
+    _, _, _, given, settings_of, _ = row.split("|")
+    assert settings_of.strip() == f"`{task.settings}`" and given.strip().startswith(flags[task.given])
 
 
 @pytest.mark.slow
@@ -170,4 +180,5 @@ def test_readme_is_short_and_its_links_lead_somewhere():
     place = (ROOT / page).parent
     words = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#][^)]*)\)", words):
-      assert target.startswith("https://") or (place / target.partition("#")[0]).exists(), (page, target)
+      drawn = re.fullmatch(r"recipe-\w+\.png", target)  # by tools/draw_recipes.py, see tests/test_recipes.py
+      assert drawn or target.startswith("https://") or (place / target.partition("#")[0]).exists(), (page, target)

@@ -18,7 +18,7 @@ from diffinv.baselines import BASELINES
 from diffinv.methods import METHODS, needs
 from diffinv.operators.base import LinearOperator
 from diffinv.studies import measurement
-from diffinv.tasks import TASKS
+from diffinv.tasks import TASKS, WORDS
 
 FIRST = [
   "inpaint_box",
@@ -126,11 +126,20 @@ def test_lists_fit_on_a_terminal(listed, command):
 
 def test_every_task_is_listed_with_its_source(listed):
   assert listed["tasks"][0].split() == ["task", "measurement", "noise", "restored", "by"]
-  pairs = list(zip(listed["tasks"][1::2], listed["tasks"][2::2]))
+  end = listed["tasks"].index("")
+  pairs = list(zip(listed["tasks"][1:end:2], listed["tasks"][2:end:2], strict=True))
   assert [line.split()[0] for line, _ in pairs] == list(TASKS)
   for (line, below), task in zip(pairs, TASKS.values()):
     assert below == f"    {task.title}: {task.citation}"
     assert line.split()[2] == ("rounding" if task.noise else f"{task.sigma:g}")
+
+
+def test_every_word_is_listed_with_what_it_needs_and_whose_settings_it_takes(listed):
+  head, *lines = listed["tasks"][listed["tasks"].index("") + 1 :]
+  assert head.split() == ["word", "what", "it", "does", "needs", "settings", "of"]
+  assert [line.split()[0] for line in lines] == list(WORDS)
+  for line, task in zip(lines, WORDS.values(), strict=True):
+    assert line.split()[-1] == task.settings in TASKS and ("--" in line) == (task.always or "(--factor)" in line)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,17 @@ def test_a_blur_is_of_pictures_with_what_lies_beyond_their_edges():
   assert restored.picture.shape == y.shape and np.max(np.abs(restored.picture)) < 0.1
 
 
+def test_a_restoration_from_python_tells_what_the_command_does(monkeypatch):
+  kernel = kernels.parse_blur("disk:1.5")
+  estimate = Estimate(np.asarray(kernel.taps(kernels.kernel_size(kernel))), kernel, ())
+  monkeypatch.setattr(unknown, "estimate_blur", lambda *_: estimate)
+  y = np.random.default_rng(0).uniform(-1, 1, (32, 32, 3)).astype(np.float32)
+  fields = {"task": "gaussian_blur", "prior": "natural", "method": "dpir", "steps": 2, "sigma": 0.2}
+  (said,) = diffinv.restore(y, blur="disk:auto", **fields).notes[-1:]
+  assert said.startswith("the blur was estimated, and no chi2 vouches for it")
+  assert diffinv.restore(y, task="denoising", prior="natural", method="mmse", sigma=0.6, num_samples=2).notes == ()
+
+
 @pytest.mark.parametrize("task", ["gaussian_blur", "motion_blur"])
 def test_no_blur_is_assumed_of_a_measurement(task, tmp_path, capsys):
   np.save(tmp_path / "y.npy", np.zeros((SIZE, SIZE, 3), np.float32))

@@ -6,8 +6,8 @@ usage: diffinv reconstruct --input=PHOTO --task=TASK --output=FOLDER [--quality=
 The first measures a photograph and restores it, with the truth to compare. The second restores what was measured. Both
 write per picture NAME.png (NAME-00.png, ... and their mean NAME-mean.png for several samples), NAME-measurement.png,
 NAME-measurement.npy (every digit), the mask or kernel if there is one, NAME-sheet.png with all of these side by side,
-and results.json. Until all pictures are finished, those that are lie in OUTPUT.running; after a stop the same command
-goes on from there.
+and results.json. Until all pictures are finished, those that are lie in OUTPUT.running, and in its folder "unfinished"
+what the one that runs looks like so far; after a stop the same command goes on from there, within a picture too.
 
 chi2 is the misfit to the measurement in units of its noise, 1 where what is left is noise. Far above, the task, the
 mask, the kernel or --sigma is not that of the measurement, or the method does not follow it; far below, the picture

@@ -2,6 +2,8 @@
 
 usage: diffinv tasks
 
+Below them are words, for pictures of your own: what each needs, and the task whose settings it takes.
+
 Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures ([0, 1] for
 phase_retrieval_01); --sigma of the other commands changes it. That of JPEG is its rounding.
 """
@@ -16,9 +18,10 @@ from diffinv.apps.main import run_module
 from diffinv.methods import METHODS, accepts
 from diffinv.methods.base import Method
 from diffinv.operators import Operator
-from diffinv.tasks import TASKS, Task
+from diffinv.tasks import ENLARGE, TASKS, WORDS, Task
 
 SHOWN = (256, 256, 3)  # the picture whose measurement is described
+NEEDS = {"mask": "--mask", "kernel": "--blur or --kernel", None: ""}  # by what has to be given
 TRIED = (64, 64, 3)  # the picture on which methods are tried: larger than any kernel, and quick
 
 FLAGS = flags.FlagValues()
@@ -86,8 +89,17 @@ def names(chosen: list[str]) -> str:
   return ", ".join(chosen) if len(chosen) < len(missing) else f"all but {', '.join(missing)}"
 
 
+def words() -> str:
+  """Return the table of words."""
+  rows = [
+    [word, task.title, "(--factor)" if word == ENLARGE else NEEDS[task.given], task.settings_of(word)]
+    for word, task in WORDS.items()
+  ]
+  return text.table(["word", "what it does", "needs", "settings of"], rows)
+
+
 def main(argv: list[str]) -> None:
-  """Print the table, the title and source of each task under its line."""
+  """Print the table, the title and source of each task under its line; and the table of words."""
   del argv
   rows = []
   for name, task in TASKS.items():
@@ -99,6 +111,7 @@ def main(argv: list[str]) -> None:
   print(header)
   for line, task in zip(lines, TASKS.values()):
     print(f"{line}\n    {task.title}: {task.citation}")
+  print(f"\n{words()}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import sampler, schedules
+from diffinv import sampler, schedules, stopping
 from diffinv.blind import prediction, spectrum
 from diffinv.methods.dpir import DPIR
 from diffinv.noise import Gaussian
@@ -122,6 +122,7 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
   power, variance = _spectrum(y, sigma)
 
   def tried(kernel, added=ADDED):
+    stopping.check()
     taps, std = kernel.taps(LARGEST_SIZE), jnp.asarray(sigma, float)
     spectral = spectrum.misfits(power, variance, taps[None], width=y.shape[1])[0]
     predicted = _error(prior, METHOD, padded, std, added * std, taps, z, grid)

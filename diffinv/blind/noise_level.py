@@ -152,15 +152,41 @@ def robust(y: jax.Array, observed: jax.Array) -> jax.Array:
   return jnp.nanmedian(jnp.where((whole > 0) | ~jnp.any(whole > 0), detail, jnp.nan)) / NORMAL_MEDIAN
 
 
-def chosen(found: Estimate) -> float:
-  """Return sigma, or the robust estimate where the search has not settled: the prior is of other pictures."""
-  return float(found.sigma if abs(float(found.unbalanced)) < SETTLED else found.start)
+def by_details(operator: Operator, y: jax.Array) -> Estimate:
+  """Estimate the noise of a picture that is none of the prior's, such as a gray one, by its finest details alone."""
+  observed = operator.observed(y)
+  start = jnp.clip(robust(y, observed), MIN_START, MAX_START)
+  return Estimate(start, start, jnp.sum(observed), jnp.asarray(jnp.inf))
 
 
-def described(found: Estimate) -> str:
-  """Say in a line what was estimated and what it rests on."""
+def chosen(found: Estimate, *, rounded: float = 0.0, noisy: bool = False) -> float:
+  """Return sigma, or what else there is to go by where the search has not settled.
+
+  Where it came down to the least noise that the prior knows and even that is more than what is left of y (`unbalanced`
+  below 0), there is less: the picture is clean, and its finest details are its own. Or its noise is not white, as
+  compression leaves it, or a person says that there is some: then the finest details are what tells.
+
+  Args:
+    found: the estimate.
+    rounded: what the file's compression has rounded off, a standard deviation on [-1, 1]; 0 for none.
+    noisy: whether a person says that there is noise.
+  """
+  sigma, start, unbalanced = float(found.sigma), float(found.start), float(found.unbalanced)
+  if abs(unbalanced) < SETTLED:
+    return max(sigma, rounded)
+  if unbalanced < 0 and not (rounded or noisy):
+    return min(sigma, start)
+  return max(start, rounded)
+
+
+def described(found: Estimate, sigma: float, rounded: float = 0.0) -> str:
+  """Say in a line what was `chosen` and what it rests on."""
+  if sigma == rounded:
+    return f"sigma {sigma:.3g}, what the compression of the file has rounded off; give sigma where you know it"
+  if abs(float(found.unbalanced)) >= SETTLED and sigma < float(found.start):
+    return f"sigma {sigma:.3g}, as the prior sees no noise; give sigma where you know it"
   if abs(float(found.unbalanced)) >= SETTLED:
-    return f"sigma {chosen(found):.3g} by its finest details, as the prior explains none; give sigma where you know it"
+    return f"sigma {sigma:.3g} by its finest details, as the prior explains none; give sigma where you know it"
   return (
     f"sigma {float(found.sigma):.3g}, the most likely one under the prior, from {int(found.values):,} values "
     f"(their finest details alone say {float(found.start):.3g}); give sigma where you know it"

@@ -126,7 +126,8 @@ def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = Fal
 
   Args:
     path: a file that Pillow reads, of `formats.FORMATS`, or `.npy`.
-    mode: "RGB" or "L" (grayscale): what the file must hold. Grayscale is taken for RGB, too, and a note says so.
+    mode: "RGB" or "L" (grayscale): what the file must hold. Grayscale is taken for RGB, too, and RGB of three equal
+      channels for grayscale; a note says so.
     convert: accept other modes too: alpha is laid over white, palettes are looked up, 16 bits become 8, RGB becomes
       luminance, inks become RGB, and an animation becomes its first frame.
 
@@ -142,14 +143,20 @@ def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = Fal
     return _read_array(path, CHANNELS[mode])
   image = decode(path)
   kind = kind_of(image)
-  if not convert and kind not in (NAMES[mode], NAMES["L"]):
+  is_gray = kind == NAMES["L"] or (kind == NAMES["RGB"] and _has_equal_channels(image))
+  if not convert and kind != NAMES[mode] and not is_gray:
     _check_bounded(image, path)
     raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
   if not convert and kind != NAMES[mode]:
-    note_gray()
+    note_once(f"{path}: three equal channels are taken as gray") if mode == "L" else note_gray()
   tell = lambda words: note_once(f"{path}: {words}")
   pixels = from_uint8(np.asarray(_converted(image, mode, path, tell), np.uint8))
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
+
+
+def _has_equal_channels(image: Image.Image) -> bool:
+  red, green, blue = image.split()
+  return red.tobytes() == green.tobytes() == blue.tobytes()
 
 
 def note_gray() -> None:

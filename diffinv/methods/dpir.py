@@ -25,7 +25,8 @@ s_k / (2 sqrt(lambda)), along each singular vector.
 A diffusion model denoises x as alpha x at the level whose sigma / alpha is s. Differs from the authors' code: sigma and
 images are on [-1, 1], so that their first level, 49 / 255, is a `start` of 0.38; z_0 is the smoothest image that
 explains y, for every linear operator, where the code interpolates y in a way of its own for each; from so good a start,
-fewer levels are needed, from 0.2; and the input of D is not turned and mirrored from step to step.
+fewer levels are needed, from 0.2; and from step to step the input of D is mirrored (`views`,
+`diffinv.methods.mirrored`), not turned by right angles, too.
 """
 
 import jax
@@ -33,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import schedules
-from diffinv.methods import affine, base, proximal
+from diffinv.methods import affine, base, mirrored, proximal
 from diffinv.methods.affine import Affine
 from diffinv.methods.cases import Case, MixtureCase
 from diffinv.noise import Rounding
@@ -52,6 +53,7 @@ class DPIR(base.Chain):
   weight: jax.Array | float = 0.23  # lambda
   start: jax.Array | float = 0.2  # s_1, on [-1, 1]; at least the noise of y
   noise: jax.Array | float = 0.8  # c, part of the noise that D is told of and is given, in [0, 1]
+  views: int = static(default=1)  # mirror images that D sees in turn
   iterations: int = static(default=50)  # of conjugate gradients, where A has no closed form
 
   name, title = "dpir", "DPIR"
@@ -59,12 +61,21 @@ class DPIR(base.Chain):
   entering = "proximal step on x̂0, then denoised at a lower level"
   linear_only = True
   linear_in_noise = True
-  ranges = {"weight": base.POSITIVE, "start": base.POSITIVE, "noise": base.PART, "iterations": base.COUNT}
+  ranges = {
+    "weight": base.POSITIVE,
+    "start": base.POSITIVE,
+    "noise": base.PART,
+    "views": mirrored.VIEWS,
+    "iterations": base.COUNT,
+  }
   search = {"weight": (0.12, 0.23, 0.46), "start": (0.2, 0.4, 0.8), "noise": (0.0, 0.6, 0.8, 1.0)}
 
   def levels(self, grid):
-    """Return the steps' places on the way from `start`, sigma = 1, to the last level, 0; and the clean image."""
-    return Level(grid.t, jnp.ones_like(grid.alpha), _way(grid))
+    """Return the steps' places on the way from `start`, sigma = 1, to the last level, 0; and the clean image.
+
+    t counts the steps that are left.
+    """
+    return Level(jnp.arange(grid.t.shape[0])[::-1].astype(grid.t.dtype), jnp.ones_like(grid.alpha), _way(grid))
 
   def init(self, key, prior, problem, start):
     """Start at the smoothest image that explains y."""
@@ -79,7 +90,7 @@ class DPIR(base.Chain):
     x = proximal.proximal(problem, x_t, self.weight / sbar**2, iterations=self.iterations)  # Eq. 6a
     fresh = jnp.where(now.sigma > 0, self.noise * sbar, 0.0)
     level = schedules.level_at(prior.schedule, sbar)
-    x0 = prior.denoise(level.alpha * (x + fresh * z), level).x0  # Eq. 6b
+    x0 = mirrored.denoise(prior, level.alpha * (x + fresh * z), level, nxt.t, self.views)  # Eq. 6b
     return x0, {"residual_norm": base.residual_norm(problem, x0)}
 
   def finish(self, state, prior, problem):

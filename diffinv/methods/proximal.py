@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from diffinv.noise import Rounding
 from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients
+from diffinv.operators.pixels import Grayscale
 from diffinv.problems import Problem
 
 MIN_STD = 1e-3  # of the noise, on [-1, 1]: what noise-free data count as (DiffPIR's code: 1e-3 on [0, 1])
@@ -68,8 +69,13 @@ SMOOTHNESS = 0.1  # mu below: of what is not measured it changes nothing, of wha
 
 
 def smoothest(problem: Problem, iterations: int) -> jax.Array:
-  """Return argmin_x ||y - A x||^2 + mu ||differences of neighboring pixels||^2, linear A, by conjugate gradients."""
+  """Return argmin_x ||y - A x||^2 + mu ||differences of neighboring pixels||^2, linear A, by conjugate gradients.
+
+  Of luminance it is the gray picture: that of least squares has the colors of A^T, green where it is bright.
+  """
   operator: Any = problem.operator  # linear
+  if isinstance(operator, Grayscale):
+    return jnp.broadcast_to(problem.y, operator.in_shape)
 
   def matvec(x):
     return operator.adjoint(operator(x)) + SMOOTHNESS * roughness(x)

@@ -7,6 +7,7 @@ little, nothing is said. Few values scatter more: limits lie at least SCATTER st
 """
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,11 +21,21 @@ VISIBLE = 0.04  # standard deviation of noise, on [-1, 1], from which a picture 
 TOO_LARGE = 5.0
 TOO_LARGE_BLUR = 1.5  # a blur leaves out detail alone, which a restoration need not find to fit
 SCATTER = 5.0  # standard errors of a mean of m squares of noise, sqrt(2 / m) each
+FOUND = (
+  "the blur was estimated, and no chi2 vouches for it, as a wrong one may fit as well; where edges ring or are double, "
+  "say with `blur` what you know of it"
+)
 SHOWN = 3  # pictures that a sentence names
 
 
 def notes(
-  problem: Problem, marks: Mapping[str, float], *, task: Task, y: np.ndarray | None = None, given: Given = NOTHING
+  problem: Problem,
+  marks: Mapping[str, float],
+  *,
+  task: Task,
+  y: np.ndarray | None = None,
+  given: Given = NOTHING,
+  found: bool = False,
 ) -> list[str]:
   """Return what there is to say about a restored picture, a sentence each; options stand in backticks.
 
@@ -35,11 +46,13 @@ def notes(
     y: the real measurement as it was read, with what it holds outside the mask; None where a photograph was measured,
       so that nothing about its measurement can be wrong.
     given: what was said of how it was measured.
+    found: whether its blur was not, and was estimated.
   """
   about_mask = [] if given.mask is None else mask_notes(problem, y)
   if len(about_mask) > 1:  # chi2 is that of the wrong pixels
     return about_mask
-  return [*about_mask, *fit_notes(problem, marks.get("chi2"), task, y is not None, given)]
+  about_blur = [FOUND] if found else []
+  return [*about_mask, *fit_notes(problem, marks.get("chi2"), task, y is not None, given, found), *about_blur]
 
 
 def mask_notes(problem: Problem, y: np.ndarray | None) -> list[str]:
@@ -57,18 +70,31 @@ def mask_notes(problem: Problem, y: np.ndarray | None) -> list[str]:
   return share
 
 
+def found_mask(problem: Problem, path: pathlib.Path) -> str:
+  """Say how much looks like scratches and dust, where that is written, and what to do with it."""
+  missing = 1.0 - float(np.mean(problem.operator.mask))  # type: ignore[attr-defined]  # of operators that take a mask
+  return (
+    f"`mask=auto` marks {100.0 * missing:.1f} % of the pixels as scratches and dust, black in {path}; where that is "
+    "wrong, edit it and give it with `mask`"
+  )
+
+
 def _is_one_value(values: np.ndarray) -> bool:
   """Tell whether places, `[n, c]`, all hold the same."""
   return bool(np.all(values == values[0]))
 
 
-def fit_notes(problem: Problem, chi2: float | None, task: Task, is_real: bool, given: Given = NOTHING) -> list[str]:
+def fit_notes(
+  problem: Problem, chi2: float | None, task: Task, is_real: bool, given: Given = NOTHING, found: bool = False
+) -> list[str]:
   """Say what a chi2 far from 1 can mean; and of one that is not, that it says nothing for a kernel."""
   if chi2 is None or not math.isfinite(chi2) or task.noise is not None:  # most of what is rounded off is no noise
     return []
   low, high = limits(int(np.sum(np.asarray(problem.operator.observed(problem.y)) > 0)), task)
   if chi2 > high:
-    return [f"chi2 is above {high:.3g}: the restoration does not explain the measurement{_why_large(task, is_real)}"]
+    return [
+      f"chi2 is above {high:.3g}: the restoration does not explain the measurement{_why_large(task, is_real, found)}"
+    ]
   if chi2 < low and float(problem.mean_variance()) >= VISIBLE**2:
     sigma = "; or `sigma` is larger than the noise is: lower it" if is_real else ""
     return [
@@ -82,7 +108,7 @@ def fit_notes(problem: Problem, chi2: float | None, task: Task, is_real: bool, g
   return []
 
 
-def _why_large(task: Task, is_real: bool) -> str:
+def _why_large(task: Task, is_real: bool, found: bool) -> str:
   if not is_real:
     return ", and the method is at fault, as all else is known: try another `method` or `quality`"
   known = {
@@ -91,6 +117,7 @@ def _why_large(task: Task, is_real: bool) -> str:
     "mask": "`mask` or `sigma`",
     None: "`task` or `sigma`",
   }[task.given]
+  known = "the blur that was found or `sigma`" if found else known
   return f"; {known} is not that of the measurement, or the method does not follow it: try another `method`"
 
 

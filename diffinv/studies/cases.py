@@ -278,5 +278,5 @@ def _paths(name: str, value: Any) -> list[pathlib.Path]:
     folder = find_folder(value)
     return [] if folder is None else [folder]
   held = name == "data" and value in held_out.SETS
-  in_words = name == "blur" and not os.path.lexists(value)
+  in_words = (name == "blur" and not os.path.lexists(value)) or (name, value) == ("mask", "auto")
   return [] if held or in_words else images.split([os.fspath(value)])

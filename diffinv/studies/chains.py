@@ -6,7 +6,7 @@ Every method gets the same measurement of an image and the same keys. What resto
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,27 @@ class Restored(NamedTuple):
     return {"run_seconds": self.run_seconds / len(self.images), "compile_seconds": self.compile_seconds / count}
 
 
+class Keep(Protocol):
+  """Keeps chains as they run, so that a stop loses nothing; see `diffinv.studies.unfinished`."""
+
+  run_seconds: float  # of the chains before they were stopped
+  compile_seconds: float
+
+  @property
+  def standing(self) -> Mapping[str, np.ndarray] | None:
+    """Where to go on from, see `sample_batch`."""
+
+  @property
+  def seconds(self) -> float:
+    """What keeping took, without what was compiled for it."""
+
+  def look(self, view: batch.View, compiled: float) -> None:
+    """Be told after every block of steps how the chains stand, and for how many seconds JAX has compiled."""
+
+  def stopping(self) -> contextlib.AbstractContextManager[None]:
+    """Keep the chains as they are if the work within is stopped."""
+
+
 def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """Return the seconds of all pictures, from their rows."""
   return {name: sum(row[name] for row in rows) for name in ("compile_seconds", "run_seconds")}
@@ -63,6 +84,7 @@ def restore(
   mesh: jax.sharding.Mesh | None,
   progress: Callable[[int, int], None],
   frames: int = 0,
+  keep: Keep | None = None,
 ) -> Restored:
   """Run chains of pictures of one size; time them apart from their compilation.
 
@@ -71,6 +93,7 @@ def restore(
     method, prior, problems, grid, chunk, mesh, progress: as in `sample_batch`.
     frames: how many pictures to take of the first chain of each image, evenly over the steps; 0 for none, else at least
       2, its start and its end.
+    keep: keeps the chains, and knows where they go on.
 
   Raises:
     ValueError: `frames` is 1.
@@ -81,12 +104,40 @@ def restore(
   camera = _Camera(len(keys), len(keys[0]), frames)
   with compile_clock() as clock:
     begin = time.perf_counter()
+    watch, report = (camera.look, progress) if keep is None else _keeping(keep, camera.look, progress, clock)
     got, _ = batch.sample_batch(
-      jnp.stack(keys), method, prior, stacked, grid, chunk=chunk, mesh=mesh, progress=progress, watch=camera.look
+      jnp.stack(keys),
+      method,
+      prior,
+      stacked,
+      grid,
+      chunk=chunk,
+      mesh=mesh,
+      progress=report,
+      watch=watch,
+      resume=None if keep is None else keep.standing,
     )
     elapsed = time.perf_counter() - begin
-  seconds = max(0.0, elapsed - clock[0] - camera.seconds)
-  return Restored(list(got), min(clock[0], elapsed), seconds, camera.films(), camera.step_bytes)
+  compiling, other = min(clock[0], elapsed), camera.seconds
+  if keep is not None:
+    compiling, other = compiling + keep.compile_seconds, other + keep.seconds - keep.run_seconds
+  return Restored(list(got), compiling, max(0.0, elapsed - clock[0] - other), camera.films(), camera.step_bytes)
+
+
+def _keeping(
+  keep: Keep, watch: batch.Watch, progress: batch.Progress, clock: Sequence[float]
+) -> tuple[batch.Watch, batch.Progress]:
+  """Return `watch` and `progress` with what keeps the chains in between."""
+
+  def look(view: batch.View) -> None:
+    watch(view)
+    keep.look(view, clock[0])
+
+  def report(done: int, total: int) -> None:
+    with keep.stopping():
+      progress(done, total)
+
+  return look, report
 
 
 def restore_once(baseline: Baseline, problems: Sequence[Problem], progress: Callable[[int, int], None]) -> Restored:

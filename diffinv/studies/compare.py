@@ -95,7 +95,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   devices.split_cpu(study.devices)
   prior, tasks = identity.load(study), named_tasks(study.tasks)
   entrants.note_settings(study)
-  study = study if study.data else dataclasses.replace(study, data=(str(bundled.ASTRONAUT),))
+  study = study if study.data else dataclasses.replace(study, data=(str(bundled.BEE),))
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
   devices.mesh(study.devices)  # tells too many

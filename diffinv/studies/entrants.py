@@ -90,16 +90,17 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
   entrants = []
   for task, operator in operators.items():
     noise = measurement.noise_model(config, tasks[task], operator.in_shape[2])
+    whose = tasks[task].settings_of(task)
     for name, method in named_methods(config.methods).items():
       fields = dict(given[name])
       if isinstance(method, Baseline):
         entrants.append(_without_network(task, name, method, fields, operator, noise))
         continue
       if isinstance(method, Preset):
-        built, steps = _chosen(config, name, method, task, table, fields, operator, noise, prior.schedule)
+        built, steps = _chosen(config, name, method, whose, table, fields, operator, noise, prior.schedule)
       else:
         steps = chosen_steps(config, table, name, fields.pop("steps", None))
-        built = build(name, method, task, steps, table, fields)
+        built = build(name, method, whose, steps, table, fields)
       grid = make_grid(prior, steps)
       why = excuse(built, operator, noise, prior.schedule)
       entrants.append(

@@ -21,7 +21,7 @@ from diffinv.studies.cases import Case, case_keys
 from diffinv.studies.study import Measuring
 from diffinv.tasks import Task
 
-PROBE = 256  # pixels: the size of picture at which a task is asked how its measurement is scaled
+PROBE = 192  # pixels: the size of picture at which a task is asked how its measurement is scaled; factors divide it
 
 
 class Given(NamedTuple):

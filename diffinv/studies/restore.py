@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import devices, errors, files, memory, progress
+from diffinv import batch, devices, errors, files, memory, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
@@ -23,17 +23,29 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.studies import advice, chains, compressed, entrants, identity, marks, measurement, presets, runs, unknown
+from diffinv.studies import (
+  advice,
+  chains,
+  compressed,
+  entrants,
+  identity,
+  marks,
+  measurement,
+  presets,
+  runs,
+  unfinished,
+  unknown,
+)
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
+from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
 from diffinv.studies.unknown import AUTO, Known
-from diffinv.tasks import TASKS, Task
+from diffinv.tasks import ANY_KERNEL, ENLARGE, FACTOR, FACTORS, INPAINT, TASKS, WORDS, Task, enlarging
 
 COMMAND = "reconstruct"
-ANY_KERNEL = "motion_blur"  # the task whose settings are for kernels of any shape; others were chosen for one kernel
 KEPT_BYTES = 2**30  # of pictures that were read for the plan, so that they need not be read again
 SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
@@ -49,7 +61,16 @@ class Restoration(Measuring):
     (), "Measurement to restore, in place of `input`: a file, several, or a folder.", repeated=True
   )
   task: str | Task = option(
-    "super_resolution", "What was measured; `diffinv tasks` describes them.", choices=tuple(TASKS)
+    "super_resolution",
+    "What was measured, or in a word what to do; `diffinv tasks` describes them.",
+    choices=(*WORDS, *TASKS),
+  )
+  factor: int | None = option(
+    None,
+    f"How many times as wide and high `task={ENLARGE}` makes a picture: {', '.join(map(str, FACTORS))}. Not set: "
+    f"{FACTOR}.",
+    low=min(FACTORS),
+    high=max(FACTORS),
   )
   method: str | Method | Baseline | None = option(
     None,
@@ -80,7 +101,9 @@ class Restoration(Measuring):
     choices=ranges.RANGES,
   )
   mask: str | os.PathLike[str] | np.ndarray | None = option(
-    None, "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle."
+    None,
+    "Image of the picture's size: white is kept, black missing; of MRI, frequencies, zero in the middle. Or auto, of "
+    "`task=inpaint`: what looks like scratches and dust on a `measurement`, which is written as NAME-mask.png.",
   )
   mask_threshold: int | None = option(
     None,
@@ -109,16 +132,41 @@ class Restoration(Measuring):
       raise errors.UsageError("`quality` and `aim` choose a method, got `method` too; leave out one or the other")
     if self.measurement_range is not None and not self.measurement:
       raise errors.UsageError("`measurement_range` is of `measurement`, got none; leave it out")
+    if self.factor is not None:
+      self._check_factor()
     if self.blur is not None:
       self._check_blur()
-    if self.mask_threshold is not None and self.mask is None:
-      raise errors.UsageError("`mask_threshold` is of a mask, got no `mask`; leave it out")
+    if self.finds_mask:
+      self._check_mask()
+    if self.mask_threshold is not None and (self.mask is None or self.finds_mask):
+      got = "`mask=auto`" if self.finds_mask else "no `mask`"
+      raise errors.UsageError(f"`mask_threshold` is of a mask, got {got}; leave it out")
     if self.sigma == AUTO and self.input:
       raise errors.UsageError("`sigma=auto` is for `measurement`; with `input` it is the noise to add, give a number")
     if self.sigma == AUTO and self.noise != "gaussian":
       raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={self.noise}`; leave it out")
     if self.measurement and (self.size is not None or self.fit != "none"):
       raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
+
+  @property
+  def finds_mask(self) -> bool:
+    """Whether scratches and dust are to be found."""
+    return isinstance(self.mask, str) and self.mask == AUTO
+
+  def _check_mask(self) -> None:
+    if self.task != INPAINT:
+      raise errors.UsageError(f"`mask=auto` is of `task={INPAINT}`, got another task; give the file of a mask")
+    if self.input:
+      raise errors.UsageError(
+        "`mask=auto` is for `measurement`; with `input` it is what is lost, give the file of a mask"
+      )
+
+  def _check_factor(self) -> None:
+    if self.task != ENLARGE:
+      named = self.task if isinstance(self.task, str) else type(self.task).__name__
+      raise errors.UsageError(f"`factor` is of `task={ENLARGE}`, got `task={named}`; leave it out")
+    if self.factor not in FACTORS:
+      raise errors.UsageError(f"`factor`: expected one of {', '.join(map(str, FACTORS))}, got {self.factor}")
 
   def _check_blur(self) -> None:
     if self.kernel is not None:
@@ -149,11 +197,13 @@ class Restoration(Measuring):
       kernel = found
     elif found is not None and not isinstance(found, kernels.Unknown):
       kernel = np.asarray(found.taps(kernels.kernel_size(found)))
-    return Given(self.mask, self.mask_threshold, kernel)
+    return Given(None if self.finds_mask else self.mask, self.mask_threshold, kernel)
 
   @property
   def named_task(self) -> tuple[str, Task]:
     """The task's name, and the task."""
+    if isinstance(self.task, str) and self.task in WORDS:
+      return self.task, WORDS[self.task] if self.factor is None else enlarging(self.factor)
     return next(iter(named_tasks((self.task,)).items()))
 
   @property
@@ -238,6 +288,7 @@ class Restored:
   std: np.ndarray | None  # of the samples, [h, w, c]; None for one
   marks: list[dict[str, float]]  # of each sample: chi2, 1 where what is left of y is noise, and residual_norm
   problem: Problem
+  notes: tuple[str, ...] = ()  # what there is to say of the measurement and its fit, see `diffinv.studies.advice`
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(self.picture, dtype=dtype, copy=copy)
@@ -274,16 +325,22 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
     got = run_chains(job, [case], [problem], bar.part(1.0, f"{job.name} {job.method.name}"))
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
+  notes = _notes(job, case, problem, _mean_scores(problem, got.images[0], None) or scores[0])
   samples = job.in_srgb(case, unknown.inside(problem.operator, got.images[0]))
   spread = marks.spread(samples, antithetic=job.config.antithetic)
-  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem)
+  return Restored(np.mean(samples, axis=0), samples, spread, scores, problem, tuple(notes))
 
 
 # The plan
 
 
-def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
+def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found | None = None) -> Job:
   """Load the prior, build the method and check every picture, so that nothing fails after hours of work.
+
+  Args:
+    config: what to restore, and how.
+    given_y: the measurement, where it is no file.
+    kept: what was estimated of measurements before, and is from now on.
 
   Raises:
     UsageError: options do not fit together.
@@ -294,10 +351,13 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
   paths = [pathlib.Path("y.npy")] if given_y is not None else picture_paths(config)
   devices.split_cpu(config.devices)
   name, task = config.named_task
-  choose = _choice(config, name if config.given.kernel is None and config.unknown_blur is None else ANY_KERNEL)
+  any_kernel = config.given.kernel is not None or config.unknown_blur is not None
+  choose = _choice(config, ANY_KERNEL if any_kernel else task.settings_of(name))
   prior = identity.load(config)
   entrants.note_settings(config)
   check_hidden(config, name, task)
+  if task.always:
+    check_given(config, name, task)
   read = Reader(_reader(config, prior, name, task, given_y))
   found = [read(path) for path in paths]
   shapes = [
@@ -305,7 +365,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None) -> Job:
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
-  known = unknown.known(config, name, task, prior, cases, found)
+  known = unknown.known(config, name, task, prior, cases, found, Found() if kept is None else kept)
   method, steps = choose(lambda method: _excuse(config, name, task, method, cases, known, prior.schedule))
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
@@ -412,17 +472,24 @@ def check_hidden(config: Restoration, name: str, task: Task) -> None:
 
 
 def check_given(config: Restoration, name: str, task: Task) -> None:
-  """Check that it is said how a real measurement was made.
+  """Check that it is said how a measurement was or is to be made.
 
   Raises:
     UsageError: its mask or kernel is missing.
   """
   if task.given == "mask" and config.mask is None:
-    raise errors.UsageError(f"`mask` is missing: expected the mask of the measurement for `task={name}`")
+    raise errors.UsageError(f"`mask` is missing: expected {_wanted_mask(config, name)}")
   if task.given == "kernel" and config.kernel is None and config.blur is None:
-    raise errors.UsageError(
-      "`blur` or `kernel` is missing: expected what blurred the measurement, or `blur=auto` to find it"
-    )
+    what = "is to blur the photograph" if config.input else "blurred the measurement, or `blur=auto` to find it"
+    raise errors.UsageError(f"`blur` or `kernel` is missing: expected what {what}")
+
+
+def _wanted_mask(config: Restoration, name: str) -> str:
+  if name != INPAINT:
+    return f"the mask of the measurement for `task={name}`"
+  what = "lost" if config.input else "filled in"
+  found = "" if config.input else ", or `mask=auto` to find scratches and dust"
+  return f"an image of the picture's size, black where pixels are to be {what} and white elsewhere{found}"
 
 
 def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, given_y: np.ndarray | None) -> Any:
@@ -491,7 +558,9 @@ def picture_shape(
 # Chains
 
 
-def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any) -> chains.Restored:
+def run_chains(
+  job: Job, cases: Sequence[Case], problems: Sequence[Problem], report: Any, keep: chains.Keep | None = None
+) -> chains.Restored:
   """Restore pictures of one size."""
   if isinstance(job.method, Baseline):
     return chains.restore_once(job.method, problems, report)
@@ -504,6 +573,7 @@ def run_chains(job: Job, cases: Sequence[Case], problems: Sequence[Problem], rep
     chunk=job.config.batch_size,
     mesh=devices.mesh(job.config.devices),
     progress=report,
+    keep=keep,
   )
 
 
@@ -547,17 +617,22 @@ def restore_all(
   path = pathlib.Path(os.path.expanduser(folder))
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
-  job = plan(config)
+  kept = Found(path, restart=restart)
+  with kept.unless_it_fails():
+    job = plan(config, kept=kept)
+    work = lambda run: _work(run, job, kept)
+    return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
 
-  def work(run: runs.RunFolder) -> dict[str, Any]:
-    run_all(run, job)
-    entries = [run.rows[(case.name,)] for case in job.cases]
-    if len(failures(entries)) == len(entries):
-      run.discard()
-      raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
-    return contents(run.plan, entries)
 
-  return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
+def _work(run: runs.RunFolder, job: Job, kept: Found) -> dict[str, Any]:
+  """Do what is missing in a folder that is held; return the contents of results.json."""
+  kept.write(run)
+  run_all(run, job)
+  entries = [run.rows[(case.name,)] for case in job.cases]
+  if len(failures(entries)) == len(entries):
+    run.discard()
+    raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
+  return contents(run.plan, entries)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
@@ -594,6 +669,7 @@ def run_all(run: runs.RunFolder, job: Job) -> None:
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
       run.append(_restore_part(run, job, part, count, bar))
+      run.drop_unfinished()
 
 
 def _restore_part(
@@ -603,7 +679,8 @@ def _restore_part(
   loaded = [job.load(case) for case in part]
   chosen = chains.filled(range(len(part)), count)
   report = bar.part(sum(math.prod(case.shape) for case in part), f"{job.name} {job.method.name}")
-  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report)
+  keep = _kept(run, job, part, [problem for problem, _ in loaded], count)
+  got = run_chains(job, [part[i] for i in chosen], [loaded[i][0] for i in chosen], report, keep)
   rows = []
   for case, (problem, truth), pictures in zip(part, loaded, got.images[: len(part)], strict=True):
     names: list[str] = []
@@ -613,6 +690,19 @@ def _restore_part(
       entry, names = write_case(run, job, case, problem, pictures, truth)
     rows.append(({**entry, **got.spent(len(part))}, names))
   return rows
+
+
+def _kept(
+  run: runs.RunFolder, job: Job, part: Sequence[Case], problems: Sequence[Problem], count: int
+) -> chains.Keep | None:
+  """Return what keeps the chains of some pictures, filled up to `count`; None without chains."""
+  if isinstance(job.method, Baseline):
+    return None
+  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
+  chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
+  chains_are = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
+  shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
+  return unfinished.Unfinished(run, names, count * samples, samples, chains_are, shown=shown)
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -635,9 +725,7 @@ def write_case(
   digits = max(2, len(str(len(pictures) - 1)))
   several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
   names = [f"{case.name}.png"] if len(pictures) == 1 else several
-  found, mean_marks = marks.scores(problem, pictures, truth), {}
-  if len(pictures) > 1:
-    mean_marks = marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0]
+  found, mean_marks = marks.scores(problem, pictures, truth), _mean_scores(problem, pictures, truth)
   pictures = job.in_srgb(case, unknown.inside(problem.operator, pictures))
   seen = job.in_srgb(case, np.asarray(problem.operator.picture(problem.y))[None])[0]
   entry: dict[str, Any] = {
@@ -653,13 +741,25 @@ def write_case(
     name, mean = f"{case.name}-mean.png", np.mean(pictures, axis=0)
     arrays[name] = mean
     entry["mean"] = {"file": name, **mean_marks}
-  read = job.read(case.path) if job.config.measurement else None
-  told = entry.get("mean", entry["samples"][0])
-  entry["notes"] = advice.notes(problem, told, task=job.task, y=read, given=job.config.given)
+  entry["notes"] = _notes(job, case, problem, entry.get("mean", entry["samples"][0]))
+  if job.config.finds_mask:
+    entry["notes"].append(advice.found_mask(problem, run.path / f"{case.name}-mask.png"))
   names = run.write({**arrays, **measurement_files(job.task, case.name, problem, seen)})
   sheet_name = f"{case.name}-sheet.png"
   images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, seen, pictures, truth, entry))
   return entry, [*names, sheet_name]
+
+
+def _mean_scores(problem: Problem, pictures: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+  """Return the marks of the mean of several samples; none of one."""
+  return marks.scores(problem, np.mean(pictures, axis=0)[None], truth)[0] if len(pictures) > 1 else {}
+
+
+def _notes(job: Job, case: Case, problem: Problem, scores: Mapping[str, float]) -> list[str]:
+  """Return what there is to say of a picture with these marks."""
+  read = job.read(case.path) if job.config.measurement else None
+  found = job.known[case.name].kernel is not None
+  return advice.notes(problem, scores, task=job.task, y=read, given=job.config.given, found=found)
 
 
 def draw_sheet(job: Job, problem: Problem, seen, pictures, truth, entry: dict[str, Any]) -> Any:

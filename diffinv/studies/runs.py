@@ -4,6 +4,8 @@ While it runs, the folder OUTPUT.running holds
 
   run.json        the plan: what is done, how, and everything that identifies it
   rows.jsonl      a line per finished picture or candidate, appended as they finish
+  unfinished/     of a restoration: what is kept of the chains that run (`diffinv.studies.unfinished`)
+  found.jsonl     and what was estimated of its measurements (`diffinv.studies.found`)
   manifest.jsonl  every file that was written (`diffinv.manifest`)
 
 and the pictures, those of a comparison in pictures/. A run with the same plan goes on in it. At the end it gets
@@ -31,6 +33,8 @@ from diffinv.studies import schemas
 PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
+UNFINISHED = "unfinished"
+FOUND = "found.jsonl"
 RUNNING = output.RUNNING
 # Of the plan, what may differ where a run goes on: it changes nothing that is computed. What time and memory depend on,
 # rows hold.
@@ -338,12 +342,13 @@ class RunFolder:
     self.path, self.partial = self._folder.path, self._folder.place
     self.plan = planned(plan, kind)
     self.rows: dict[Key, Row] = {}
+    self.left = ""  # of work that has no row yet, in words
 
   @contextlib.contextmanager
   def held(self, *, restart: bool = False) -> Iterator[None]:
     """Begin in OUTPUT.running, or go on there, and be the only one to write into it.
 
-    What fails or is stopped before anything is finished leaves nothing; later, an interruption says how to go on.
+    What fails or is stopped before anything is kept leaves nothing; later, an interruption says how to go on.
 
     Args:
       restart: throw away what OUTPUT.running holds.
@@ -362,18 +367,20 @@ class RunFolder:
         with self._interruption():
           yield
       except BaseException:
-        if not self.rows:
+        if not self._is_begun:
           self.discard()
         raise
 
   @contextlib.contextmanager
   def _interruption(self) -> Iterator[None]:
-    """Say of an interruption whether anything is finished, and how to go on."""
+    """Say of an interruption what is left, and how to go on."""
     try:
       yield
     except KeyboardInterrupt as stop:
-      left = f"give the same command again to go on with {self.partial}" if self.rows else "nothing was written"
-      raise errors.interrupted(stop, left) from None
+      if not self._is_begun:
+        raise errors.interrupted(stop, "nothing was written") from None
+      again = f"give the same command again to go on with {self.partial}"
+      raise errors.interrupted(stop, f"{self.left}; {again}" if self.left else again) from None
 
   def _begin(self) -> None:
     """Write the plan, or check that the one that is there is the same."""
@@ -449,8 +456,26 @@ class RunFolder:
     files.append(self.partial / ROWS, text)
     self.rows.update({self._kind.key(row): row for row, _ in new})
 
+  def _unfinished(self) -> list[pathlib.Path]:
+    """Return the files that are there of work that has no row yet."""
+    named = (self.partial / name for name in self._folder.manifest.names if name.startswith(f"{UNFINISHED}/"))
+    return [path for path in named if os.path.lexists(path)]
+
+  @property
+  def _is_begun(self) -> bool:
+    """Whether anything is there that the same command need not do again."""
+    return bool(self.rows or self._unfinished()) or reading.is_file(self.partial / FOUND)
+
+  def drop_unfinished(self) -> None:
+    """Remove what was kept of work that has its row now."""
+    for path in self._unfinished():
+      path.unlink(missing_ok=True)
+    files.remove_if_empty(self.partial / UNFINISHED)
+    self.left = ""
+
   def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
     """Write results.json and give the folder its name; while it is `held`."""
+    self.drop_unfinished()
     files.write_json(self.new(output.RESULTS), results)
     self._folder.publish(overwrite=overwrite)
 

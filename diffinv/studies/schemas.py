@@ -133,6 +133,16 @@ class Restored(Entry):
   compile_seconds: Cost
 
 
+class Found(TypedDict):
+  """What was estimated of a measurement."""
+
+  key: str  # a digest of what it was estimated from
+  name: str  # of the picture
+  sigma: NotRequired[float]
+  blur: NotRequired[str]  # as `blur` takes it
+  kernel: NotRequired[list[list[float]]]  # of it, [k, l]
+
+
 class Drawn(TypedDict):
   """A row of a drawing."""
 

@@ -25,7 +25,7 @@ from diffinv.priors import PicturePrior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.schedules import SPACINGS, parse_spacing
 from diffinv.studies.presets import PRESETS, Preset
-from diffinv.tasks import TASKS, Task
+from diffinv.tasks import TASKS, WORDS, Task
 
 NOISES = ("gaussian", "poisson", "none")
 DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_blur", "motion_blur")
@@ -135,7 +135,7 @@ class Comparing(Measuring):
   data: tuple[Picture, ...] | Any = option(  # one, or a list, becomes a tuple
     (),
     f"Photographs: files, a folder, or held-out pictures of a set, one of {', '.join(held_out.SETS)}. Not set: the "
-    "bundled portrait.",
+    "bundled bee.",
     repeated=True,
   )
   tasks: tuple[str | Task | Operator, ...] | Mapping[str, Task | Operator] = option(
@@ -156,7 +156,9 @@ class Comparing(Measuring):
   def __post_init__(self) -> None:
     _freeze(self, data=_several(self.data), tasks=_several(self.tasks), methods=_several(self.methods))
     super().__post_init__()
-    named_tasks(self.tasks)
+    for name, task in named_tasks(self.tasks).items():
+      if task.always:
+        raise errors.UsageError(f"`tasks`: {name} is for a {task.given} of your own, of diffinv.restore; leave it out")
     named_methods(self.methods)
 
 
@@ -206,9 +208,15 @@ def named_tasks(tasks: Iterable[Any]) -> dict[str, Task]:
   """Return the tasks by name, in their order; operators as tasks that draw nothing.
 
   Raises:
-    UsageError: one does not exist, or two have one name; or there is none.
+    UsageError: one does not exist, or two have one name; or there is none. Or it is a word, for one picture.
   """
-  return _named("tasks", tasks, TASKS, _as_task)
+  entries = list(tasks)
+  for entry in entries:
+    if isinstance(entry, str) and entry in WORDS:
+      raise errors.UsageError(
+        f"`tasks`: {entry} is a word for pictures of your own, of diffinv reconstruct; give {WORDS[entry].settings}"
+      )
+  return _named("tasks", entries, TASKS, _as_task)
 
 
 def named_methods(methods: Iterable[Any]) -> dict[str, type[Method] | Method | Preset | Baseline]:

@@ -362,7 +362,8 @@ def _job(config, task, name, searched, fixed, steps, prior, table, operator) -> 
   grid, method = entrants.make_grid(prior, steps), methods_of(config)[name]
   with errors.usage():
     given = entrants.typed_fields(class_of(method), fixed)
-  build = lambda some: entrants.build(name, method, task, steps, table, {**given, **some})
+  whose = named_tasks(config.tasks)[task].settings_of(task)
+  build = lambda some: entrants.build(name, method, whose, steps, table, {**given, **some})
   found = search.candidates(build, searched)
   try:
     found = search.able(found, operator)

@@ -1,19 +1,24 @@
 """What nobody says of a real measurement, estimated from it under the prior."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from diffinv import errors, operators, progress
-from diffinv.blind import estimate_blur, noise_level
+from diffinv import errors, operators, progress, stopping
+from diffinv.blind import estimate_blur, noise_level, scratches
 from diffinv.blind.borders import BorderedBlur, bordered_blur
+from diffinv.data import formats, images
 from diffinv.noise import Gaussian
-from diffinv.operators import Operator
+from diffinv.operators import LinearOperator, Operator
 from diffinv.operators.jpeg import BlockCosines
+from diffinv.operators.pixels import Identity
 from diffinv.priors import PicturePrior
-from diffinv.studies import compressed, measurement
+from diffinv.studies import compressed, identity, measurement, runs
 from diffinv.studies.cases import Case, case_keys
+from diffinv.studies.found import Found
 from diffinv.tasks import Task
 
 AUTO = "auto"  # in place of a number that is to be estimated
@@ -24,6 +29,8 @@ class Known(NamedTuple):
 
   noise: Any
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
+  blur: str | None = None  # that was found, as `blur` takes it, to three digits
+  mask: np.ndarray | None = None  # of scratches and dust that were found, [h, w, 1], true where pixels are kept
   operator: BlockCosines | None = None  # of a JPEG file, which says all of it
 
   @property
@@ -35,7 +42,13 @@ class Known(NamedTuple):
 
 
 def known(
-  config: Any, name: str, task: Task, prior: PicturePrior, cases: Sequence[Case], found: Sequence[np.ndarray]
+  config: Any,
+  name: str,
+  task: Task,
+  prior: PicturePrior,
+  cases: Sequence[Case],
+  found: Sequence[np.ndarray],
+  kept: Found,
 ) -> dict[str, Known]:
   """Return what is known of every picture's measurement, by its name; estimate what nobody says.
 
@@ -46,6 +59,7 @@ def known(
     prior: of the pictures.
     cases: the pictures.
     found: what was read for each.
+    kept: what was estimated before, and is from now on.
 
   Raises:
     UsageError: the task takes no mask, kernel or blur; or the noise does not fit the task, or cannot be estimated.
@@ -60,7 +74,14 @@ def known(
   noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
   if noise is None:
     noise = _usual(config, name, task, prior, cases[0])
-  return {case.name: _one(config, name, task, prior, case, y, noise) for case, y in zip(cases, found, strict=True)}
+  weights = functools.cache(lambda: identity.fingerprint(prior))
+  try:
+    return {
+      case.name: _one(config, name, task, prior, case, y, noise, kept, weights)
+      for case, y in zip(cases, found, strict=True)
+    }
+  except KeyboardInterrupt as stop:
+    raise errors.interrupted(stop, kept.left) from None
 
 
 def _of_files(config, name, task, prior, cases, found) -> dict[str, Known]:
@@ -81,41 +102,97 @@ def _usual(config, name, task, prior, case) -> Gaussian | None:
     return None
   if config.sigma == AUTO:
     raise errors.UsageError(f"`sigma=auto`: {why}, got `task={name}`; give a number")
+  if measurement.probe(task).is_picture and isinstance(measurement.probe(task), LinearOperator):
+    return None  # a gray picture has fine details, too
   progress.note(f"sigma {task.sigma:g}, the usual one of {name}; give sigma where you know it")
   return Gaussian(task.sigma)
 
 
-def _simplest(config, name, task, case) -> Any:
+def _simplest(config, name, task, case, mask=None) -> Any:
   """Return an operator that observes what a picture's does: of a blur, which observes every pixel, the identity."""
-  return operator(config, name, task, case) if config.blur is None else operators.identity(case.shape)
+  found = Known(None, mask=mask)
+  return operator(config, name, task, case, found) if config.blur is None else operators.identity(case.shape)
 
 
-def _one(config, name, task, prior, case, y, noise) -> Known:
+def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
   """Return what is known of one measurement; `noise`: None to estimate it."""
   if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
-  simplest = _simplest(config, name, task, case)
+  mask = _mask(case, y) if config.finds_mask else None
+  simplest = _simplest(config, name, task, case, mask)
   values = measurement.values(simplest, y, config.measurement_range)
   if doubt := measurement.doubt(simplest, np.asarray(values)):
     progress.note(f"{case.name}: {doubt}")
-  estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, values)
+  if noise is not None and config.unknown_blur is None:
+    return Known(noise, mask=mask)
+  rounded = formats.rounding(case.path)
+  key = _key(config, case, simplest, values, rounded, weights)
+  if (before := kept.get(key)) is None:
+    row = _estimated(config, prior, case, simplest, values, noise, rounded)
+    kept.put({"key": key, "name": case.name, **row})
+  else:
+    row, path = before
+    said = [f"sigma {row['sigma']:.3g}"] * ("sigma" in row) + [f"blur {row.get('blur')}"] * ("blur" in row)
+    progress.note(f"{case.name}: {', '.join(said)}, as it was found before; see {path}")
+  kernel = np.asarray(row["kernel"], np.float32) if "kernel" in row else None
+  return Known(Gaussian(row["sigma"]) if noise is None else noise, kernel, row.get("blur"), mask)
+
+
+def _key(config, case, simplest, y, rounded, weights: Callable[[], str]) -> str:
+  """Return a digest of all that a measurement's noise and blur are estimated from; `weights`: gives the prior's."""
+  about = {
+    **identity.provenance(config, runs.RESTORATION.command),
+    "prior": weights(),
+    "operator": identity.fingerprint(simplest),
+    "measurement": identity.digest(np.asarray(y)),
+    "rounded": rounded,
+    "key": jax.random.key_data(case.key),
+  }
+  return runs.plan_digest(runs.planned(about, runs.RESTORATION))
+
+
+def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, Any]:
+  """Estimate what nobody says of one measurement, as `schemas.Found` has it; `noise`: None to estimate it."""
+  stopping.check()
+  row: dict[str, Any] = {}
   if noise is None:
-    seen = estimate()
-    progress.note(f"{case.name}: {noise_level.described(seen)}")
-    noise = Gaussian(noise_level.chosen(seen))
-  if config.unknown_blur is None:
-    return Known(noise)
-  sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
-  return Known(noise, _kernel(config, prior, case, values, sigma))
+    noisy = config.blur is None and isinstance(simplest, Identity)
+    seen = _seen(prior, case, simplest, y)
+    row["sigma"] = noise_level.chosen(seen, rounded=rounded, noisy=noisy)
+    progress.note(f"{case.name}: {noise_level.described(seen, row['sigma'], rounded)}")
+    noise = Gaussian(row["sigma"])
+  if config.unknown_blur is not None:
+    is_white = isinstance(noise, Gaussian)
+    sigma = float(noise.sigma) if is_white else noise_level.chosen(_seen(prior, case, simplest, y), rounded=rounded)
+    found = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
+    row["blur"] = f"{found.kernel.family}:{','.join(f'{number:.3g}' for number in found.numbers.values())}"
+    row["kernel"] = np.asarray(found.taps).tolist()
+    progress.note(f"{case.name}: blur {row['blur']}, of those tried what predicts the picture best")
+  return row
 
 
-def _kernel(config, prior, case, y, sigma) -> np.ndarray:
-  """Return the kernel that predicts a measurement best, [k, l]."""
-  estimate = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
-  said = ",".join(f"{number:.3g}" for number in estimate.numbers.values())
-  progress.note(f"{case.name}: blur {estimate.kernel.family}:{said}, of those tried what predicts the picture best")
-  return estimate.taps
+def _seen(prior, case, simplest, y) -> noise_level.Estimate:
+  """Return what is seen of the noise of a measurement."""
+  if noise_level.excuse(simplest, prior.image_shape[2]) is None:
+    return noise_level.estimate(case_keys(case)[1], prior, simplest, y)
+  return noise_level.by_details(simplest, y)
+
+
+def _mask(case, y) -> np.ndarray:
+  """Return where a measurement shows neither scratches nor dust, [h, w, 1].
+
+  Raises:
+    ValueError: it shows none anywhere.
+  """
+  kept = scratches.kept(y) > 0
+  if np.all(kept):
+    raise ValueError(
+      f"{case.path}: `mask=auto` found no scratches and no dust; paint what to fill in black on a white picture of "
+      f"{images.by(case.shape)} pixels, and give it with `mask`"
+    )
+  progress.note(f"{case.name}: {100.0 * np.mean(~kept):.1f} % of the pixels look like scratches or dust")
+  return kept
 
 
 def operator(config: Any, name: str, task: Task, case: Case, found: Known | None = None) -> Operator:
@@ -135,7 +212,9 @@ def operator(config: Any, name: str, task: Task, case: Case, found: Known | None
   if found is not None and found.operator is not None:
     return found.operator
   if config.blur is None or config.input:
-    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, config.given)
+    mask = config.given.mask if found is None or found.mask is None else found.mask
+    given = config.given._replace(mask=mask)
+    return measurement.make_operator(name, task, case_keys(case)[0], case.shape, given)
   taps = measurement.kernel(config.given.kernel if found is None or found.kernel is None else found.kernel)
   return bordered_blur(case.shape, taps)
 

@@ -1,36 +1,16 @@
-"""States of a run on the disk that can be trusted: there in full or not at all, and checked when they are read.
+"""States of a run on the disk that can be trusted (`diffinv.archives`).
 
-  states/00000120.npz   an array each, "params/block/kernel", and one that tells of them: "about", JSON
-
-Not by Orbax, as priors are: it writes from threads of its own, which print pages when the disk is full.
+The state of step 120 is `states/00000120.npz`, which holds an array for each leaf, such as "params/block/kernel".
 """
 
-import hashlib
-import json
-import os
-import pathlib
 import re
-import zipfile
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from diffinv import errors, files, output, reading
+from diffinv import archives, output
 
-ABOUT = "about"
 NAME = re.compile(r"(\d{8,})\.npz")
-ADVICE = "the file is damaged"
-SPARE = 1000  # bytes of a file for each array in it, and once more, beside those of the array: its name and digest
-
-
-class About(TypedDict):
-  """What a file says of the arrays in it."""
-
-  step: int
-  info: dict[str, Any]
-  digests: dict[str, str]  # of the arrays by name
-  digest: str  # of all of the above
 
 
 class State(NamedTuple):
@@ -65,9 +45,7 @@ class States:
       info: what else is to be kept, as JSON has it.
     """
     arrays = _named(jax.device_get(tree))
-    about = _about(step, files.plain(info or {}), digests(arrays))
-    with files.file(self._folder.new(self._file(step))) as partial, open(partial, "wb") as opened:
-      np.savez(opened, allow_pickle=False, **{**arrays, ABOUT: np.array(json.dumps(about))})
+    archives.write(self._folder.new(self._file(step)), arrays, step=step, info=info or {})
 
   def keep(self, *steps: int) -> None:
     """Remove the states of all other steps, as far as a run wrote them."""
@@ -87,16 +65,14 @@ class States:
     """
     path = self._folder.place / self._file(step)
     shapes = _named(like)
-    try:
-      arrays, about = _read(path, shapes)
-    except (OSError, MemoryError):
-      raise
-    except Exception as error:  # a damaged file may raise anything
-      raise ValueError(f"{path}: expected arrays of a run, got {errors.brief(error)}; {ADVICE}") from None
-    if about != _about(step, about["info"], digests(arrays)):
-      raise ValueError(f"{path}: expected the arrays of its digests, got others; {ADVICE}")
+    most = archives.SPARE * (len(shapes) + 1) + 2 * sum(leaf.nbytes for leaf in shapes.values())
+    found, arrays, info = archives.read(path, most=most)
+    if found != step:
+      raise ValueError(f"{path}: expected the state of step {step}, got that of {found}; {archives.ADVICE}")
+    if {name: _layout(leaf) for name, leaf in arrays.items()} != {name: _layout(leaf) for name, leaf in shapes.items()}:
+      raise ValueError(f"{path}: expected the arrays of this run, got those of another network; {archives.ADVICE}")
     placed = [jax.device_put(arrays[name], leaf.sharding) for name, leaf in shapes.items()]
-    return State(step, jax.tree.unflatten(jax.tree.structure(like), placed), about["info"])
+    return State(step, jax.tree.unflatten(jax.tree.structure(like), placed), info)
 
   def newest(self, like: Any) -> tuple[State | None, list[int]]:
     """Return the newest state that is whole, see `read`, None if there is none; and the steps of newer ones."""
@@ -118,33 +94,5 @@ def _named(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def digests(arrays: dict[str, np.ndarray]) -> dict[str, str]:
-  """Return the SHA-256 of each array: of its type and shape, "float32 [3, 64]" and a newline, and of its bytes."""
-  return {name: _digest(array) for name, array in arrays.items()}
-
-
-def _digest(array: np.ndarray) -> str:
-  found = hashlib.sha256(f"{array.dtype} {list(array.shape)}\n".encode())
-  found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-  return found.hexdigest()
-
-
-def _about(step: int, info: dict[str, Any], of_arrays: dict[str, str]) -> About:
-  said = json.dumps([step, info, of_arrays], sort_keys=True)
-  return {"step": step, "info": info, "digests": of_arrays, "digest": hashlib.sha256(said.encode()).hexdigest()}
-
-
-def _read(path: pathlib.Path, shapes: dict[str, Any]) -> tuple[dict[str, np.ndarray], About]:
-  """Return the arrays of a file, which are those of `shapes`, and what it says of them."""
-  most = SPARE * (len(shapes) + 1) + 2 * sum(leaf.nbytes for leaf in shapes.values())
-  with reading.open_file(path, most=most, advice=ADVICE) as opened:
-    with zipfile.ZipFile(opened) as archive:
-      if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-        raise ValueError("compressed arrays")  # which may take any amount of memory
-    opened.seek(0)
-    with np.load(opened, allow_pickle=False) as found:
-      about: About = reading.parse_json(str(found[ABOUT]).encode(), About, os.fspath(path), ADVICE)
-      arrays = {name: found[name] for name in shapes}
-  if any(arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype for name, leaf in shapes.items()):
-    raise ValueError("arrays of another network")
-  return arrays, about
+def _layout(leaf: Any) -> tuple[tuple[int, ...], Any]:
+  return leaf.shape, leaf.dtype
