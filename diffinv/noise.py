@@ -116,6 +116,42 @@ class Poisson:
 
 
 @pytree
+class Rounding:
+  """y is the nearest of the values origin + k step, k whole: a quantization's noise, uniform, but for its tails.
+
+  As a likelihood it counts as Gaussian noise of step / sqrt(12), as large: a uniform one has no slope.
+  """
+
+  step: jax.Array  # positive, of each value: broadcasts against y
+  origin: jax.Array  # a value that y can have
+
+  def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return `clean` rounded; nothing is drawn."""
+    del key
+    return self.origin + self.step * jnp.round((clean - self.origin) / self.step)
+
+  def nearest(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return what is nearest to `clean` of all that is rounded to `y`, the shape of `y`."""
+    return jnp.clip(clean, y - self.step / 2.0, y + self.step / 2.0)
+
+  def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return the logarithm of the Gaussian density per value, the shape of `y`."""
+    return jax.scipy.stats.norm.logpdf(y, clean, self.std(y))
+
+  def std(self, y: jax.Array) -> jax.Array:
+    """Return step / sqrt(12) of every value, the shape of `y`."""
+    return jnp.broadcast_to(self.step / jnp.sqrt(jnp.asarray(12.0, y.dtype)), y.shape)
+
+  def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
+    """Return (y - clean)^2, weighted by how fine the steps are, the shape of `y`."""
+    return mean_variance / self.std(y) ** 2 * (y - clean) ** 2
+
+  def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return step^2 / 12, the shape of `y`."""
+    return self.std(y) ** 2
+
+
+@pytree
 class NoNoise:
   """y = A(x) exactly."""
 

@@ -11,12 +11,14 @@ WORDS are what a person asks for, in place of what a paper measures: what was lo
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from diffinv import operators
 from diffinv.operators.base import Operator
+from diffinv.operators.jpeg import rounding_of
 
 Shape = tuple[int, int, int]
 
@@ -26,6 +28,7 @@ DAPS = "Zhang et al., CVPR 2025, arXiv 2407.01521"
 DDRM = "Kawar et al., NeurIPS 2022, arXiv 2201.11793"
 FASTMRI = "lines as Zbontar et al., arXiv 1811.08839; each channel a real picture"
 SENSING = "after Do et al., IEEE TSP 2012, arXiv 1106.5037"
+DDRM_JPEG = "Kawar et al., 2022, arXiv 2209.11888; 4:2:0 as libjpeg compresses"
 RESPONSE = "after Tai et al., IEEE TPAMI 2013; in place of the learned blur of DPS"
 
 
@@ -37,9 +40,10 @@ class Task:
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels
   citation: str  # where the setting is from
   sigma: float = SIGMA_Y  # default noise, standard deviation in the units of the measurement
-  given: str | None = None  # "mask" or "kernel": what says how a real measurement was made; None where nothing has to
+  given: str | None = None  # "mask", "kernel" or "file": what says how a real measurement was made; None for nothing
   random: bool = False  # whether `make` draws the operator, so that another key measures otherwise
   shape: Shape | None = None  # the only pictures that it measures; None for any
+  noise: Callable[[int], Any] | None = None  # what it has in place of `sigma`, for pictures of so many channels
   settings: str | None = None  # the task whose hyper-parameters it takes; None for those of its own name
   always: bool = False  # whether what is `given` has to be given for a photograph that is measured, too
 
@@ -56,6 +60,11 @@ class Task:
 def _box(key: jax.Array, shape: Shape) -> Operator:
   height, width, _ = shape
   return operators.box(key, shape, box_size=(height // 2, width // 2), margin=(height // 16, width // 16))
+
+
+def _jpeg(title: str, quality: int) -> Task:
+  noise = lambda channels: rounding_of(quality, channels)
+  return Task(title, lambda key, shape: operators.jpeg(shape), DDRM_JPEG, given="file", noise=noise, settings="jpeg")
 
 
 def _mri(lines: str, acceleration: int) -> Callable[[jax.Array, Shape], Operator]:
@@ -104,6 +113,10 @@ TASKS = {
     SENSING,
     random=True,
   ),
+  "jpeg": _jpeg("JPEG", 75),  # where a photograph is measured: libjpeg's usual quality
+  "jpeg_10": _jpeg("JPEG, quality 10", 10),
+  "jpeg_20": _jpeg("JPEG, quality 20", 20),
+  "jpeg_40": _jpeg("JPEG, quality 40", 40),
 }
 
 

@@ -75,6 +75,7 @@ LINEAR = {
   "mri": lambda shape: operators.mri(KEY, shape, coils=sensitivities(shape, 2)),
   "compressed_sensing": lambda shape: operators.compressed_sensing(KEY, shape, ratio=0.4),
   "gaussian_sensing": lambda shape: operators.gaussian_sensing(KEY, shape, measurements=20),
+  "jpeg": operators.jpeg,
 }
 NONLINEAR = {
   "phase_retrieval": operators.phase_retrieval,
@@ -83,7 +84,7 @@ NONLINEAR = {
 }
 EXACT = ("identity", "inpainting", "box", "random_mask", "grayscale", "super_resolution", "block_average")
 EXACT += ("masked_fourier", "compressed_sensing")
-BY_CG = ("blur_reflect", "blur_reflect_wide", "motion_blur", "derived", "mri")
+BY_CG = ("blur_reflect", "blur_reflect_wide", "motion_blur", "derived", "mri", "jpeg")
 linear = pytest.mark.parametrize("name", LINEAR)
 closed = pytest.mark.parametrize("name", [name for name in LINEAR if name not in BY_CG])
 any_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)

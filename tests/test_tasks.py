@@ -131,7 +131,7 @@ def test_every_task_is_listed_with_its_source(listed):
   assert [line.split()[0] for line, _ in pairs] == list(TASKS)
   for (line, below), task in zip(pairs, TASKS.values()):
     assert below == f"    {task.title}: {task.citation}"
-    assert line.split()[2] == f"{task.sigma:g}"
+    assert line.split()[2] == ("rounding" if task.noise else f"{task.sigma:g}")
 
 
 def test_every_word_is_listed_with_what_it_needs_and_whose_settings_it_takes(listed):

@@ -81,6 +81,7 @@ def make_files(folder: pathlib.Path) -> None:
   noisy(image, 25.0).save(folder / "noisy.png")
   image.resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC).save(folder / "small.png")
   image.convert("L").save(folder / "gray.png")
+  image.save(folder / "blocky.jpg", quality=20)
 
 
 def lines(page: pathlib.Path) -> list[str]:

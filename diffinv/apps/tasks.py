@@ -5,7 +5,7 @@ usage: diffinv tasks
 Below them are words, for pictures of your own: what each needs, and the task whose settings it takes.
 
 Noise is the standard deviation of every measured number, on the scale [-1, 1] of the pictures ([0, 1] for
-phase_retrieval_01); --sigma of the other commands changes it.
+phase_retrieval_01); --sigma of the other commands changes it. That of JPEG is its rounding.
 """
 
 import jax
@@ -104,7 +104,9 @@ def main(argv: list[str]) -> None:
   rows = []
   for name, task in TASKS.items():
     shape = "x".join(map(str, measured_shape(task, SHOWN)))
-    rows.append([name, shape, f"{task.sigma:g}", names(solvers(build(task, TRIED)))])
+    rows.append(
+      [name, shape, f"{task.sigma:g}" if task.noise is None else "rounding", names(solvers(build(task, TRIED)))]
+    )
   header, *lines = text.table(["task", "measurement", "noise", "restored by"], rows).split("\n")
   print(header)
   for line, task in zip(lines, TASKS.values()):

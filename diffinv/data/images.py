@@ -148,7 +148,7 @@ def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = Fal
     _check_bounded(image, path)
     raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
   if not convert and kind != NAMES[mode]:
-    note_once(f"{path}: three equal channels are taken as gray") if mode == "L" else _note_gray()
+    note_once(f"{path}: three equal channels are taken as gray") if mode == "L" else note_gray()
   tell = lambda words: note_once(f"{path}: {words}")
   pixels = from_uint8(np.asarray(_converted(image, mode, path, tell), np.uint8))
   return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
@@ -159,7 +159,8 @@ def _has_equal_channels(image: Image.Image) -> bool:
   return red.tobytes() == green.tobytes() == blue.tobytes()
 
 
-def _note_gray() -> None:
+def note_gray() -> None:
+  """Say once that gray pictures are taken as color ones."""
   note_once("grayscale pictures are taken as color ones of three equal channels")
 
 
@@ -181,7 +182,7 @@ def _read_array(path: pathlib.Path, channels: int) -> np.ndarray:
   """Read a picture from a `.npy` file; gray ones, [h, w] or [h, w, 1], get as many channels as are expected."""
   array = read_array(path, channels=channels, gray=True)
   if array.shape[-1] == 1 != channels:
-    _note_gray()
+    note_gray()
     array = np.repeat(array, channels, axis=-1)
   low, high = float(array.min()), float(array.max())
   doubt = ranges.doubt(array)

@@ -39,6 +39,15 @@ def described(image: Image.Image) -> str | None:
   return _found(image)[0]
 
 
+def title(data: bytes) -> str | None:
+  """Return the name of an embedded profile of RGB; None where it is sRGB, or cannot be used."""
+  try:
+    name, change = _conversion(data, "RGB")
+  except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+    return None
+  return None if change is None else name
+
+
 def _found(image: Image.Image) -> tuple[str | None, Callable[[Image.Image], Image.Image] | None]:
   """Return what is to be said of a picture's profile, and what converts it to sRGB; None for what there is not."""
   data, mode = image.info.get("icc_profile"), INNER.get(image.mode)

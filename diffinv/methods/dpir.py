@@ -15,6 +15,10 @@ but for the last step, after Renaud et al., "Plug-and-Play Image Restoration wit
 ICML 2024, arXiv 2402.01779: D then fills what was not measured better, such as missing pixels. With c = 0, the paper's
 algorithm, every seed gives the same picture.
 
+What is rounded, as by JPEG, is known by steps of many lengths, and their root mean square says little: the longest are
+those of values that a picture has little of. s_K is at most 0.025 then, and the result is moved to the nearest picture
+that would be rounded to y.
+
 Below a weight of 1/4 the data step of an operator with small singular values can leave more noise than s_k: at most
 s_k / (2 sqrt(lambda)), along each singular vector.
 
@@ -33,8 +37,13 @@ from diffinv import schedules
 from diffinv.methods import affine, base, mirrored, proximal
 from diffinv.methods.affine import Affine
 from diffinv.methods.cases import Case, MixtureCase
+from diffinv.noise import Rounding
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level
+
+# s_K of rounded values, on [-1, 1]. JPEG files of qualities 10 to 95, whose pictures are off by 0.11 to 0.03 when they
+# are decoded, are restored alike by 0.015 to 0.04, within 0.03 dB.
+ROUNDED = 0.025
 
 
 @pytree
@@ -62,7 +71,7 @@ class DPIR(base.Chain):
   search = {"weight": (0.12, 0.23, 0.46), "start": (0.2, 0.4, 0.8), "noise": (0.0, 0.6, 0.8, 1.0)}
 
   def levels(self, grid):
-    """Return the steps' places on the way from `start`, sigma = 1, to the noise of y, 0; and the clean image.
+    """Return the steps' places on the way from `start`, sigma = 1, to the last level, 0; and the clean image.
 
     t counts the steps that are left.
     """
@@ -74,6 +83,8 @@ class DPIR(base.Chain):
 
   def update(self, z, x_t, now, nxt, prior, problem):
     last = proximal.mean_std(problem)
+    if isinstance(problem.noise, Rounding):
+      last = jnp.minimum(last, ROUNDED)
     sbar = jnp.maximum(self.start, last) ** now.sigma * last ** (1.0 - now.sigma)
     sbar = jnp.clip(sbar, *schedules.sbar_range(prior.schedule))
     x = proximal.proximal(problem, x_t, self.weight / sbar**2, iterations=self.iterations)  # Eq. 6a
@@ -81,6 +92,10 @@ class DPIR(base.Chain):
     level = schedules.level_at(prior.schedule, sbar)
     x0 = mirrored.denoise(prior, level.alpha * (x + fresh * z), level, nxt.t, self.views)  # Eq. 6b
     return x0, {"residual_norm": base.residual_norm(problem, x0)}
+
+  def finish(self, state, prior, problem):
+    """Return the last picture; of rounded values the nearest one that they allow."""
+    return proximal.allowed(problem, state.x, self.iterations)
 
   def estimate(self, state, level, prior, problem):
     """Return the iterate, which is a clean image at every level; no evaluation."""

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffinv.noise import Rounding
 from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients
 from diffinv.operators.pixels import Grayscale
 from diffinv.problems import Problem
@@ -48,6 +49,20 @@ def proximal(problem: Problem, x: jax.Array, rho: jax.Array, *, iterations: int 
   """
   operator: Any = problem.operator  # linear
   return x + ridge(operator, problem.residual(x), rho * noise_variance(problem), iterations=iterations)
+
+
+def allowed(problem: Problem, x: jax.Array, iterations: int) -> jax.Array:
+  """Return the picture nearest to x whose measurement is rounded to y, linear A, by conjugate gradients.
+
+  x itself, where the noise is no rounding or x is allowed; the one that comes nearest to y, where none is.
+  """
+  if not isinstance(problem.noise, Rounding):
+    return x
+  operator: Any = problem.operator  # linear
+  predicted = operator(x)
+  excess = operator.observed(problem.y) * (problem.noise.nearest(problem.y, predicted) - predicted)
+  # Not by A A^T, which is singular where a measurement says some of it twice: at edges that fill up blocks.
+  return x + conjugate_gradients(lambda u: operator.adjoint(operator(u)), operator.adjoint(excess), iterations)
 
 
 SMOOTHNESS = 0.1  # mu below: of what is not measured it changes nothing, of what is, little

@@ -8,6 +8,7 @@ from diffinv.operators.algebra import compose, stack
 from diffinv.operators.base import LinearOperator, Operator
 from diffinv.operators.blur import blur, gaussian_blur, motion_blur
 from diffinv.operators.fourier import masked_fourier, mri, phase_retrieval
+from diffinv.operators.jpeg import jpeg
 from diffinv.operators.nonlinear import hdr, nonlinear_blur
 from diffinv.operators.pixels import box, grayscale, identity, inpainting, random_mask
 from diffinv.operators.resize import block_average, super_resolution
@@ -33,6 +34,7 @@ OPERATORS = {
   "mri": mri,
   "compressed_sensing": compressed_sensing,
   "gaussian_sensing": gaussian_sensing,
+  "jpeg": jpeg,
   "compose": compose,
   "stack": stack,
 }

@@ -88,7 +88,7 @@ def fit_notes(
   problem: Problem, chi2: float | None, task: Task, is_real: bool, given: Given = NOTHING, found: bool = False
 ) -> list[str]:
   """Say what a chi2 far from 1 can mean; and of one that is not, that it says nothing for a kernel."""
-  if chi2 is None or not math.isfinite(chi2):
+  if chi2 is None or not math.isfinite(chi2) or task.noise is not None:  # most of what is rounded off is no noise
     return []
   low, high = limits(int(np.sum(np.asarray(problem.operator.observed(problem.y)) > 0)), task)
   if chi2 > high:

@@ -175,7 +175,7 @@ def plan(c: Comparison) -> dict[str, Any]:
 
 
 def _describe_task(c: Comparison, name: str, task: Task) -> dict[str, Any]:
-  noise = measurement.describe_noise(measurement.noise_model(c.study, task))
+  noise = measurement.describe_noise(measurement.noise_model(c.study, task, c.cases[0].shape[2]))
   entry = {"name": name, "title": task.title, "noise": noise}
   if TASKS.get(name) is task:
     return entry

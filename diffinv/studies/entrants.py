@@ -89,7 +89,8 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
   table, given, tasks = read_settings(config), overrides(config), named_tasks(config.tasks)
   entrants = []
   for task, operator in operators.items():
-    noise, whose = measurement.noise_model(config, tasks[task]), tasks[task].settings_of(task)
+    noise = measurement.noise_model(config, tasks[task], operator.in_shape[2])
+    whose = tasks[task].settings_of(task)
     for name, method in named_methods(config.methods).items():
       fields = dict(given[name])
       if isinstance(method, Baseline):

@@ -35,14 +35,17 @@ class Given(NamedTuple):
 NOTHING = Given()
 
 
-def noise_model(config: Measuring, task: Task) -> Any:
-  """Return the noise that the configuration and the task's default describe.
+def noise_model(config: Measuring, task: Task, channels: int = 3) -> Any:
+  """Return the noise that the configuration and the task's default describe, for pictures of so many channels.
 
   Raises:
     UsageError: `sigma` or `rate` does not fit `noise`; or the noise does not fit the task.
   """
   if not isinstance(config.noise, str):
     return config.noise
+  if task.noise is not None:
+    check_own_noise(config, task)
+    return task.noise(channels)
   if config.noise != "gaussian" and config.sigma is not None:
     raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={config.noise}`; leave it out")
   if config.noise != "poisson" and config.rate != Measuring.rate:
@@ -59,9 +62,28 @@ def noise_model(config: Measuring, task: Task) -> Any:
   return noise.Gaussian(sigma)
 
 
+def check_own_noise(config: Measuring, task: Task) -> None:
+  """Check that nothing is said of the noise of a task that has its own.
+
+  Raises:
+    UsageError: something is.
+  """
+  for name, usual in (("noise", Measuring.noise), ("sigma", None), ("rate", Measuring.rate)):
+    if getattr(config, name) != usual:
+      raise errors.UsageError(
+        f"`{name}`: what {task.title} rounds off is its noise, got `{name}={getattr(config, name)}`; leave it out"
+      )
+
+
 def describe_noise(model: Any) -> dict[str, Any]:
-  """Return the noise's kind and parameters, on [-1, 1]."""
-  return {"kind": type(model).__name__.lower(), **dataclasses.asdict(model)}
+  """Return the noise's kind and parameters, on [-1, 1]; of many numbers the least and the largest."""
+  found = dataclasses.asdict(model)
+  numbers = {name: value if np.ndim(value) == 0 else _extremes(value) for name, value in found.items()}
+  return {"kind": type(model).__name__.lower(), **numbers}
+
+
+def _extremes(values: Any) -> list[float]:
+  return [float(np.min(values)), float(np.max(values))]
 
 
 @functools.cache
@@ -93,10 +115,7 @@ def make_operator(
     UsageError: the task takes no mask or kernel.
     ValueError: the mask has another size than the picture, or the task cannot measure such a picture.
   """
-  if given.mask is not None and task.given != "mask":
-    raise errors.UsageError(f"`mask` is for inpainting and MRI, got `task={name}`; leave it out")
-  if given.kernel is not None and task.given != "kernel":
-    raise errors.UsageError(f"`kernel` is for deblurring, got `task={name}`; leave it out")
+  check_takes(name, task, given)
   if given.kernel is not None:
     return operators.blur(shape, kernel(given.kernel))
   try:
@@ -104,6 +123,18 @@ def make_operator(
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from None
   return operator if given.mask is None else _masked(operator, shape, given.mask, given.mask_threshold)
+
+
+def check_takes(name: str, task: Task, given: Given) -> None:
+  """Check that a task takes what is said of how a measurement was made.
+
+  Raises:
+    UsageError: it takes no mask or kernel.
+  """
+  if given.mask is not None and task.given != "mask":
+    raise errors.UsageError(f"`mask` is for inpainting and MRI, got `task={name}`; leave it out")
+  if given.kernel is not None and task.given != "kernel":
+    raise errors.UsageError(f"`kernel` is for deblurring, got `task={name}`; leave it out")
 
 
 def kernel(given: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
@@ -130,7 +161,7 @@ def measured(
   """Measure a picture; what is drawn at random depends on the seed, the picture's number and the task only."""
   operator_key, noise_key, _ = case_keys(case)
   operator = make_operator(name, task, operator_key, case.shape, given)
-  return simulate(noise_key, operator, noise_model(config, task), jnp.asarray(truth))
+  return simulate(noise_key, operator, noise_model(config, task, case.shape[2]), jnp.asarray(truth))
 
 
 def values(operator: Operator, y: np.ndarray, given_range: str | None) -> jax.Array:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffinv import batch, devices, errors, files, memory, progress
@@ -22,7 +23,19 @@ from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.problems import Problem
 from diffinv.schedules import Level
-from diffinv.studies import advice, chains, entrants, identity, marks, measurement, presets, runs, unfinished, unknown
+from diffinv.studies import (
+  advice,
+  chains,
+  compressed,
+  entrants,
+  identity,
+  marks,
+  measurement,
+  presets,
+  runs,
+  unfinished,
+  unknown,
+)
 from diffinv.studies import cases as casing
 from diffinv.studies.cases import Case
 from diffinv.studies.found import Found
@@ -216,7 +229,7 @@ class Job(NamedTuple):
   @property
   def layouts(self) -> dict[str, Any]:
     """What must be the same for pictures to run at once, by their names: kernels that were found have sizes."""
-    return {name: None if one.kernel is None else one.kernel.shape for name, one in self.known.items()}
+    return {name: one.layout for name, one in self.known.items()}
 
   def load(self, case: Case) -> tuple[Problem, np.ndarray | None]:
     """Return the problem of a picture, and the truth where it is known."""
@@ -225,11 +238,20 @@ class Job(NamedTuple):
       return measurement.measured(self.config, self.name, self.task, case, found, self.config.given), found
     return measured_problem(self, case, found), None
 
+  def in_srgb(self, case: Case, pictures: np.ndarray) -> np.ndarray:
+    """Return pictures, [n, h, w, c], in sRGB, where the measurement is a file with colors of its own."""
+    if self.task.given != "file" or self.config.input:
+      return pictures
+    found: Any = self.read(case.path)
+    return compressed.in_srgb(pictures, found)
 
-def measured_problem(job: Job, case: Case, y: np.ndarray) -> Problem:
-  """Return the problem of a real measurement `y`."""
+
+def measured_problem(job: Job, case: Case, y: Any) -> Problem:
+  """Return the problem of a real measurement `y`, an array or what was read of a file."""
   known = job.known[case.name]
-  operator = unknown.operator(job.config, job.name, job.task, case, known.kernel, known.mask)
+  operator = unknown.operator(job.config, job.name, job.task, case, known)
+  if known.operator is not None:
+    return Problem(operator, known.noise, jnp.asarray(compressed.values(y, known.operator)))
   return Problem(operator, known.noise, measurement.values(operator, y, job.config.measurement_range))
 
 
@@ -304,7 +326,7 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
   marks.require_finite(job.method.name, got.images)
   scores = marks.scores(problem, got.images[0], None)
   notes = _notes(job, case, problem, _mean_scores(problem, got.images[0], None) or scores[0])
-  samples = unknown.inside(problem.operator, got.images[0])
+  samples = job.in_srgb(case, unknown.inside(problem.operator, got.images[0]))
   spread = marks.spread(samples, antithetic=job.config.antithetic)
   return Restored(np.mean(samples, axis=0), samples, spread, scores, problem, tuple(notes))
 
@@ -339,7 +361,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
   read = Reader(_reader(config, prior, name, task, given_y))
   found = [read(path) for path in paths]
   shapes = [
-    x.shape if config.input else picture_shape(config, prior, name, task, path, x.shape)
+    x.shape if config.input else picture_shape(config, prior, name, task, path, x)
     for path, x in zip(paths, found, strict=True)
   ]
   cases = casing.name_cases(paths, shapes, config.seed, [name])
@@ -391,8 +413,7 @@ def _choice(config: Restoration, task: str) -> Callable[[Callable[[Any], str | N
 def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   """Say why a method cannot restore one of the pictures; None where it can."""
   for case in {(case.shape, str(known[case.name].noise)): case for case in cases}.values():
-    one = known[case.name]
-    operator, noise = unknown.operator(config, name, task, case, one.kernel, one.mask), one.noise
+    noise, operator = known[case.name].noise, unknown.operator(config, name, task, case, known[case.name])
     if isinstance(method, Baseline):
       why = method.excuse(operator, noise)
     else:
@@ -476,6 +497,10 @@ def _reader(config: Restoration, prior: PicturePrior, name: str, task: Task, giv
   if config.input:
     multiple = measurement.size_multiple([task])
     return lambda path: casing.read_picture(config, prior, multiple, path)
+  if task.given == "file":
+    if given_y is not None:
+      raise errors.UsageError(f"`measurement`: expected a JPEG file for `task={name}`, got an array; name the file")
+    return lambda path: compressed.read(path, prior.image_shape[2], convert=config.convert)
   if given_y is not None:
     return lambda path: given_y
   return lambda path: read_measurement(config, prior, name, task, path)
@@ -503,14 +528,17 @@ def read_measurement(config: Restoration, prior: PicturePrior, name: str, task: 
 
 
 def picture_shape(
-  config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path, shape: Sequence[int]
+  config: Restoration, prior: PicturePrior, name: str, task: Task, path: pathlib.Path, y: Any
 ) -> tuple[int, int, int]:
-  """Return the shape of the picture behind a measurement of `shape`.
+  """Return the shape of the picture behind a measurement.
 
   Raises:
     ValueError: the prior has no picture of which this is the measurement.
   """
+  if task.given == "file":
+    return compressed.picture_shape(y, prior, path)
   check_given(config, name, task)
+  shape = y.shape
   scale = measurement.scale(task)
   size = tuple(round(n * s) for n, s in zip(shape[:2], scale, strict=True))
   allowed, multiple = prior.image_shape[:2], size_step(prior)
@@ -698,7 +726,8 @@ def write_case(
   several = [f"{case.name}-{i:0{digits}d}.png" for i in range(len(pictures))]
   names = [f"{case.name}.png"] if len(pictures) == 1 else several
   found, mean_marks = marks.scores(problem, pictures, truth), _mean_scores(problem, pictures, truth)
-  pictures = unknown.inside(problem.operator, pictures)
+  pictures = job.in_srgb(case, unknown.inside(problem.operator, pictures))
+  seen = job.in_srgb(case, np.asarray(problem.operator.picture(problem.y))[None])[0]
   entry: dict[str, Any] = {
     "name": case.name,
     "source": case.path,
@@ -715,9 +744,9 @@ def write_case(
   entry["notes"] = _notes(job, case, problem, entry.get("mean", entry["samples"][0]))
   if job.config.finds_mask:
     entry["notes"].append(advice.found_mask(problem, run.path / f"{case.name}-mask.png"))
-  names = run.write({**arrays, **measurement_files(job.task, case.name, problem)})
+  names = run.write({**arrays, **measurement_files(job.task, case.name, problem, seen)})
   sheet_name = f"{case.name}-sheet.png"
-  images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, pictures, truth, entry))
+  images.write_pillow(run.new(sheet_name), draw_sheet(job, problem, seen, pictures, truth, entry))
   return entry, [*names, sheet_name]
 
 
@@ -733,11 +762,11 @@ def _notes(job: Job, case: Case, problem: Problem, scores: Mapping[str, float]) 
   return advice.notes(problem, scores, task=job.task, y=read, given=job.config.given, found=found)
 
 
-def draw_sheet(job: Job, problem: Problem, pictures, truth, entry: dict[str, Any]) -> Any:
-  """Draw truth, measurement, samples, and their mean and standard deviation, side by side."""
+def draw_sheet(job: Job, problem: Problem, seen, pictures, truth, entry: dict[str, Any]) -> Any:
+  """Draw truth, the measurement as it is `seen`, samples, and their mean and standard deviation, side by side."""
   cells = [] if truth is None else [("truth", sheet.Cell(truth))]
   size = images.by(problem.y.shape) if problem.operator.is_picture else "x".join(map(str, problem.y.shape))
-  cells.append(("measurement", sheet.Cell(np.asarray(problem.operator.picture(problem.y)), (size,))))
+  cells.append(("measurement", sheet.Cell(seen, (size,))))
   if job.config.blur is not None or job.config.kernel is not None:
     cells.append(("kernel", sheet.Cell(_shown_kernel(problem))))
   for i, (picture, found) in enumerate(list(zip(pictures, entry["samples"], strict=True))[:SHEET_SAMPLES]):
@@ -757,13 +786,11 @@ def _shown_kernel(problem: Problem) -> np.ndarray:
   return 2.0 * np.clip(taps / np.max(taps), 0.0, 1.0)[..., None] - 1.0
 
 
-def measurement_files(task: Task, name: str, problem: Problem) -> dict[str, np.ndarray]:
-  """Return what `measurement`, `mask` and `kernel` take, by the names of files."""
+def measurement_files(task: Task, name: str, problem: Problem, seen: np.ndarray) -> dict[str, np.ndarray]:
+  """Return what `measurement`, `mask` and `kernel` take, by the names of files; and what is `seen` of it."""
   operator: Any = problem.operator
-  found = {
-    f"{name}-measurement.npy": np.asarray(problem.y),
-    f"{name}-measurement.png": np.asarray(operator.picture(problem.y)),
-  }
+  found = {} if task.given == "file" else {f"{name}-measurement.npy": np.asarray(problem.y)}  # a file says more
+  found[f"{name}-measurement.png"] = seen
   if task.given == "mask":
     found[f"{name}-mask.png"] = 2.0 * np.asarray(operator.mask) - 1.0
   elif hasattr(operator, "kernel"):

@@ -13,9 +13,10 @@ from diffinv.blind.borders import BorderedBlur, bordered_blur
 from diffinv.data import formats, images
 from diffinv.noise import Gaussian
 from diffinv.operators import LinearOperator, Operator
+from diffinv.operators.jpeg import BlockCosines
 from diffinv.operators.pixels import Identity
 from diffinv.priors import PicturePrior
-from diffinv.studies import identity, measurement, runs
+from diffinv.studies import compressed, identity, measurement, runs
 from diffinv.studies.cases import Case, case_keys
 from diffinv.studies.found import Found
 from diffinv.tasks import Task
@@ -30,6 +31,14 @@ class Known(NamedTuple):
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
   blur: str | None = None  # that was found, as `blur` takes it, to three digits
   mask: np.ndarray | None = None  # of scratches and dust that were found, [h, w, 1], true where pixels are kept
+  operator: BlockCosines | None = None  # of a JPEG file, which says all of it
+
+  @property
+  def layout(self) -> Any:
+    """What must be the same for pictures of one shape to run at once."""
+    if self.operator is not None:
+      return (self.operator.in_shape, self.operator.sampling, self.operator.window)
+    return None if self.kernel is None else self.kernel.shape
 
 
 def known(
@@ -57,7 +66,10 @@ def known(
     ValueError: what is said does not fit a picture, or one is too small for its blur to be found.
   """
   if config.input:
-    return dict.fromkeys((case.name for case in cases), Known(measurement.noise_model(config, task)))
+    model = measurement.noise_model(config, task, cases[0].shape[2])
+    return dict.fromkeys((case.name for case in cases), Known(model))
+  if task.given == "file":
+    return _of_files(config, name, task, prior, cases, found)
   sigma_unsaid = config.sigma is None and config.noise == "gaussian"
   noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
   if noise is None:
@@ -70,6 +82,17 @@ def known(
     }
   except KeyboardInterrupt as stop:
     raise errors.interrupted(stop, kept.left) from None
+
+
+def _of_files(config, name, task, prior, cases, found) -> dict[str, Known]:
+  """Return what files say of themselves, which nobody else may."""
+  measurement.check_own_noise(config, task)
+  blur = None if config.blur is None else np.ones((1, 1), np.float32)
+  measurement.check_takes(name, task, config.given._replace(kernel=config.given.kernel if blur is None else blur))
+  if config.measurement_range is not None:
+    raise errors.UsageError(f"`measurement_range` is of numbers, got `task={name}`, which takes files; leave it out")
+  known = (Known(compressed.noise(one), operator=compressed.operator(one, prior)) for one in found)
+  return dict(zip((case.name for case in cases), known, strict=True))
 
 
 def _usual(config, name, task, prior, case) -> Gaussian | None:
@@ -87,7 +110,8 @@ def _usual(config, name, task, prior, case) -> Gaussian | None:
 
 def _simplest(config, name, task, case, mask=None) -> Any:
   """Return an operator that observes what a picture's does: of a blur, which observes every pixel, the identity."""
-  return operator(config, name, task, case, mask=mask) if config.blur is None else operators.identity(case.shape)
+  found = Known(None, mask=mask)
+  return operator(config, name, task, case, found) if config.blur is None else operators.identity(case.shape)
 
 
 def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
@@ -171,14 +195,7 @@ def _mask(case, y) -> np.ndarray:
   return kept
 
 
-def operator(
-  config: Any,
-  name: str,
-  task: Task,
-  case: Case,
-  kernel: np.ndarray | None = None,
-  mask: np.ndarray | None = None,
-) -> Operator:
+def operator(config: Any, name: str, task: Task, case: Case, found: Known | None = None) -> Operator:
   """Return what measured a picture.
 
   Args:
@@ -186,28 +203,30 @@ def operator(
     name: of the task.
     task: that measured.
     case: the picture.
-    kernel: of a blur that was not said, [k, l].
-    mask: that was not said, [h, w, 1].
+    found: what is known of its measurement beside what was said.
 
   Raises:
     UsageError: the task takes no mask, kernel or blur.
     ValueError: what is said does not fit the picture.
   """
+  if found is not None and found.operator is not None:
+    return found.operator
   if config.blur is None or config.input:
-    given = config.given if mask is None else config.given._replace(mask=mask)
+    mask = config.given.mask if found is None or found.mask is None else found.mask
+    given = config.given._replace(mask=mask)
     return measurement.make_operator(name, task, case_keys(case)[0], case.shape, given)
-  taps = measurement.kernel(config.given.kernel if kernel is None else kernel)
+  taps = measurement.kernel(config.given.kernel if found is None or found.kernel is None else found.kernel)
   return bordered_blur(case.shape, taps)
 
 
 def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
   """Return pictures, [n, h, w, c], without the border that was restored with them, where there is one."""
-  if not isinstance(measured_by, BorderedBlur):
+  if not isinstance(measured_by, (BorderedBlur, BlockCosines)):
     return pictures
   return np.stack([measured_by.inside(picture) for picture in pictures])
 
 
 def describe(known: Mapping[str, Known]) -> dict[str, Any]:
-  """Return the kind and the parameters of the noise, `sigma` as "auto" where each picture has its own."""
+  """Return the kind and the parameters of the noise, "auto" where each picture has its own."""
   first, *others = (measurement.describe_noise(one.noise) for one in known.values())
-  return first if all(other == first for other in others) else {**first, "sigma": AUTO}
+  return {name: value if all(one[name] == value for one in others) else AUTO for name, value in first.items()}
