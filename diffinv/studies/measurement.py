@@ -39,29 +39,47 @@ def noise_model(config: Measuring, task: Task) -> Any:
   """Return the noise that the configuration and the task's default describe.
 
   Raises:
-    UsageError: `sigma` or `rate` does not fit `noise`; or the noise does not fit the task.
+    UsageError: `sigma`, `rate` or `read` does not fit `noise`; or the noise does not fit the task.
   """
   if not isinstance(config.noise, str):
     return config.noise
   if config.noise != "gaussian" and config.sigma is not None:
     raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={config.noise}`; leave it out")
-  if config.noise != "poisson" and config.rate != Measuring.rate:
-    raise errors.UsageError(f"`rate` is of poisson noise, got `noise={config.noise}`; leave it out")
+  rate = Measuring.rate if config.rate is None else config.rate
+  for name in ("rate", "read"):
+    if config.noise != "poisson" and getattr(config, name) not in (None, getattr(Measuring, name)):
+      raise errors.UsageError(f"`{name}` is of poisson noise, got `noise={config.noise}`; leave it out")
   if config.noise == "poisson":
     if not probe(task).is_picture:
       raise errors.UsageError(f"`noise=poisson` counts the light of a picture, got the task {task.title}; leave it out")
-    return noise.Poisson(config.rate)
+    return noise.Poisson(rate, config.read)
   if config.noise == "none":
     return noise.NoNoise()
   sigma = task.sigma if config.sigma is None else config.sigma
   if sigma == 0:
     raise errors.UsageError("`sigma`: expected a positive number, got 0; pass `noise=none`")
-  return noise.Gaussian(sigma)
+  return noise.Gaussian(_of_channels(task, sigma) if isinstance(sigma, tuple) else sigma)
+
+
+def _of_channels(task: Task, sigmas: tuple[float, ...]) -> jax.Array:
+  """Return the standard deviation of each channel, [1, 1, c].
+
+  Raises:
+    UsageError: the task's measurements are no pictures of so many channels.
+  """
+  template = probe(task)
+  if not template.is_picture or template.out_shape[-1] != len(sigmas):
+    raise errors.UsageError(
+      f"`sigma`: expected a number, or one for each channel of {task.title}, got {len(sigmas)}; give one number"
+    )
+  return jnp.asarray(sigmas)[None, None, :]
 
 
 def describe_noise(model: Any) -> dict[str, Any]:
-  """Return the noise's kind and parameters, on [-1, 1]."""
-  return {"kind": type(model).__name__.lower(), **dataclasses.asdict(model)}
+  """Return the noise's kind and parameters, on [-1, 1], those of the channels as a list."""
+  found = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+  plain = {name: np.ravel(value).tolist() if np.ndim(value) else value for name, value in found.items()}
+  return {"kind": type(model).__name__.lower(), **plain}
 
 
 @functools.cache

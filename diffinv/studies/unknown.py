@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffinv import errors, operators, progress
-from diffinv.blind import estimate_blur, noise_level
+from diffinv.blind import estimate_blur, noise_level, uneven_noise
 from diffinv.blind.borders import BorderedBlur, bordered_blur
 from diffinv.noise import Gaussian
 from diffinv.operators import Operator
@@ -16,6 +16,7 @@ from diffinv.studies.cases import Case, case_keys
 from diffinv.tasks import Task
 
 AUTO = "auto"  # in place of a number that is to be estimated
+CHANNELS = uneven_noise.CHANNELS  # in place of one number that is to be estimated for each channel
 
 
 class Known(NamedTuple):
@@ -44,11 +45,46 @@ def known(
   """
   if config.input:
     return dict.fromkeys((case.name for case in cases), Known(measurement.noise_model(config, task)))
+  if (kind := _uneven(config, name, task, cases[0])) is not None:
+    return {case.name: _found_uneven(config, name, task, prior, case, y, kind) for case, y in zip(cases, found)}
   sigma_unsaid = config.sigma is None and config.noise == "gaussian"
   noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
   if noise is None:
     noise = _usual(config, name, task, prior, cases[0])
   return {case.name: _one(config, name, task, prior, case, y, noise) for case, y in zip(cases, found, strict=True)}
+
+
+def _uneven(config, name, task, case) -> str | None:
+  """Return what the unknown noise varies with; None where it is known, or the same in all of the picture.
+
+  Raises:
+    UsageError: it is asked for and cannot be estimated.
+  """
+  asked = config.sigma == CHANNELS or config.rate == AUTO
+  if not asked and (config.noise != "poisson" or (config.rate, config.read) != (None, None)):
+    return None
+  if (why := uneven_noise.excuse(_simplest(config, name, task, case))) is None:
+    return CHANNELS if config.sigma == CHANNELS else uneven_noise.BRIGHTNESS
+  if not asked:
+    return None
+  option = f"`sigma={CHANNELS}`" if config.sigma == CHANNELS else f"`rate={AUTO}`"
+  raise errors.UsageError(f"{option}: {why}, got `task={name}`; give a number")
+
+
+def _found_uneven(config, name, task, prior, case, y, kind) -> Known:
+  """Return the noise of one measurement that varies within it."""
+  values = _read(config, case, _simplest(config, name, task, case), y)
+  seen = uneven_noise.estimate(case_keys(case)[1], prior, values, kind)
+  progress.note(f"{case.name}: {uneven_noise.described(seen, kind)}")
+  return Known(uneven_noise.noise_of(seen, kind))
+
+
+def _read(config, case, simplest, y) -> Any:
+  """Return a measurement in units of [-1, 1]; say where it does not look like one."""
+  values = measurement.values(simplest, y, config.measurement_range)
+  if doubt := measurement.doubt(simplest, np.asarray(values)):
+    progress.note(f"{case.name}: {doubt}")
+  return values
 
 
 def _usual(config, name, task, prior, case) -> Gaussian | None:
@@ -73,14 +109,16 @@ def _one(config, name, task, prior, case, y, noise) -> Known:
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
   simplest = _simplest(config, name, task, case)
-  values = measurement.values(simplest, y, config.measurement_range)
-  if doubt := measurement.doubt(simplest, np.asarray(values)):
-    progress.note(f"{case.name}: {doubt}")
+  values = _read(config, case, simplest, y)
   estimate = lambda: noise_level.estimate(case_keys(case)[1], prior, simplest, values)
   if noise is None:
     seen = estimate()
     progress.note(f"{case.name}: {noise_level.described(seen)}")
     noise = Gaussian(noise_level.chosen(seen))
+    if uneven_noise.excuse(simplest) is None:
+      unevenness = uneven_noise.unevenness(case_keys(case)[1], prior, values, np.float32(noise.sigma))
+      if doubt := uneven_noise.doubt(unevenness):
+        progress.note(f"{case.name}: {doubt}")
   if config.unknown_blur is None:
     return Known(noise)
   sigma = float(noise.sigma) if isinstance(noise, Gaussian) else noise_level.chosen(estimate())
@@ -123,6 +161,6 @@ def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
 
 
 def describe(known: Mapping[str, Known]) -> dict[str, Any]:
-  """Return the kind and the parameters of the noise, `sigma` as "auto" where each picture has its own."""
+  """Return the kind and the parameters of the noise, "auto" in place of those of which each picture has its own."""
   first, *others = (measurement.describe_noise(one.noise) for one in known.values())
-  return first if all(other == first for other in others) else {**first, "sigma": AUTO}
+  return {name: value if all(other[name] == value for other in others) else AUTO for name, value in first.items()}
