@@ -79,12 +79,14 @@ def test_the_splitting_ends_at_the_posterior_mean_under_a_gaussian_prior():
 
 def test_one_variance_takes_the_splitting_to_the_mean_at_once():
   y = drawn(np.full(SHAPE, 0.04)).astype(jnp.float32)
-  restore = lambda method, sigma: sampler.sample(
-    jax.random.key(0), method, natural(), Problem(operators.identity(SHAPE), Gaussian(sigma), y), GRID
-  )[0]
-  GRID = natural().schedule.grid("1")
-  want = restore(MMSE(), jnp.float32(0.2))
-  np.testing.assert_allclose(restore(MMSE(rounds=2), jnp.full((1, 1, 3), 0.2)), want, rtol=0, atol=1e-5)
+  grid = natural().schedule.grid("1")
+
+  def restored(method, sigma):
+    problem = Problem(operators.identity(SHAPE), Gaussian(sigma), y)
+    return sampler.sample(jax.random.key(0), method, natural(), problem, grid)[0]
+
+  want = restored(MMSE(), jnp.float32(0.2))
+  np.testing.assert_allclose(restored(MMSE(rounds=2), jnp.full((1, 1, 3), 0.2)), want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
