@@ -20,6 +20,7 @@ MIN_PHOTONS = 1.0  # a dark pixel counts as one photon, so that no weight is inf
 MIN_SIGMA, MAX_SIGMA = 1e-6, 1e3  # on [-1, 1]: their squares, and the inverses of these, are far within float32
 MIN_RATE, MAX_RATE = 1e-6, 1e4
 MAX_PHOTONS = 2.0**24  # float32 has every whole number up to it: 6.6 times white at the largest rate
+READING = 2**31  # folded into a key for the second draw of a measurement
 MIN_PART = 0.25  # of the count: below this prediction a parabola continues the log-likelihood
 
 
@@ -62,20 +63,27 @@ class Gaussian:
 
 @pytree
 class Poisson:
-  """Shot noise: y01 = Poisson(255 rate x01) / (255 rate), x01 = (x + 1) / 2 clipped from below at 0."""
+  """Shot noise: y01 = Poisson(255 rate x01) / (255 rate), x01 = (x + 1) / 2 clipped from below at 0.
+
+  With `read`, the Gaussian noise of reading it out is added, so that a value has the variance 4 gain x01 + read^2, gain
+  = 1 / (255 rate). All but `sample` then take the sum for Poisson noise on as many more photons as have the variance of
+  that Gaussian, as if light had been added and its mean subtracted.
+  """
 
   rate: jax.Array | float  # exposure; 1 is 255 photons at white; 1e-6 to 1e4
+  read: jax.Array | float | None = None  # standard deviation of the Gaussian noise, on [-1, 1]; None for none
 
   def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
     """Return a noisy measurement on [-1, 1], the shape of `clean`; NaN where there is too much light to be counted.
 
     Raises:
-      ValueError: the rate is out of its bounds.
+      ValueError: the rate or `read` is out of its bounds.
     """
     _check("rate", self.rate, MIN_RATE, MAX_RATE)
-    expected = self._photons(clean)
+    expected = self._light(clean)
     photons = jax.random.poisson(key, jnp.minimum(expected, MAX_PHOTONS)).astype(clean.dtype)
-    return jnp.where(expected <= MAX_PHOTONS, 2.0 * photons / (PEAK * self.rate) - 1.0, jnp.nan)
+    counted = jnp.where(expected <= MAX_PHOTONS, 2.0 * photons / (PEAK * self.rate) - 1.0, jnp.nan)
+    return counted if self.read is None else Gaussian(self.read).sample(jax.random.fold_in(key, READING), counted)
 
   def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return log p(count_i | clean_i) per value, the shape of `y`."""
@@ -106,13 +114,21 @@ class Poisson:
     _, floor, predicted = self._counted(y, clean)
     return jnp.maximum(predicted, floor) * (2.0 / (PEAK * self.rate)) ** 2
 
-  def _photons(self, x):
+  def _light(self, x):
     return PEAK * self.rate * jnp.maximum((x + 1.0) / 2.0, 0.0)
+
+  def _photons(self, x):
+    """Return photons with those that stand for `read`, at least 0."""
+    return jnp.maximum(self._signed(x), 0.0)
+
+  def _signed(self, x):
+    light = PEAK * self.rate * (x + 1.0) / 2.0
+    return light if self.read is None else light + (PEAK * self.rate * self.read / 2.0) ** 2
 
   def _counted(self, y, clean):
     """Return k, lambda0 and lambda, which is negative below black."""
     count = jnp.round(self._photons(y))
-    return count, jnp.maximum(MIN_PART * count, MIN_PHOTONS), PEAK * self.rate * (clean + 1.0) / 2.0
+    return count, jnp.maximum(MIN_PART * count, MIN_PHOTONS), self._signed(clean)
 
 
 @pytree

@@ -39,6 +39,7 @@ class Option(NamedTuple):
   form: Callable[[str], Any] | None  # of a text with numbers: reads it, or raises ValueError
   advice: str  # what to do in place of a number out of its bounds
   words: tuple[str, ...]  # that may stand in place of a number
+  several: bool = False  # whether several numbers may stand in place of one
 
   @property
   def bounded(self) -> bool:
@@ -66,6 +67,7 @@ def option(
   form: Callable[[str], Any] | None = None,
   advice: str = "",
   words: tuple[str, ...] = (),
+  several: bool = False,
 ) -> Any:
   """Declare a field of a configuration.
 
@@ -78,8 +80,9 @@ def option(
     form: of a text with numbers: reads it, or raises ValueError.
     advice: what to do in place of a number out of its bounds.
     words: that may stand in place of a number, such as "auto".
+    several: whether several numbers may stand in place of one, on the command line with commas.
   """
-  about = Option(help, low, high, None if choices is None else tuple(choices), repeated, form, advice, words)
+  about = Option(help, low, high, None if choices is None else tuple(choices), repeated, form, advice, words, several)
   return dataclasses.field(default=default, metadata={KEY: about})
 
 
@@ -145,7 +148,8 @@ def check(config: Any) -> None:
 def _check_value(name: str, value: Any, field: dataclasses.Field, about: Option) -> None:
   wanted = kind(field)
   if wanted in (int, float):
-    _check_number(name, value, wanted, about)
+    for one in value if about.several and isinstance(value, tuple) else (value,):
+      _check_number(name, one, wanted, about)
   elif wanted is bool and not isinstance(value, bool):
     raise errors.UsageError(f"`{name}`: expected true or false, got {value!r}")
   elif about.form is not None:

@@ -143,7 +143,7 @@ def patched(data, place, value):
       "luma as the finest plane and chroma alike, got planes of 2x2, 1x2, 1x1",
     ),
   ],
-  ids=str,
+  ids=lambda value: value if isinstance(value, str) else "a file",
 )
 def test_a_file_that_cannot_be_used_is_refused_on_one_line(tmp_path, data, said, capfd):
   (tmp_path / "a.jpg").write_bytes(data())

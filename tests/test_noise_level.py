@@ -138,5 +138,5 @@ def test_sigma_auto_is_refused_for_what_is_no_picture(tmp_path):
 
 
 def test_another_word_for_sigma_is_refused():
-  with pytest.raises(diffinv.errors.UsageError, match="sigma.*auto or a number"):
+  with pytest.raises(diffinv.errors.UsageError, match="sigma.*auto, channels or a number"):
     diffinv.restore(np.zeros((SIZE, SIZE, 3), np.float32), task="denoising", sigma="automatic")

@@ -189,7 +189,7 @@ def test_a_difference_has_its_sign(value, text):
     (["--methods=wiener", "--set=wiener.steps=3"], "wiener: expected a field among none, got 'steps'"),
     (["--methods=total_variation", "--set=total_variation.weight=x"], "total_variation: expected weight to be of type"),
     (["--methods=biharmonic"], "biharmonic: expected missing pixels, got Identity"),
-    (["--methods=mmse", "--noise=none"], "mmse: expected Gaussian noise of one sigma, got NoNoise"),
+    (["--methods=mmse", "--noise=none"], "mmse: expected Gaussian or Poisson noise, got NoNoise"),
   ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):

@@ -1,5 +1,6 @@
 """Tasks in plain words: what each needs, whose settings it takes, and files as other programs write them."""
 
+import dataclasses
 import json
 
 import jax
@@ -89,7 +90,7 @@ def fields(prior, method, task):
 
 def default(method):
   made = diffinv.METHODS[method]()
-  return {name: getattr(made, name) for name in ("weight", "start", "noise", "iterations")}
+  return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
 
 
 PAPERS = {

@@ -12,16 +12,18 @@ T = TypeVar("T")
 
 
 class _Words(flags.ArgumentParser):
-  """Parses a number, or one of the words that may stand in its place."""
+  """Parses a number, or what may stand in its place: one of the words, or several numbers."""
 
-  def __init__(self, words: tuple[str, ...], numbers: flags.ArgumentParser):
-    """Take the words, and what parses a number."""
-    self._words, self._numbers = words, numbers
+  def __init__(self, words: tuple[str, ...], numbers: flags.ArgumentParser, several: bool):
+    """Take the words, what parses a number, and whether several may stand for one."""
+    self._words, self._numbers, self._several = words, numbers, several
     self.syntactic_help = ""
 
   def parse(self, argument: Any) -> Any:
-    """Return the number or the word."""
+    """Return the number, the numbers or the word."""
     try:
+      if self._several and isinstance(argument, str) and "," in argument:
+        return tuple(map(self._numbers.parse, argument.split(",")))
       return argument if argument in self._words else self._numbers.parse(argument)
     except ValueError:
       raise ValueError(f"expected {', '.join(self._words)} or a number, got {argument!r}") from None
@@ -71,7 +73,7 @@ def _define(values, name, default, text, field: dataclasses.Field, about: option
     flags.DEFINE_boolean(name, default, text, flag_values=values)
   elif about.words:
     numbers = flags.IntegerParser() if kind is int else flags.FloatParser()
-    flags.DEFINE(_Words(about.words, numbers), name, default, text, values, flags.ArgumentSerializer())
+    flags.DEFINE(_Words(about.words, numbers, about.several), name, default, text, values, flags.ArgumentSerializer())
   elif kind is int:
     flags.DEFINE_integer(name, default, text, flag_values=values)
   elif kind is float:

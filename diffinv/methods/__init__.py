@@ -138,6 +138,11 @@ def check_noise(method: Method, noise: Any, schedule: Schedule) -> None:
   getattr(method, "check_noise", lambda noise, schedule: None)(noise, schedule)
 
 
+def fitted(method: Method, noise: Any) -> Method:
+  """Return the method as problems of this noise take it: with more evaluations, where it needs them."""
+  return getattr(method, "fitted", lambda noise: method)(noise)
+
+
 def _operators(method: Method) -> str:
   if method.identity_only:
     return "the picture itself with noise, as the task denoising has it"

@@ -169,6 +169,10 @@ class Iteration(abc.ABC):
   def check_noise(self, noise: Any, schedule: Schedule) -> None:
     """Accept any noise, with a prior of any schedule."""
 
+  def fitted(self, noise: Any) -> "Iteration":
+    """Return the method as problems of this noise take it: itself."""
+    return self
+
   @classmethod
   def cases(cls) -> tuple[Case | Descent | Mean, ...]:
     """Return what is known exactly of the method under a Gaussian prior; what it does by default comes first."""

@@ -101,7 +101,7 @@ def enter(config: Comparing, prior: AnyPrior, operators: Mapping[str, Operator])
       else:
         steps = chosen_steps(config, table, name, fields.pop("steps", None))
         built = build(name, method, whose, steps, table, fields)
-      grid = make_grid(prior, steps)
+      built, grid = methods.fitted(built, noise), make_grid(prior, steps)
       why = excuse(built, operator, noise, prior.schedule)
       entrants.append(
         Entrant(task, name, built, steps, grid, cost(built, grid), why, preset=isinstance(method, Preset))

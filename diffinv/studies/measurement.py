@@ -33,13 +33,14 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+MOST_CHANNELS = 4  # of a picture, whose noise is said channel by channel
 
 
 def noise_model(config: Measuring, task: Task, channels: int = 3) -> Any:
   """Return the noise that the configuration and the task's default describe, for pictures of so many channels.
 
   Raises:
-    UsageError: `sigma` or `rate` does not fit `noise`; or the noise does not fit the task.
+    UsageError: `sigma`, `rate` or `read` does not fit `noise`; or the noise does not fit the task.
   """
   if not isinstance(config.noise, str):
     return config.noise
@@ -48,18 +49,34 @@ def noise_model(config: Measuring, task: Task, channels: int = 3) -> Any:
     return task.noise(channels)
   if config.noise != "gaussian" and config.sigma is not None:
     raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={config.noise}`; leave it out")
-  if config.noise != "poisson" and config.rate != Measuring.rate:
-    raise errors.UsageError(f"`rate` is of poisson noise, got `noise={config.noise}`; leave it out")
+  rate = Measuring.rate if config.rate is None else config.rate
+  for name in ("rate", "read"):
+    if config.noise != "poisson" and getattr(config, name) not in (None, getattr(Measuring, name)):
+      raise errors.UsageError(f"`{name}` is of poisson noise, got `noise={config.noise}`; leave it out")
   if config.noise == "poisson":
     if not probe(task).is_picture:
       raise errors.UsageError(f"`noise=poisson` counts the light of a picture, got the task {task.title}; leave it out")
-    return noise.Poisson(config.rate)
+    return noise.Poisson(rate, config.read)
   if config.noise == "none":
     return noise.NoNoise()
   sigma = task.sigma if config.sigma is None else config.sigma
   if sigma == 0:
     raise errors.UsageError("`sigma`: expected a positive number, got 0; pass `noise=none`")
-  return noise.Gaussian(sigma)
+  return noise.Gaussian(_of_channels(task, sigma) if isinstance(sigma, tuple) else sigma)
+
+
+def _of_channels(task: Task, sigmas: tuple[float, ...]) -> jax.Array:
+  """Return the standard deviation of each channel, [1, 1, c].
+
+  Raises:
+    UsageError: the task's measurements are no pictures of so many channels.
+  """
+  template = probe(task)
+  if not template.is_picture or template.out_shape[-1] != len(sigmas):
+    raise errors.UsageError(
+      f"`sigma`: expected a number, or one for each channel of {task.title}, got {len(sigmas)}; give one number"
+    )
+  return jnp.asarray(sigmas)[None, None, :]
 
 
 def check_own_noise(config: Measuring, task: Task) -> None:
@@ -68,22 +85,23 @@ def check_own_noise(config: Measuring, task: Task) -> None:
   Raises:
     UsageError: something is.
   """
-  for name, usual in (("noise", Measuring.noise), ("sigma", None), ("rate", Measuring.rate)):
-    if getattr(config, name) != usual:
+  for name in ("noise", "sigma", "rate", "read"):
+    if getattr(config, name) not in (None, getattr(Measuring, name)):
       raise errors.UsageError(
         f"`{name}`: what {task.title} rounds off is its noise, got `{name}={getattr(config, name)}`; leave it out"
       )
 
 
 def describe_noise(model: Any) -> dict[str, Any]:
-  """Return the noise's kind and parameters, on [-1, 1]; of many numbers the least and the largest."""
-  found = dataclasses.asdict(model)
-  numbers = {name: value if np.ndim(value) == 0 else _extremes(value) for name, value in found.items()}
-  return {"kind": type(model).__name__.lower(), **numbers}
+  """Return the noise's kind and parameters, on [-1, 1]: those of channels as a list, of more the least and largest."""
+  found = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+  return {"kind": type(model).__name__.lower(), **{name: _plain(value) for name, value in found.items()}}
 
 
-def _extremes(values: Any) -> list[float]:
-  return [float(np.min(values)), float(np.max(values))]
+def _plain(value: Any) -> Any:
+  if np.ndim(value) == 0:
+    return value
+  return np.ravel(value).tolist() if np.size(value) <= MOST_CHANNELS else [float(np.min(value)), float(np.max(value))]
 
 
 @functools.cache

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv import batch, devices, errors, files, memory, progress
+from diffinv import batch, devices, errors, files, memory, methods, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, ranges, sheet
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
-from diffinv.noise import MAX_SIGMA, MIN_SIGMA
+from diffinv.noise import MAX_RATE, MAX_SIGMA, MIN_RATE, MIN_SIGMA
 from diffinv.operators import kernels
 from diffinv.options import option
 from diffinv.priors import PicturePrior, size_step
@@ -42,7 +42,7 @@ from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
-from diffinv.studies.unknown import AUTO, Known
+from diffinv.studies.unknown import AUTO, CHANNELS, Known
 from diffinv.tasks import ANY_KERNEL, ENLARGE, FACTOR, FACTORS, INPAINT, TASKS, WORDS, Task, enlarging
 
 COMMAND = "reconstruct"
@@ -84,14 +84,24 @@ class Restoration(Measuring):
     "sharper and less accurate.",
     choices=AIMS,
   )
-  sigma: float | str | None = option(  # type: ignore[assignment]  # a word in place of the number
+  sigma: float | str | tuple[float, ...] | None = option(  # type: ignore[assignment]  # a word in place of the number
     None,
     "Standard deviation of Gaussian noise, in units of [-1, 1] (a paper's 0.05 on [0, 1] is 0.1, but for the task "
-    "phase_retrieval_01, whose pictures are on [0, 1]); or auto, the most likely one of a `measurement`, given the "
-    "prior. Not set: auto where that can be, else the task's.",
+    "phase_retrieval_01, whose pictures are on [0, 1]), or one for each channel with commas; or auto, the most likely "
+    "one of a `measurement`, given the prior; or channels, the most likely one of each channel, for the task "
+    "denoising. Not set: auto where that can be, else the task's.",
     low=MIN_SIGMA,
     high=MAX_SIGMA,
     advice="; pass `noise=none` for none",
+    words=(AUTO, CHANNELS),
+    several=True,
+  )
+  rate: float | str | None = option(  # type: ignore[assignment]  # a word in place of the number
+    None,
+    "Exposure of Poisson noise: 1 is 255 photons at white; or auto, the most likely one of a `measurement`, and `read` "
+    "with it, for the task denoising. Not set: auto where that can be, else 1.",
+    low=MIN_RATE,
+    high=MAX_RATE,
     words=(AUTO,),
   )
   measurement_range: str | None = option(
@@ -141,10 +151,7 @@ class Restoration(Measuring):
     if self.mask_threshold is not None and (self.mask is None or self.finds_mask):
       got = "`mask=auto`" if self.finds_mask else "no `mask`"
       raise errors.UsageError(f"`mask_threshold` is of a mask, got {got}; leave it out")
-    if self.sigma == AUTO and self.input:
-      raise errors.UsageError("`sigma=auto` is for `measurement`; with `input` it is the noise to add, give a number")
-    if self.sigma == AUTO and self.noise != "gaussian":
-      raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={self.noise}`; leave it out")
+    self._check_words()
     if self.measurement and (self.size is not None or self.fit != "none"):
       raise errors.UsageError("`size` and `fit` change photographs, not `measurement`; crop it and its mask beforehand")
 
@@ -167,6 +174,19 @@ class Restoration(Measuring):
       raise errors.UsageError(f"`factor` is of `task={ENLARGE}`, got `task={named}`; leave it out")
     if self.factor not in FACTORS:
       raise errors.UsageError(f"`factor`: expected one of {', '.join(map(str, FACTORS))}, got {self.factor}")
+
+  def _check_words(self) -> None:
+    """Check that what is said of the noise is of its kind, and that words in place of numbers are of a measurement."""
+    for name, kind in (("sigma", "gaussian"), ("rate", "poisson"), ("read", "poisson")):
+      said = getattr(self, name)
+      if self.input and isinstance(said, str):
+        raise errors.UsageError(
+          f"`{name}={said}` is for `measurement`; with `input` it is the noise to add, give a number"
+        )
+      if said is not None and isinstance(self.noise, str) and self.noise != kind:
+        raise errors.UsageError(f"`{name}` is of {kind} noise, got `noise={self.noise}`; leave it out")
+    if self.rate == AUTO and self.read is not None:
+      raise errors.UsageError("`rate=auto` finds `read` too, got a number for it; leave it out")
 
   def _check_blur(self) -> None:
     if self.kernel is not None:
@@ -367,6 +387,8 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
   cases = casing.name_cases(paths, shapes, config.seed, [name])
   known = unknown.known(config, name, task, prior, cases, found, Found() if kept is None else kept)
   method, steps = choose(lambda method: _excuse(config, name, task, method, cases, known, prior.schedule))
+  if not isinstance(method, Baseline):
+    method = methods.fitted(method, known[cases[0].name].noise)
   grid = entrants.make_grid(prior, steps) if steps else entrants.NO_STEPS
   if isinstance(config.method, str) and steps:
     entrants.note_steps(config, {method.name: steps})

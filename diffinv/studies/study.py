@@ -109,6 +109,13 @@ class Measuring(Running):
     advice="; pass `noise=none` for none",
   )
   rate: float = option(1.0, "Exposure of Poisson noise: 1 is 255 photons at white.", low=MIN_RATE, high=MAX_RATE)
+  read: float | None = option(
+    None,
+    "Standard deviation of Gaussian noise that is added to Poisson noise, as a camera adds it, in units of [-1, 1]. "
+    "Not set: none.",
+    low=MIN_SIGMA,
+    high=MAX_SIGMA,
+  )
   settings: str | os.PathLike[str] | dict | None = option(
     None,
     "JSON file of hyper-parameters per method and task. Not set: those that ship for the prior, or the literature's.",

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffinv import errors, operators, progress, stopping
-from diffinv.blind import estimate_blur, noise_level, scratches
+from diffinv.blind import estimate_blur, noise_level, scratches, uneven_noise
 from diffinv.blind.borders import BorderedBlur, bordered_blur
 from diffinv.data import formats, images
 from diffinv.noise import Gaussian
@@ -22,6 +22,7 @@ from diffinv.studies.found import Found
 from diffinv.tasks import Task
 
 AUTO = "auto"  # in place of a number that is to be estimated
+CHANNELS = uneven_noise.CHANNELS  # in place of one number that is to be estimated for each channel
 
 
 class Known(NamedTuple):
@@ -70,6 +71,8 @@ def known(
     return dict.fromkeys((case.name for case in cases), Known(model))
   if task.given == "file":
     return _of_files(config, name, task, prior, cases, found)
+  if (kind := _uneven(config, name, task, cases[0])) is not None:
+    return {case.name: _found_uneven(config, name, task, prior, case, y, kind) for case, y in zip(cases, found)}
   sigma_unsaid = config.sigma is None and config.noise == "gaussian"
   noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
   if noise is None:
@@ -93,6 +96,39 @@ def _of_files(config, name, task, prior, cases, found) -> dict[str, Known]:
     raise errors.UsageError(f"`measurement_range` is of numbers, got `task={name}`, which takes files; leave it out")
   known = (Known(compressed.noise(one), operator=compressed.operator(one, prior)) for one in found)
   return dict(zip((case.name for case in cases), known, strict=True))
+
+
+def _uneven(config, name, task, case) -> str | None:
+  """Return what the unknown noise varies with; None where it is known, or the same in all of the picture.
+
+  Raises:
+    UsageError: it is asked for and cannot be estimated.
+  """
+  asked = config.sigma == CHANNELS or config.rate == AUTO
+  if not asked and (config.noise != "poisson" or (config.rate, config.read) != (None, None)):
+    return None
+  if (why := uneven_noise.excuse(operator(config, name, task, case, Known(None, np.ones((1, 1)))))) is None:
+    return CHANNELS if config.sigma == CHANNELS else uneven_noise.BRIGHTNESS
+  if not asked:
+    return None
+  option = f"`sigma={CHANNELS}`" if config.sigma == CHANNELS else f"`rate={AUTO}`"
+  raise errors.UsageError(f"{option}: {why}, got `task={name}`; give a number")
+
+
+def _found_uneven(config, name, task, prior, case, y, kind) -> Known:
+  """Return the noise of one measurement that varies within it."""
+  values = _read(config, case, _simplest(config, name, task, case), y)
+  seen = uneven_noise.estimate(case_keys(case)[1], prior, values, kind)
+  progress.note(f"{case.name}: {uneven_noise.described(seen, kind)}")
+  return Known(uneven_noise.noise_of(seen, kind))
+
+
+def _read(config, case, simplest, y) -> Any:
+  """Return a measurement in units of [-1, 1]; say where it does not look like one."""
+  values = measurement.values(simplest, y, config.measurement_range)
+  if doubt := measurement.doubt(simplest, np.asarray(values)):
+    progress.note(f"{case.name}: {doubt}")
+  return values
 
 
 def _usual(config, name, task, prior, case) -> Gaussian | None:
@@ -121,9 +157,7 @@ def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
   mask = _mask(case, y) if config.finds_mask else None
   simplest = _simplest(config, name, task, case, mask)
-  values = measurement.values(simplest, y, config.measurement_range)
-  if doubt := measurement.doubt(simplest, np.asarray(values)):
-    progress.note(f"{case.name}: {doubt}")
+  values = _read(config, case, simplest, y)
   if noise is not None and config.unknown_blur is None:
     return Known(noise, mask=mask)
   rounded = formats.rounding(case.path)
@@ -162,6 +196,8 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
     row["sigma"] = noise_level.chosen(seen, rounded=rounded, noisy=noisy)
     progress.note(f"{case.name}: {noise_level.described(seen, row['sigma'], rounded)}")
     noise = Gaussian(row["sigma"])
+    if doubt := _unevenness(config, prior, case, simplest, y, noise):
+      progress.note(f"{case.name}: {doubt}")
   if config.unknown_blur is not None:
     is_white = isinstance(noise, Gaussian)
     sigma = float(noise.sigma) if is_white else noise_level.chosen(_seen(prior, case, simplest, y), rounded=rounded)
@@ -170,6 +206,13 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
     row["kernel"] = np.asarray(found.taps).tolist()
     progress.note(f"{case.name}: blur {row['blur']}, of those tried what predicts the picture best")
   return row
+
+
+def _unevenness(config, prior, case, simplest, y, noise) -> str | None:
+  """Say how noise of one sigma looks uneven; None where it does not."""
+  if config.blur is not None or uneven_noise.excuse(simplest) is not None:
+    return None
+  return uneven_noise.doubt(uneven_noise.unevenness(case_keys(case)[1], prior, y, np.float32(noise.sigma)))
 
 
 def _seen(prior, case, simplest, y) -> noise_level.Estimate:
@@ -227,6 +270,6 @@ def inside(measured_by: Operator, pictures: np.ndarray) -> np.ndarray:
 
 
 def describe(known: Mapping[str, Known]) -> dict[str, Any]:
-  """Return the kind and the parameters of the noise, "auto" where each picture has its own."""
+  """Return the kind and the parameters of the noise, "auto" in place of those of which each picture has its own."""
   first, *others = (measurement.describe_noise(one.noise) for one in known.values())
-  return {name: value if all(one[name] == value for one in others) else AUTO for name, value in first.items()}
+  return {name: value if all(other[name] == value for other in others) else AUTO for name, value in first.items()}
