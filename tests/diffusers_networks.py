@@ -210,3 +210,12 @@ def digest(shapes):
   """Return the SHA-256 of the sorted list of "name:shape" of a network's tensors, a line each."""
   lines = sorted(f"{name}:{list(shape)}" for name, shape in shapes.items())
   return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def apply(config, params, x, t):
+  """Return the output of a network of ours."""
+  import jax.numpy as jnp
+
+  from diffinv.nets import diffusers_unet
+
+  return diffusers_unet.apply_function(config)(params, x, jnp.float32(t))

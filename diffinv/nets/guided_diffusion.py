@@ -68,13 +68,20 @@ def _source(path, shape):
   return Source(name, weights.their_shape(path, shape, ones))
 
 
-# Names of tensors that tell other networks, and what these are.
+UNCONDITIONAL = "convert an unconditional one"
+# Names of tensors that tell other networks, what these are and what to do.
 OTHERS = {
-  r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": "a text-conditional network, as of GLIDE",
-  r"transformer_blocks\.|\.attn2\.": "a text-conditional network, as of Stable Diffusion",
-  r"(^|\.)down_blocks\.": "a network of the diffusers library, which is another",
-  r"(^|\.)all_modules\.": "a network of score_sde, which is another",
-  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": "a network of EDM, or another",
+  r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": (
+    "a text-conditional network, as of GLIDE",
+    UNCONDITIONAL,
+  ),
+  r"transformer_blocks\.|\.attn2\.": ("a text-conditional network, as of Stable Diffusion", UNCONDITIONAL),
+  r"(^|\.)down_blocks\.": (
+    "a network of the diffusers library without its config.json",
+    "give the folder that holds both",
+  ),
+  r"(^|\.)all_modules\.": ("a network of score_sde, which is another", UNCONDITIONAL),
+  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": ("a network of EDM, or another", UNCONDITIONAL),
 }
 
 
@@ -84,20 +91,23 @@ def check_unconditional(shapes: Mapping[str, tuple[int, ...]]) -> None:
   Raises:
     ValueError: it is; the message says of which.
   """
-  what = next((what for names, what in OTHERS.items() if any(re.search(names, name) for name in shapes)), None)
+  known = (other for names, other in OTHERS.items() if any(re.search(names, name) for name in shapes))
+  what, advice = next(known, (None, UNCONDITIONAL))
   if what is None and "out.2.weight" not in shapes and not any(name.startswith("output_blocks.") for name in shapes):
     what = "a classifier, an encoder alone" if "input_blocks.0.0.weight" in shapes else None
   what = _conditioned(shapes) if what is None else what
   if what is not None:
-    raise ValueError(f"expected an unconditional guided-diffusion UNet, got {what}; convert an unconditional one")
+    raise ValueError(f"expected an unconditional guided-diffusion UNet, got {what}; {advice}")
 
 
 def _conditioned(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
   """Return what a network is that takes a picture beside the noisy one; None where channels do not tell of one."""
   first, last = shapes.get("input_blocks.0.0.weight", ()), shapes.get("out.2.weight", ())
-  if len(first) < 2 or not last:
-    return None
-  taken, given = first[1], last[0]
+  return None if len(first) < 2 or not last else second_input(first[1], last[0])
+
+
+def second_input(taken: int, given: int) -> str | None:
+  """Return what a network of so many channels is that takes a picture beside the noisy one; None of another."""
   if given in (taken, 2 * taken) and (taken, given) != (6, 6):  # these are 3 noisy and 3 of low resolution
     return None
   for channels in (3, 1):

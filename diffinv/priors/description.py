@@ -134,11 +134,15 @@ def _without(fields: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
+def network_of(config: Any) -> Network:
+  """Return the entry of NETWORKS that a config is of."""
+  return next(network for network in NETWORKS.values() if isinstance(config, network.config))
+
+
 @functools.cache
 def param_shapes(config: Any) -> Any:
   """Return the tree of parameters of a network as `jax.ShapeDtypeStruct`; no memory, no arithmetic."""
-  init = next(network.init for network in NETWORKS.values() if isinstance(config, network.config))
-  return jax.eval_shape(lambda: init(jax.random.key(0), config))
+  return jax.eval_shape(lambda: network_of(config).init(jax.random.key(0), config))
 
 
 def read(folder: Path) -> dict[str, Any]:

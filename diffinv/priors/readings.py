@@ -129,6 +129,32 @@ def choose(prior: Prior, readings: Sequence[Reading], said: Said) -> Reading:
   return taken.reading
 
 
+def choose_prediction(prior: Prior, network: Any, time_scale: float, predictions: Sequence[str]) -> str:
+  """Try what a network may predict on the portrait, and return what it does; notes tell of it.
+
+  Args:
+    prior: of the parameters, see `portrait.try_all`.
+    network: its config.
+    time_scale: of t.
+    predictions: those possible, of `base.PREDICTIONS`; the likeliest first, which is returned where none works.
+  """
+  tried = portrait.try_all(prior, [Reading(network, time_scale, prediction) for prediction in predictions])
+  best, first = tried[0], next(one for one in tried if one.reading.prediction == predictions[0])
+  found = best.reading.prediction or predictions[0]
+  if best.error >= portrait.WORKS:
+    progress.note(
+      f"the check on a portrait is inconclusive: {best.error:.0%} of the noise is left; if the network was trained on "
+      "photographs, see how, and with which noise schedule"
+    )
+  elif portrait.is_better(best, first):
+    progress.note(
+      f"the network is taken to predict {found}, as nothing says what it does and so it denoises a "
+      f"portrait best: {best.error:.0%} left"
+    )
+    return found
+  return predictions[0]
+
+
 def _is_cheap(prior: Prior) -> bool:
   pixels = min(prior.image_shape[0], portrait.MOST) ** 2
   return pixels * sum(np.size(leaf) for leaf in _leaves(prior.params)) <= CHEAP
