@@ -4,7 +4,9 @@ import json
 import os
 import re
 
+import denoising_network
 import diffusers_networks
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import reference_networks
 
 from diffinv.apps import main
-from diffinv.nets import diffusers
+from diffinv.nets import diffusers, diffusers_unet
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Level, Schedule
 
@@ -285,3 +287,44 @@ def test_weights_without_their_config_are_told_where_it_is(capsys, tmp_path):
   said = convert(capsys, tmp_path / "a.safetensors", tmp_path / "p", "--image_size=16", code=1)
   assert "a network of the diffusers library without its config.json; give the folder that holds both" in said
   assert said.count("\n") == 1
+
+
+WIDE = {**TINY, "block_out_channels": [32], "norm_num_groups": 8}
+
+
+@pytest.fixture(scope="module")
+def predicts_v():
+  """Give the weights of a network that predicts v and denoises the portrait."""
+  config = diffusers.config_from(WIDE)
+  params = reference_networks.random_params(checkpoint.param_shapes(config))
+  network = diffusers_unet.UNet2D(config)
+  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", v=True)
+  flat = flax.traverse_util.flatten_dict(params)
+  return {s.name: denoising_network.to_theirs(flat[path], s) for path, s in diffusers.sources(config).items()}
+
+
+@pytest.mark.slow
+def test_a_network_that_denoises_is_converted_without_a_word(capsys, tmp_path, predicts_v):
+  source = write(tmp_path / "in", WIDE, {**DDPM, "prediction_type": "v_prediction"}, weights=predicts_v)
+  assert convert(capsys, source, tmp_path / "p") == ""
+
+
+@pytest.mark.slow
+def test_a_network_that_predicts_another_thing_than_its_files_say_is_warned_of(capsys, tmp_path, predicts_v):
+  said = convert(capsys, write(tmp_path / "in", WIDE, DDPM, weights=predicts_v), tmp_path / "p")
+  assert said.startswith("warning: the network's files say that it predicts eps, which leaves ") and "as v it" in said
+  assert checkpoint.load_prior(tmp_path / "p").prediction == "eps"
+
+
+@pytest.mark.slow
+def test_a_network_that_was_not_trained_is_told(capsys, tmp_path):
+  said = convert(capsys, write(tmp_path / "in"), tmp_path / "p")
+  assert said.startswith("note: the check on a portrait is inconclusive: ") and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_what_a_network_without_a_scheduler_predicts_is_found(capsys, tmp_path, predicts_v):
+  source = write(tmp_path / "in", WIDE, None, weights=predicts_v, index=None)
+  said = convert(capsys, source, tmp_path / "p")
+  assert "the network is taken to predict v, as nothing says what it does and so it denoises a portrait best" in said
+  assert checkpoint.load_prior(tmp_path / "p").prediction == "v"

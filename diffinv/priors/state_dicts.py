@@ -31,7 +31,6 @@ SAFETENSORS = ".safetensors"
 CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
-UNSAID = ("eps", "v", "x0")  # what a network may predict, the likeliest first
 MAX_BYTES = 40_000_000_000  # of a file
 MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
 MAX_DEPTH = 4  # of tables within tables
@@ -230,9 +229,8 @@ def _checked(prior: Prior, found: diffusers_folder.Found, config: ConvertConfig)
     )
   if not config.check or found.network.in_channels not in CHECKED_CHANNELS:
     return prior
-  possible = UNSAID if found.scheduler is None else (prior.prediction,)
-  prediction = readings.choose_prediction(prior, found.network, prior.time_scale, possible)
-  return dataclasses.replace(prior, prediction=prediction)
+  said = None if found.scheduler is None else found.scheduler.prediction
+  return dataclasses.replace(prior, prediction=readings.choose_prediction(prior, found.network, said))
 
 
 def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> Schedule:
