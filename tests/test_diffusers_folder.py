@@ -257,6 +257,8 @@ def test_a_pipeline_of_latents_is_refused_though_its_network_is_known(capsys, tm
 
 
 def test_a_folder_of_nothing_and_one_without_weights_are_told(capsys, tmp_path):
+  said = convert(capsys, tmp_path / "ddpm-cat-256", tmp_path / "p", code=1)
+  assert "ddpm-cat-256: expected a file, found nothing there" in said
   (tmp_path / "empty").mkdir()
   said = convert(capsys, tmp_path / "empty", tmp_path / "p", code=1)
   assert "expected a folder of the diffusers library, found no config.json in it or in unet/" in said

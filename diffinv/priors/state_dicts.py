@@ -101,8 +101,12 @@ class ConvertConfig:
       )
     if diffusers_folder.is_one(self.input):
       self._check_said()
-    elif self.image_size is None and self.preset is None:
+    elif self.image_size is None and self.preset is None and self._is_file():
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
+
+  def _is_file(self) -> bool:
+    """Tell whether the input is a file, or named as one: what is not there may have been meant to be a folder."""
+    return reading.is_file(self.input) or bool(pathlib.Path(self.input).suffix)
 
   def _check_said(self):
     """Check that nothing was said that a folder's config.json says."""
