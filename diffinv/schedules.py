@@ -10,6 +10,7 @@ Sec. 4; learned-range variance, Eq. 15).
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 
 COSINE_OFFSET = 0.008  # s of Nichol and Dhariwal's Eq. 17
 KARRAS_RHO = 7.0  # of Karras et al.'s spacing
+LEAST_SIGNAL = 2.0**-24  # alpha_bar at which a schedule that ends without signal ends here
 MAX_BETA = 0.999  # the cosine schedule's singularity at t = T is cut here (ibid., Sec. 3.2)
 
 Array = Any  # jax.Array; of a grid that `as_arrays` has not cast yet, float64 NumPy
@@ -46,18 +48,26 @@ class Tables(NamedTuple):
 class Schedule:
   """A named variance-preserving schedule of `num_steps` steps; hashable, so that a prior can carry it."""
 
-  name: str  # a key of BETAS
+  name: str  # a key of BETAS, or one of RANGES with `ends`, or "given" with `betas`
   num_steps: int = 1000
+  ends: tuple[float, ...] = ()  # of RANGES: first and last beta, or sigma / alpha of "geometric"
+  betas: tuple[float, ...] = ()  # of "given", ascending in time
+  zero_snr: bool = False  # rescaled so that the last step holds next to no signal, see `without_signal`
 
   def alpha_bar(self) -> np.ndarray:
     """Return prod(1 - beta), `[num_steps]`, ascending in time, float64.
 
     Raises:
-      ValueError: there is no schedule of that name.
+      ValueError: there is no schedule of that name, or its numbers are none of a schedule.
     """
-    if self.name not in BETAS:
-      raise ValueError(f"schedule: expected one of {', '.join(BETAS)}, got {self.name!r}")
-    return np.cumprod(1.0 - BETAS[self.name](self.num_steps))
+    _check(self)
+    if self.betas:
+      found = np.cumprod(1.0 - np.asarray(self.betas, np.float64))
+    elif self.ends:
+      found = RANGES[self.name](*self.ends, self.num_steps)
+    else:
+      found = np.cumprod(1.0 - BETAS[self.name](self.num_steps))
+    return without_signal(found) if self.zero_snr else found
 
   def grid(self, steps: int | str | None = None) -> Level:
     """Return the levels of a reverse chain: `steps` noisy ones, descending, then the clean image.
@@ -95,7 +105,65 @@ def betas_cosine(num_steps: int) -> np.ndarray:
   return np.array([min(1 - f((i + 1) / num_steps) / f(i / num_steps), MAX_BETA) for i in range(num_steps)])
 
 
+def betas_between(first: float, last: float, num_steps: int) -> np.ndarray:
+  """Return prod(1 - beta) of betas at equal distances, `[num_steps]`."""
+  return np.cumprod(1.0 - np.linspace(first, last, num_steps))
+
+
+def roots_between(first: float, last: float, num_steps: int) -> np.ndarray:
+  """Return prod(1 - beta) of betas whose square roots lie at equal distances, `[num_steps]`; of latent diffusion."""
+  return np.cumprod(1.0 - np.linspace(math.sqrt(first), math.sqrt(last), num_steps) ** 2)
+
+
+def sigmoid_between(first: float, last: float, num_steps: int) -> np.ndarray:
+  """Return prod(1 - beta) of betas along a logistic function of -6 to 6, `[num_steps]`; of GeoDiff."""
+  return np.cumprod(1.0 - (first + (last - first) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, num_steps)))))
+
+
+def geometric_between(first: float, last: float, num_steps: int) -> np.ndarray:
+  """Return alpha_bar at sigma / alpha in equal ratios, `[num_steps]`: a variance-exploding schedule, scaled."""
+  return 1.0 / (1.0 + np.geomspace(first, last, num_steps) ** 2)
+
+
+def without_signal(alpha_bar: np.ndarray) -> np.ndarray:
+  """Return alpha_bar shifted and scaled in its root so that the last is next to 0 and the first stays.
+
+  Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024, arXiv 2305.08891, Alg. 1.
+  Differs from it: the last is LEAST_SIGNAL, or a quarter of the one before, not 0, so that sigma / alpha is finite.
+  """
+  root = np.sqrt(alpha_bar)
+  found = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+  return np.append(found[:-1], min(LEAST_SIGNAL, found[-2] / 4))
+
+
 BETAS = {"linear": betas_linear, "cosine": betas_cosine}
+# Schedules of two given ends: the first's and the last's, and the number of steps, to alpha_bar.
+RANGES: dict[str, Callable[..., np.ndarray]] = {
+  "linear": betas_between,
+  "scaled_linear": roots_between,
+  "sigmoid": sigmoid_between,
+  "geometric": geometric_between,
+}
+GIVEN = "given"  # the name of a schedule of given betas
+NAMES = tuple(dict.fromkeys((*BETAS, *RANGES, GIVEN)))
+
+
+def _check(schedule: Schedule) -> None:
+  """Check that the numbers of a schedule are those that its name needs."""
+  name, ends, betas = schedule.name, schedule.ends, schedule.betas
+  if name not in NAMES:
+    raise ValueError(f"schedule: expected one of {', '.join(NAMES)}, got {name!r}")
+  if (name == GIVEN) != bool(betas) or (betas and len(betas) != schedule.num_steps):
+    raise ValueError(f"schedule: expected {schedule.num_steps} betas of 'given' alone, got {len(betas)} of {name!r}")
+  if (name not in BETAS and name != GIVEN and not ends) or (ends and (name not in RANGES or len(ends) != 2)):
+    raise ValueError(f"schedule: expected two ends of {', '.join(RANGES)} alone, got {len(ends)} of {name!r}")
+  most = math.inf if name == "geometric" else 1.0
+  if not all(0.0 < value < most for value in (*ends, *betas)):
+    raise ValueError(f"schedule: expected betas in (0, 1), or positive ends of 'geometric', got {(*ends, *betas)[:4]}")
+  if name == "geometric" and not ends[0] < ends[1]:
+    raise ValueError(f"schedule: expected ascending ends of 'geometric', got {ends[0]} and {ends[1]}")
+  if schedule.zero_snr and schedule.num_steps < 3:
+    raise ValueError(f"schedule: expected 3 or more steps with zero_snr, got {schedule.num_steps}")
 
 
 def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:

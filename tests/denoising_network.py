@@ -1,4 +1,4 @@
-"""A small guided-diffusion UNet that denoises the bundled portrait, made in seconds: random but for its last layer.
+"""Small networks that denoise the bundled portrait, made in seconds: random but for their last layer.
 
 The last layer is the least-squares estimate of the noise from the features before it, which depend on the heads of
 attention and their order. So the network works if it is read as it was made.
@@ -39,31 +39,47 @@ def state_dict(config=CONFIG, schedule=Schedule("linear", 1000), time_scale=1.0)
   """Return the weights of the network by the names of its authors."""
   params = reference_networks.random_params(description.param_shapes(config))
   params = jax.tree_util.tree_map_with_path(_strengthened, params)
-  params["out_2"] = _fitted(_features(config, params, schedule, time_scale))
+  params["out_2"] = last_layer(unet.UNet(config), params, "out_0", schedule, time_scale)
   flat = traverse_util.flatten_dict(params)
-  return {source.name: _to_theirs(flat[path], source) for path, source in guided_diffusion.sources(config).items()}
+  return {source.name: to_theirs(flat[path], source) for path, source in guided_diffusion.sources(config).items()}
 
 
 def _strengthened(path, leaf):
   return leaf * STRENGTH.get(path[1].key, 1.0) if path[-1].key == "kernel" else leaf
 
 
-def _features(config, params, schedule, time_scale):
-  """Give what the last layer sees of noisy portraits, 3x3 patches and a 1, `[pixels, n]`, and the noise in them."""
-  network = unet.UNet(config)
+def last_layer(network, params, norm, schedule=Schedule("linear", 1000), time_scale=1.0, v=False):
+  """Return the last convolution of a network that predicts the noise, or v.
+
+  Args:
+    network: a module.
+    params: its parameters.
+    norm: the name of its layer before the last activation.
+    schedule: of the noise.
+    time_scale: of t.
+    v: whether it predicts v.
+  """
+  return _fitted(_features(network, params, norm, schedule, time_scale, v))
+
+
+def _features(network, params, norm, schedule, time_scale, v):
+  """Give what the last layer sees of noisy portraits, 3x3 patches and a 1, `[pixels, n]`, and what it has to tell."""
   x0 = jnp.asarray(images.fit(images.read(bundled.ASTRONAUT), (SIZE, SIZE), "resize"), jnp.float32)
 
   @reference_networks.compiled
   def last(x_t, t):
-    _, found = network.apply({"params": params}, x_t, t, capture_intermediates=lambda m, _: m.name == "out_0")
-    return jax.nn.silu(found["intermediates"]["out_0"]["__call__"][0])
+    _, found = network.apply({"params": params}, x_t, t, capture_intermediates=lambda m, _: m.name == norm)
+    return jax.nn.silu(found["intermediates"][norm]["__call__"][0])
 
   rng = np.random.RandomState(1)
   for sbar in np.repeat(np.float32(SBARS), DRAWS):
     level, eps = level_at(schedule, sbar), rng.standard_normal(x0.shape).astype(np.float32)
     h = np.pad(last(level.alpha * x0 + level.sigma * eps, time_scale * level.t), ((1, 1), (1, 1), (0, 0)))
     patches = [h[i : i + SIZE, j : j + SIZE] for i in range(3) for j in range(3)]
-    yield np.concatenate([*patches, np.ones_like(h[:SIZE, :SIZE, :1])], axis=-1).reshape(SIZE**2, -1), eps
+    yield (
+      np.concatenate([*patches, np.ones_like(h[:SIZE, :SIZE, :1])], axis=-1).reshape(SIZE**2, -1),
+      (level.alpha * eps - level.sigma * x0 if v else eps),
+    )
 
 
 def _fitted(pairs):
@@ -73,7 +89,7 @@ def _fitted(pairs):
   return {"kernel": weights[:-1].reshape(3, 3, -1, b.shape[1]), "bias": weights[-1]}
 
 
-def _to_theirs(value, source):
+def to_theirs(value, source):
   value = np.asarray(value)
   if len(source.shape) == 4 and source.shape[2:] != (1, 1):
     value = value.transpose(3, 2, 0, 1)

@@ -193,6 +193,7 @@ def test_weights_of_a_mixture_are_normalized():
 # What a perfect network would answer, from the truth x0 and eps.
 OUTPUTS = {
   "eps": lambda x0, eps, level: eps,
+  "ve": lambda x0, eps, level: eps,
   "v": lambda x0, eps, level: level.alpha * eps - level.sigma * x0,
   "x0": lambda x0, eps, level: x0,
   # Karras et al., Table 1: D = c_skip x + c_out F at x = x0 + s eps, with sigma_data = 0.5.
@@ -246,6 +247,9 @@ def test_networks_get_the_original_index_and_the_image_that_they_expect():
   s = at.sigma / at.alpha
   np.testing.assert_allclose(x, (x_t / at.alpha) / np.sqrt(s**2 + 0.25), rtol=1e-5)
   np.testing.assert_allclose(t, np.log(s) / 4, rtol=1e-5)
+  x, t = inputs("ve")
+  np.testing.assert_allclose(x, x0 + s * eps, rtol=1e-5)
+  np.testing.assert_allclose(t, s, rtol=1e-6)
 
 
 def test_edm_network_of_a_clean_image_returns_the_image():

@@ -23,7 +23,10 @@ from diffinv.studies.study import overrides
 from diffinv.tasks import TASKS, WORDS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/methods.md", "docs/train.md", "docs/extend.md", "docs/lead.md", "docs/recipes.md")
+PAGES = (
+  "README.md",
+  *(f"docs/{name}.md" for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg")),
+)
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
@@ -80,7 +83,7 @@ def test_operator_of_the_readme_has_its_adjoint():
   np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
 
 
-MADE = ("checkpoints/mine", "checkpoints/ffhq256")  # priors that other commands of the README write
+MADE = ("checkpoints/mine", "checkpoints/ffhq256", "checkpoints/celebahq")  # priors that other commands write
 
 
 @pytest.mark.parametrize("line", LINES)

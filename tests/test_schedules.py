@@ -272,3 +272,58 @@ def test_step_beta_is_exact_in_float64():
 def test_a_name_that_is_no_schedule_is_told():
   with pytest.raises(ValueError, match="schedule: expected one of linear, .*, got 'lin'"):
     Schedule("lin").grid("5")
+
+
+# The library's tables are float32: each of the 1000 factors 1 - beta is rounded to 2^-25 of itself.
+ROUNDED = {"rtol": 1e-4}
+OF_DIFFUSERS = {
+  "linear": Schedule("linear", 1000, ends=(1e-4, 0.02)),
+  "linear_100": Schedule("linear", 100, ends=(0.001, 0.2)),
+  "scaled_linear": Schedule("scaled_linear", 1000, ends=(0.00085, 0.012)),
+  "squaredcos_cap_v2": Schedule("cosine", 1000),
+  "sigmoid": Schedule("sigmoid", 1000, ends=(1e-4, 0.02)),
+  "trained": Schedule("given", 40, betas=tuple(np.linspace(0.01, 0.3, 40).tolist())),
+}
+
+
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
+def test_schedules_of_diffusers_equal_its_tables(golden, name):
+  want = golden("diffusers_schedules.npz")[name]
+  got = OF_DIFFUSERS[name].alpha_bar()
+  np.testing.assert_allclose(got if len(want) == len(got) else got[::10], want, **ROUNDED)
+
+
+def test_a_schedule_without_signal_equals_the_table_but_for_its_end(golden):
+  want = golden("diffusers_schedules.npz")["zero_snr"]
+  plain = Schedule("scaled_linear", 1000, ends=(1e-4, 0.02))
+  got = Schedule("scaled_linear", 1000, ends=(1e-4, 0.02), zero_snr=True).alpha_bar()
+  np.testing.assert_allclose(got[::10], want, rtol=1e-4, atol=1e-7)  # differences of roots of float32
+  assert got[0] == pytest.approx(plain.alpha_bar()[0], rel=1e-12) and plain.alpha_bar()[-1] > 1e-6
+  assert 0 < got[-1] <= 2**-24 and np.all(np.diff(got) < 0)
+  grid = schedules.as_arrays(Schedule("scaled_linear", 1000, ends=(1e-4, 0.02), zero_snr=True).grid("logsnr20"))
+  assert np.all(np.isfinite(grid.alpha)) and grid.alpha[0] < 3e-4 and np.all(np.diff(grid.alpha) > 0)
+
+
+def test_a_geometric_schedule_has_the_noise_of_the_variance_exploding_one(golden):
+  want = golden("diffusers_schedules.npz")["score_sde_ve"]
+  got = np.exp(schedules.log_sbar(Schedule("geometric", 2000, ends=(0.01, 1348.0))))
+  np.testing.assert_allclose(got[::10], want, rtol=1e-5)  # exp of a float32
+
+
+@pytest.mark.parametrize(
+  "schedule, message",
+  [
+    (Schedule("sigmoid"), "expected two ends of linear, scaled_linear, sigmoid, geometric alone, got 0 of 'sigmoid'"),
+    (Schedule("cosine", ends=(0.1, 0.2)), "expected two ends .* got 2 of 'cosine'"),
+    (Schedule("linear", ends=(0.1,)), "expected two ends .* got 1 of 'linear'"),
+    (Schedule("linear", ends=(0.1, 1.0)), r"expected betas in \(0, 1\)"),
+    (Schedule("geometric", ends=(3.0, 0.1)), "expected ascending ends"),
+    (Schedule("given"), "expected 1000 betas of 'given' alone, got 0"),
+    (Schedule("given", 2, betas=(0.1, 0.2, 0.3)), "expected 2 betas of 'given' alone, got 3"),
+    (Schedule("linear", 2, betas=(0.1, 0.2)), "expected 2 betas of 'given' alone, got 2 of 'linear'"),
+    (Schedule("cosine", 2, zero_snr=True), "expected 3 or more steps with zero_snr, got 2"),
+  ],
+)
+def test_numbers_of_no_schedule_are_told(schedule, message):
+  with pytest.raises(ValueError, match=f"schedule: {message}"):
+    schedule.alpha_bar()

@@ -1,7 +1,11 @@
-"""Turn a PyTorch checkpoint of the guided-diffusion UNet into a prior.
+"""Turn a network of others into a prior: a folder of the diffusers library, or a checkpoint of guided-diffusion.
 
-usage: diffinv convert --input=FILE --output=FOLDER [--preset=ffhq256|imagenet256]
+usage: diffinv convert --input=DIFFUSERS_FOLDER --output=FOLDER
+       diffinv convert --input=FILE --output=FOLDER [--preset=ffhq256|imagenet256]
        diffinv convert --input=FILE --output=FOLDER --image_size=N [--num_heads=N|--num_head_channels=N]
+
+DIFFUSERS_FOLDER holds an unconditional UNet2DModel, by itself or as unet/ of a pipeline: config.json, the weights, and
+the scheduler's json, which say all that a prior needs. docs/checkpoints.md lists what is read and what was verified.
 
 FILE holds a state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). Shapes tell the
 architecture except how attention splits its channels, which a preset or the flags say, or else the check finds: the

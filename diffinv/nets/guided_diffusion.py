@@ -10,14 +10,15 @@ of heads and their order.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
 
-from diffinv.nets import unet
+from diffinv.nets import unet, weights
 from diffinv.nets.unet import UNetConfig, make_config
+from diffinv.nets.weights import Source
 
 # Published networks: FFHQ 256 of Choi et al. (ILVR, ICCV 2021, arXiv 2108.02938), which DPS uses; ImageNet 256 of
 # Dhariwal and Nichol.
@@ -52,13 +53,6 @@ LAYERS = {
 }
 
 
-class Source(NamedTuple):
-  """Where a parameter comes from."""
-
-  name: str  # in the state_dict
-  shape: tuple[int, ...]  # there
-
-
 def sources(config: UNetConfig) -> dict[tuple[str, ...], Source]:
   """Return the tensor that each parameter of `config` is read from, by the parameter's path."""
   shapes = jax.eval_shape(lambda: unet.init(jax.random.key(0), config))
@@ -70,26 +64,24 @@ def _source(path, shape):
   block = re.sub(r"_(?=\d|op$|conv$)", ".", path[0])  # input_blocks_3_0_op -> input_blocks.3.0.op
   layer, ones = LAYERS[path[1]] if len(path) == 3 else (None, ())
   leaf = "bias" if path[-1] == "bias" else "weight"
-  if path[-1] == "kernel":
-    shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else (shape[1], shape[0], *ones)
-  return Source(".".join(part for part in (block, layer, leaf) if part), shape)
+  name = ".".join(part for part in (block, layer, leaf) if part)
+  return Source(name, weights.their_shape(path, shape, ones))
 
 
-def _to_ours(path, value):
-  if path[-1] != "kernel":
-    return value
-  if value.ndim == 4 and value.shape[2:] != (1, 1):
-    return value.transpose(2, 3, 1, 0)  # OIHW -> HWIO
-  return value.reshape(value.shape[:2]).T  # (O, I), (O, I, 1) or (O, I, 1, 1) -> (I, O)
-
-
-# Names of tensors that tell other networks, and what these are.
+UNCONDITIONAL = "convert an unconditional one"
+# Names of tensors that tell other networks, what these are and what to do.
 OTHERS = {
-  r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": "a text-conditional network, as of GLIDE",
-  r"transformer_blocks\.|\.attn2\.": "a text-conditional network, as of Stable Diffusion",
-  r"(^|\.)down_blocks\.": "a network of the diffusers library, which is another",
-  r"(^|\.)all_modules\.": "a network of score_sde, which is another",
-  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": "a network of EDM, or another",
+  r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": (
+    "a text-conditional network, as of GLIDE",
+    UNCONDITIONAL,
+  ),
+  r"transformer_blocks\.|\.attn2\.": ("a text-conditional network, as of Stable Diffusion", UNCONDITIONAL),
+  r"(^|\.)down_blocks\.": (
+    "a network of the diffusers library without its config.json",
+    "give the folder that holds both",
+  ),
+  r"(^|\.)all_modules\.": ("a network of score_sde, which is another", UNCONDITIONAL),
+  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": ("a network of EDM, or another", UNCONDITIONAL),
 }
 
 
@@ -99,20 +91,23 @@ def check_unconditional(shapes: Mapping[str, tuple[int, ...]]) -> None:
   Raises:
     ValueError: it is; the message says of which.
   """
-  what = next((what for names, what in OTHERS.items() if any(re.search(names, name) for name in shapes)), None)
+  known = (other for names, other in OTHERS.items() if any(re.search(names, name) for name in shapes))
+  what, advice = next(known, (None, UNCONDITIONAL))
   if what is None and "out.2.weight" not in shapes and not any(name.startswith("output_blocks.") for name in shapes):
     what = "a classifier, an encoder alone" if "input_blocks.0.0.weight" in shapes else None
   what = _conditioned(shapes) if what is None else what
   if what is not None:
-    raise ValueError(f"expected an unconditional guided-diffusion UNet, got {what}; convert an unconditional one")
+    raise ValueError(f"expected an unconditional guided-diffusion UNet, got {what}; {advice}")
 
 
 def _conditioned(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
   """Return what a network is that takes a picture beside the noisy one; None where channels do not tell of one."""
   first, last = shapes.get("input_blocks.0.0.weight", ()), shapes.get("out.2.weight", ())
-  if len(first) < 2 or not last:
-    return None
-  taken, given = first[1], last[0]
+  return None if len(first) < 2 or not last else second_input(first[1], last[0])
+
+
+def second_input(taken: int, given: int) -> str | None:
+  """Return what a network of so many channels is that takes a picture beside the noisy one; None of another."""
   if given in (taken, 2 * taken) and (taken, given) != (6, 6):  # these are 3 noisy and 3 of low resolution
     return None
   for channels in (3, 1):
@@ -220,26 +215,6 @@ def _summary(config):
   )
 
 
-def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: UNetConfig) -> None:
-  """Check that the tensors are exactly those of `config`.
-
-  Raises:
-    ValueError: a tensor is missing, left over or misshapen; the message names it, and counts the others.
-  """
-  expected = {source.name: source.shape for source in sources(config).values()}
-  missing = [name for name in expected if name not in shapes]
-  extra = [name for name in shapes if name not in expected]
-  wrong = [name for name in expected if name in shapes and tuple(shapes[name]) != expected[name]]
-  advice = "the file is incomplete or another network's: check the preset, or convert the original file"
-  for names, found in ((missing, "the file has none"), (wrong, "found"), (extra, "found")):
-    if names:
-      name = names[0]
-      want = f"shape {list(expected[name])}" if name in expected else "no such tensor"
-      have = f"{found} {list(shapes[name])}" if name in shapes else found
-      more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
-      raise ValueError(f"tensor {name!r}: expected {want}, {have}{more}; {advice}")
-
-
 def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
   """Return the parameters of `unet.apply_function(config)` from a state_dict, float32 NumPy.
 
@@ -250,13 +225,6 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: UNetCon
   Raises:
     ValueError: a tensor is missing, left over, misshapen, not floating or not finite; the message names it.
   """
-  check_shapes({name: np.shape(value) for name, value in state_dict.items()}, config)
-  params = {}
-  for path, source in sources(config).items():
-    value = np.asarray(state_dict[source.name])
-    floating = jax.numpy.issubdtype(value.dtype, jax.numpy.floating)  # knows bfloat16, which NumPy does not
-    if not floating or not np.all(np.isfinite(value)):
-      got = "nan or infinity" if floating else f"type {value.dtype}"
-      raise ValueError(f"tensor {source.name!r}: expected finite floating-point values, got {got}; the file is damaged")
-    params[path] = np.ascontiguousarray(_to_ours(path, value), dtype=np.float32)
-  return flax.traverse_util.unflatten_dict(params)
+  return weights.params(
+    state_dict, sources(config), f"{weights.ADVICE}: check the preset, or convert the original file"
+  )

@@ -20,7 +20,7 @@ from jax import lax
 
 from diffinv.nets import convolution
 
-GROUPS = 32  # of every normalization
+GROUPS = 32  # of every normalization of the authors' networks
 NORM_EPS = 1e-5  # PyTorch's default, under which the published weights were trained; Flax's is 1e-6
 MAX_PERIOD = 10000.0  # of the sinusoidal time embedding
 PATCH_PIXELS = 16**2  # images up to this size are convolved as patches on a CPU: 3 % of a gradient of the FFHQ network
@@ -169,12 +169,15 @@ def nearest_up(x: jax.Array) -> jax.Array:
 RESAMPLE = {"": lambda x: x, "down": average_pool, "up": nearest_up}
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-  """Return the 3x3 convolution of `x`, `[h, w, c]`, with `kernel`, `[3, 3, c, features]`, zero padding."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, before: int = 1) -> jax.Array:
+  """Return the 3x3 convolution of `x`, `[h, w, c]`, with `kernel`, `[3, 3, c, features]`, zero padding.
+
+  `before`: zeros above and left of a picture that is strided over; below and right there is one.
+  """
   if stride == 1:
     return convolution.convolve(x[None], kernel)[0]
   return lax.conv_general_dilated(
-    x[None], kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x[None], kernel, (stride, stride), ((before, 1), (before, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
   )[0]
 
 
@@ -192,6 +195,7 @@ class Conv(nn.Module):
   features: int
   stride: int = 1
   zero: bool = False  # initialized to 0: the layer that ends a residual branch
+  before: int = 1  # see `convolve`
 
   @nn.compact
   def __call__(self, x):
@@ -203,7 +207,7 @@ class Conv(nn.Module):
     if x.shape[0] * x.shape[1] <= PATCH_PIXELS and self.stride == 1 and jax.default_backend() == "cpu":
       y = convolve_patches(x, kernel.astype(x.dtype))
     else:
-      y = convolve(x, kernel.astype(x.dtype), self.stride)
+      y = convolve(x, kernel.astype(x.dtype), self.stride, self.before)
     return y + bias.astype(x.dtype)[None, None, :]
 
 
@@ -226,6 +230,9 @@ class Linear(nn.Module):
 class GroupNorm(nn.Module):
   """Group normalization, optionally (1 + scale) GN(x) + shift, as one affine map a channel: x a + b."""
 
+  groups: int = GROUPS
+  eps: float = NORM_EPS
+
   @nn.compact
   def __call__(self, x, scale=None, shift=None):
     """Normalize `x` `[h, w, c]`; `scale` and `shift`: `[c]`."""
@@ -241,9 +248,9 @@ class GroupNorm(nn.Module):
     """Return GN's a and b, `[c]`, float32. Moments over the pixels first, then over a group: one pass over x."""
     x = x.astype(jnp.float32)
     moments = jnp.stack([jnp.mean(x, axis=(0, 1)), jnp.mean(x * x, axis=(0, 1))])
-    mean, square = jnp.mean(jnp.reshape(moments, (2, GROUPS, -1)), axis=2)
-    rstd = lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + NORM_EPS)
-    mean, rstd = (jnp.repeat(v, gamma.shape[0] // GROUPS) for v in (mean, rstd))
+    mean, square = jnp.mean(jnp.reshape(moments, (2, self.groups, -1)), axis=2)
+    rstd = lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.eps)
+    mean, rstd = (jnp.repeat(v, gamma.shape[0] // self.groups) for v in (mean, rstd))
     return gamma * rstd, beta - mean * gamma * rstd
 
 
@@ -366,13 +373,18 @@ def apply_function(config: UNetConfig) -> Callable:
   network = UNet(config)
 
   def apply(params, x_t, t, label=None):
-    _check_call(config, x_t.shape, label)
+    check_call(config, x_t.shape, label)
     return network.apply({"params": params}, x_t, t, label)
 
   return apply
 
 
-def _check_call(config, shape, label):
+def check_call(config: Any, shape: tuple[int, ...], label: Any) -> None:
+  """Check the shape of a picture and whether there is a class; of a config as `UNetConfig` is one.
+
+  Raises:
+    ValueError: they are not those that the network takes.
+  """
   multiple = config.size_multiple
   if len(shape) != 3 or shape[2] != config.in_channels or shape[0] % multiple or shape[1] % multiple:
     raise ValueError(

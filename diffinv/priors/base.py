@@ -15,6 +15,7 @@ from diffinv.priors import sizes
 from diffinv.pytree import pytree, static
 from diffinv.schedules import Level, Schedule
 
+LEAST_SBAR = 1e-5  # that a network is told: a clean image has sbar = 0, and no logarithm
 EDM_SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] (Karras et al., 2022, Table 1)
 
 
@@ -78,7 +79,7 @@ def edm_scales(level: Level) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
   """Return c_skip, c_out, c_in, c_noise at sbar = sigma / alpha (Karras et al., 2022, arXiv 2206.00364, Table 1)."""
   sbar = level.sigma / level.alpha
   norm = jnp.sqrt(sbar**2 + EDM_SIGMA_DATA**2)
-  c_noise = jnp.log(jnp.maximum(sbar, 1e-5)) / 4  # a clean image has sbar = 0, and no logarithm
+  c_noise = jnp.log(jnp.maximum(sbar, LEAST_SBAR)) / 4
   return EDM_SIGMA_DATA**2 / norm**2, sbar * EDM_SIGMA_DATA / norm, 1 / norm, c_noise
 
 
@@ -94,10 +95,12 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
   Args:
     level: of the noise.
     prediction: of PREDICTIONS.
-    time_scale: factor of t, the index in the schedule; "edm" networks are told another time, and have none.
+    time_scale: factor of t, the index in the schedule; networks of OWN_TIME are told another time, and have none.
   """
-  if prediction != "edm":
+  if prediction not in OWN_TIME:
     return jnp.ones_like(level.alpha), level.t if time_scale == 1.0 else time_scale * level.t
+  if prediction == "ve":
+    return 1 / level.alpha, jnp.maximum(level.sigma / level.alpha, LEAST_SBAR)
   _, _, c_in, c_noise = edm_scales(level)
   return c_in / level.alpha, c_noise
 
@@ -108,7 +111,9 @@ X0_FROM = {
   "v": x0_from_v,
   "x0": lambda x_t, x0, level: x0,
   "edm": x0_from_edm,
+  "ve": x0_from_eps,  # as "eps", of x_t / alpha = x0 + sbar eps, and told sbar
 }
+OWN_TIME = ("edm", "ve")  # predictions of networks that are told the noise, not the index in the schedule
 PREDICTIONS = tuple(X0_FROM)
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 

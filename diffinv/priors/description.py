@@ -1,7 +1,8 @@
 """What `prior.json` says of a prior: its fields, and how they are written, read and checked.
 
-  {"format", "network": {"name", its architecture}, "prediction", "variance", "clip", "schedule": {"name", "num_steps"},
-   "image_shape", "size_multiple", "time_scale", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
+  {"format", "network": {"name", its architecture}, "prediction", "variance", "clip",
+   "schedule": {"name", "num_steps", "ends", "betas", "zero_snr": see `diffinv.schedules.Schedule`}, "image_shape",
+   "size_multiple", "time_scale", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
 
 Fields that came later, in LATER, are written where they differ from what they were before; `read` returns all of them.
 
@@ -23,16 +24,17 @@ import jax
 import msgspec
 
 from diffinv import errors, files, reading
-from diffinv.nets import small, unet
-from diffinv.priors.base import PREDICTIONS, VARIANCES, Prior
+from diffinv.nets import diffusers_unet, small, unet
+from diffinv.priors.base import OWN_TIME, PREDICTIONS, VARIANCES, Prior
 from diffinv.reading import shown
-from diffinv.schedules import BETAS, Schedule
+from diffinv.schedules import NAMES, Schedule
 
 FORMAT = "diffinv-prior-1"
 DESCRIPTION = "prior.json"
 RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when loading it: not written
-# Fields that priors of earlier versions lack, and what they have in their place: of the prior, and of a network.
+# Fields that priors of earlier versions lack, and what they have in their place: of the prior, a schedule, a network.
 LATER: dict[str, Any] = {"time_scale": 1.0}
+LATER_OF_SCHEDULES: dict[str, Any] = {"ends": [], "betas": [], "zero_snr": False}
 LATER_OF_NETWORKS: dict[str, Any] = {"num_heads_upsample": None}
 
 # No prior needs more than these. Building what a damaged description asks for could take hours, or all memory.
@@ -40,7 +42,7 @@ MAX_SCHEDULE_STEPS = 100_000  # of a schedule
 MAX_TIME_SCALE = 1000  # of t: a schedule of one step, told the time of one of 1000
 MAX_LEVELS = 16  # of a network
 MAX_NUMBER = 65536  # of channels, classes, pixels and the like
-MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks"), 64)
+MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks", "layers_per_block"), 64)
 
 
 class Network(NamedTuple):
@@ -54,6 +56,9 @@ class Network(NamedTuple):
 
 NETWORKS = {
   "guided_diffusion": Network(unet.UNetConfig, unet.make_config, unet.apply_function, unet.init),
+  "diffusers": Network(
+    diffusers_unet.DiffusersConfig, diffusers_unet.make_config, diffusers_unet.apply_function, diffusers_unet.init
+  ),
   "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialize),
 }
 
@@ -63,6 +68,9 @@ class ScheduleFields(TypedDict):
 
   name: str
   num_steps: int
+  ends: NotRequired[list[float]]
+  betas: NotRequired[list[float]]
+  zero_snr: NotRequired[bool]
 
 
 class Description(TypedDict):
@@ -118,18 +126,23 @@ def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
 def written(fields: dict[str, Any]) -> dict[str, Any]:
   """Return the fields as a file has them: none that came later and is what it was before."""
   network = _without(fields["network"], LATER_OF_NETWORKS)
-  return {**_without(fields, LATER), "network": network}
+  schedule = _without(fields["schedule"], LATER_OF_SCHEDULES)
+  return {**_without(fields, LATER), "network": network, "schedule": schedule}
 
 
 def _without(fields: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
+def network_of(config: Any) -> Network:
+  """Return the entry of NETWORKS that a config is of."""
+  return next(network for network in NETWORKS.values() if isinstance(config, network.config))
+
+
 @functools.cache
 def param_shapes(config: Any) -> Any:
   """Return the tree of parameters of a network as `jax.ShapeDtypeStruct`; no memory, no arithmetic."""
-  init = next(network.init for network in NETWORKS.values() if isinstance(config, network.config))
-  return jax.eval_shape(lambda: init(jax.random.key(0), config))
+  return jax.eval_shape(lambda: network_of(config).init(jax.random.key(0), config))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -156,7 +169,8 @@ def _completed(fields: dict[str, Any]) -> dict[str, Any]:
   network = fields["network"]
   known = [field.name for field in dataclasses.fields(NETWORKS[network["name"]].config)] if _is_known(network) else []
   added = {name: value for name, value in LATER_OF_NETWORKS.items() if name in known}
-  return {**LATER, **fields, "network": {**added, **network}}
+  schedule = {**LATER_OF_SCHEDULES, **fields["schedule"]}
+  return {**LATER, **fields, "network": {**added, **network}, "schedule": schedule}
 
 
 def _is_known(network: dict[str, Any]) -> bool:
@@ -196,8 +210,11 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
   scale = description.get("time_scale", 1.0)
   if not 0 < scale <= MAX_TIME_SCALE:
     raise ValueError(f"{where}: time_scale: expected a number in (0, {MAX_TIME_SCALE}], got {shown(scale)}; {ADVICE}")
-  if scale != 1.0 and description["prediction"] == "edm":
-    raise ValueError(f"{where}: time_scale: expected 1 with the prediction 'edm', got {shown(scale)}; {ADVICE}")
+  prediction = description["prediction"]
+  if scale != 1.0 and prediction in OWN_TIME:
+    raise ValueError(
+      f"{where}: time_scale: expected 1 with the prediction {prediction!r}, got {shown(scale)}; {ADVICE}"
+    )
   _check_image(description, config, where)
   return config, _parse_schedule(description["schedule"], where)
 
@@ -250,13 +267,16 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 def _parse_schedule(schedule: dict, where: str) -> Schedule:
   name, steps = schedule["name"], schedule["num_steps"]
-  if len(schedule) > 2:
-    raise ValueError(f"{where}: schedule: expected name and num_steps alone, got {shown(schedule)}; {ADVICE}")
-  if name not in BETAS:
-    raise ValueError(f"{where}: schedule: expected a name of {', '.join(BETAS)}, got {shown(name)}")
+  for field in schedule:
+    if field not in ScheduleFields.__annotations__:
+      known = ", ".join(ScheduleFields.__annotations__)
+      raise ValueError(f"{where}: schedule: expected the fields {known}, got {shown(field)}; {ADVICE}")
+  if name not in NAMES:
+    raise ValueError(f"{where}: schedule: expected a name of {', '.join(NAMES)}, got {shown(name)}")
   if not 1 <= steps <= MAX_SCHEDULE_STEPS:
     raise ValueError(f"{where}: schedule: expected num_steps in 1..{MAX_SCHEDULE_STEPS}, got {shown(steps)}")
-  parsed = Schedule(name, steps)
+  fields: dict[str, Any] = {field: tuple(v) if isinstance(v, list) else v for field, v in schedule.items()}
+  parsed = Schedule(**fields)
   try:
     parsed.alpha_bar()  # raises if there are too few steps
   except ValueError as error:

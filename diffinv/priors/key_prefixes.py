@@ -5,7 +5,7 @@ Lightning, "ema_model." by those that keep an average beside the trained network
 prefix each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffinv import progress
@@ -17,17 +17,18 @@ EMA = ("ema", "average", "shadow")  # in the prefixes of averaged weights
 MOST = 8  # networks that a message lists
 
 
-def select(tensors: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
+def select(tensors: Mapping[str, Any], wanted: str | None, anchors: Sequence[str] = ANCHORS) -> dict[str, Any]:
   """Return the tensors of one network by its own names, and say what was taken off or left out.
 
   Args:
     tensors: of a file, by name.
     wanted: prefix of the network, with or without its last dot; "" for names without one. None where there is one.
+    anchors: tensors that every network of its kind has.
 
   Raises:
     ValueError: there are several networks and none was chosen, or there is none of that prefix.
   """
-  prefixes = find(tensors)
+  prefixes = find(tensors, anchors)
   if wanted is not None:
     prefixes = [_chosen(prefixes, wanted)]
   if len(prefixes) > 1:
@@ -36,12 +37,12 @@ def select(tensors: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
     raise ValueError(f"`key_prefix` is missing: the file holds {len(prefixes)} networks, {_listed(prefixes)}{hint}")
   if not prefixes:
     return dict(tensors)
-  return _stripped(tensors, prefixes[0])
+  return _stripped(tensors, prefixes[0], anchors)
 
 
-def find(tensors: Mapping[str, Any]) -> list[str]:
+def find(tensors: Mapping[str, Any], anchors: Sequence[str] = ANCHORS) -> list[str]:
   """Return the prefixes of the networks in a file, in its order."""
-  found = [name.removesuffix(anchor) for name in tensors for anchor in ANCHORS if name.endswith(anchor)]
+  found = [name.removesuffix(anchor) for name in tensors for anchor in anchors if name.endswith(anchor)]
   return [prefix for prefix in dict.fromkeys(found) if not prefix or prefix.endswith(".")]
 
 
@@ -49,13 +50,13 @@ def _chosen(prefixes: list[str], wanted: str) -> str:
   for prefix in prefixes:
     if wanted in (prefix, prefix.removesuffix(".")):
       return prefix
-  there = f"one of {_listed(prefixes)}" if prefixes else "none, as the file holds no guided-diffusion UNet"
+  there = f"one of {_listed(prefixes)}" if prefixes else "none, as the file holds no network of the kind"
   raise ValueError(f"`key_prefix`: expected {there}, got {quoted(wanted)}")
 
 
-def _stripped(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _stripped(tensors: Mapping[str, Any], prefix: str, anchors: Sequence[str]) -> dict[str, Any]:
   """Return the tensors of a prefix, without it."""
-  others = [other for other in find(tensors) if other != prefix and other.startswith(prefix)]
+  others = [other for other in find(tensors, anchors) if other != prefix and other.startswith(prefix)]
   mine = {name for name in tensors if name.startswith(prefix) and not name.startswith(tuple(others))}
   if prefix:
     progress.note(f"the prefix {quoted(prefix)} is taken off the names of {len(mine)} tensors")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv.data import bundled, images
-from diffinv.nets import unet
+from diffinv.priors import description
 from diffinv.priors.base import Prior
 from diffinv.schedules import level_within
 
@@ -31,8 +31,9 @@ CLEAR = 0.9  # ratio of errors below which one reading is clearly better than an
 class Reading(NamedTuple):
   """A way to read what shapes cannot tell."""
 
-  network: unet.UNetConfig
+  network: Any  # the config of one of `description.NETWORKS`
   time_scale: float  # of t
+  prediction: str | None = None  # None for that of the prior
 
 
 class Tried(NamedTuple):
@@ -66,13 +67,14 @@ def is_better(one: Tried, other: Tried) -> bool:
 
 def _read_as(prior: Prior, reading: Reading) -> Prior:
   apply = _compiled(reading.network)
-  return dataclasses.replace(prior, apply=apply, time_scale=reading.time_scale, clip=False)
+  prediction = prior.prediction if reading.prediction is None else reading.prediction
+  return dataclasses.replace(prior, apply=apply, time_scale=reading.time_scale, prediction=prediction, clip=False)
 
 
 @functools.cache
-def _compiled(network: unet.UNetConfig) -> Callable:
+def _compiled(network: Any) -> Callable:
   """Return the network as a compiled function of (params, x_t, t); of class 0 if it has classes."""
-  apply = unet.apply_function(network)
+  apply = description.network_of(network).apply_function(network)
   label = {} if network.num_classes is None else {"label": 0}
   # A network takes long to compile and is evaluated a few times.
   options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -99,9 +101,10 @@ def _relative_errors(prior: Prior) -> np.ndarray:
 
 def _portrait(prior: Prior) -> np.ndarray:
   """Return the portrait in the prior's size, or the middle of it, `[h, w, c]`, [-1, 1]."""
-  h, w, channels = prior.image_shape
-  x = images.fit(images.read(bundled.ASTRONAUT), (h, w), "resize")
+  *sizes, channels = prior.image_shape
   edge = max(MOST // prior.size_multiple, 1) * prior.size_multiple
+  h, w = (edge if size is None else size for size in sizes)
+  x = images.fit(images.read(bundled.ASTRONAUT), (h, w), "resize")
   top, left = max(h - edge, 0) // 2, max(w - edge, 0) // 2
   x = x[top : top + edge, left : left + edge]
   return np.asarray(x if channels == x.shape[2] else np.mean(x, axis=2, keepdims=True), np.float32)

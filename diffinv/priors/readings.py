@@ -21,6 +21,7 @@ HEADS: tuple[dict[str, int], ...] = (
   {"num_heads": 8},
   {"num_head_channels": 32},
 )
+PREDICTED = ("eps", "v", "x0")  # by networks that are told the index in a schedule, the likeliest first
 CHEAP = 1e11  # parameters times pixels up to which every reading is tried
 SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, schedule, num_steps"
 
@@ -129,8 +130,44 @@ def choose(prior: Prior, readings: Sequence[Reading], said: Said) -> Reading:
   return taken.reading
 
 
+def choose_prediction(prior: Prior, network: Any, said: str | None) -> str:
+  """Try what a network may predict on the portrait, and return what it does; notes and warnings tell of it.
+
+  Args:
+    prior: of the parameters, see `portrait.try_all`.
+    network: its config.
+    said: what its files say that it predicts; None where they do not.
+  """
+  first = PREDICTED[0] if said is None else said
+  possible = [Reading(network, prior.time_scale, one) for one in (PREDICTED if first in PREDICTED else (first,))]
+  if said is not None and not _is_cheap(prior):
+    [alone] = portrait.try_all(prior, [Reading(network, prior.time_scale, first)])
+    if alone.error < portrait.WELL:
+      return first
+  tried = portrait.try_all(prior, possible)
+  best, plain = tried[0], next(one for one in tried if one.reading.prediction == first)
+  found = best.reading.prediction or first
+  if best.error >= portrait.WORKS:
+    progress.note(
+      f"the check on a portrait is inconclusive: {plain.error:.0%} of the noise is left; if the network was trained on "
+      "photographs, see how, and with which noise schedule"
+    )
+  elif portrait.is_better(best, plain) and said is not None:
+    progress.warn(
+      f"the network's files say that it predicts {said}, which leaves {plain.error:.0%} of the noise on a portrait, as "
+      f"{found} it leaves {best.error:.0%}: see how the network was trained"
+    )
+  elif portrait.is_better(best, plain):
+    progress.note(
+      f"the network is taken to predict {found}, as nothing says what it does and so it denoises a portrait best: "
+      f"{best.error:.0%} left"
+    )
+    return found
+  return first
+
+
 def _is_cheap(prior: Prior) -> bool:
-  pixels = min(prior.image_shape[0], portrait.MOST) ** 2
+  pixels = min(prior.image_shape[0] or portrait.MOST, portrait.MOST) ** 2
   return pixels * sum(np.size(leaf) for leaf in _leaves(prior.params)) <= CHEAP
 
 

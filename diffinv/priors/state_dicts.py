@@ -1,7 +1,7 @@
 """State dicts of others: reading PyTorch and safetensors files, and making priors of them.
 
-Files of the guided-diffusion UNet become priors; `diffinv.nets.guided_diffusion` knows their tensors. No code in a file
-is run.
+Files of the guided-diffusion UNet become priors, and folders of the diffusers library; `diffinv.nets.guided_diffusion`
+and `diffinv.nets.diffusers` know their tensors. No code in a file is run.
 """
 
 import dataclasses
@@ -15,12 +15,13 @@ import warnings
 import zipfile
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from diffinv import errors, options, output, progress, reading
-from diffinv.nets import guided_diffusion, unet
+from diffinv.nets import diffusers, diffusers_unet, guided_diffusion, unet
 from diffinv.options import option
-from diffinv.priors import description, file_kinds, key_prefixes, portrait, readings
+from diffinv.priors import description, diffusers_folder, file_kinds, key_prefixes, portrait, readings
 from diffinv.priors import folder as priors
 from diffinv.priors.base import Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
@@ -29,6 +30,7 @@ from diffinv.schedules import BETAS, Schedule
 SAFETENSORS = ".safetensors"
 CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
+SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
 MAX_BYTES = 40_000_000_000  # of a file
 MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
 MAX_DEPTH = 4  # of tables within tables
@@ -42,7 +44,9 @@ INSTALL = 'pip install "diffinv[convert]"'
 class ConvertConfig:
   """What to convert, and what the file does not say of itself."""
 
-  input: str | os.PathLike[str] = option(help="File to read, .pt or .safetensors; required.")
+  input: str | os.PathLike[str] = option(
+    help="File to read, .pt or .safetensors, or a folder of the diffusers library; required."
+  )
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
   num_heads: int | None = option(
     None, "Heads of attention. Not set: the preset's, or what the check finds.", low=1, high=MAX_NUMBER
@@ -63,23 +67,27 @@ class ConvertConfig:
     None, "What stands before the tensors' names, such as ema_model.; chooses a network of a file with several."
   )
   image_size: int | None = option(
-    None, "Pixels of the images that it is for. Not set: the preset's.", low=1, high=MAX_NUMBER
+    None, "Pixels of the images that it is for. Not set: the preset's, or the folder's.", low=1, high=MAX_NUMBER
   )
-  schedule: str = option("linear", "Noise schedule that it was trained with.", choices=BETAS)
-  num_steps: int = option(1000, "Steps of that schedule.", low=1, high=MAX_SCHEDULE_STEPS)
+  schedule: str | None = option(
+    None, "Noise schedule that it was trained with. Not set: the folder's, or linear.", choices=BETAS
+  )
+  num_steps: int | None = option(
+    None, "Steps of that schedule. Not set: the folder's, or 1000.", low=1, high=MAX_SCHEDULE_STEPS
+  )
   rescale_timesteps: bool | None = option(
     None,
     "Whether it was told the time as t 1000 / num_steps. Not set: so it is where num_steps is not 1000, as in "
-    "improved-diffusion, unless the check finds otherwise.",
+    "improved-diffusion, unless the check finds otherwise; not of a folder.",
   )
   check: bool = option(
     True,
     "Denoise a portrait with the network, to see whether it works, and to tell what was not said: heads, "
     "`attention_order` and `rescale_timesteps`.",
   )
-  variance: str = option(
-    "fixed_large",
-    "Reverse variance, for networks that have not learned it.",
+  variance: str | None = option(
+    None,
+    "Reverse variance, for networks that have not learned it. Not set: the folder's, or fixed_large.",
     choices=("fixed_small", "fixed_large"),
   )
 
@@ -91,8 +99,28 @@ class ConvertConfig:
       raise errors.UsageError(
         "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
       )
-    if self.image_size is None and self.preset is None:
+    if diffusers_folder.is_one(self.input):
+      self._check_said()
+    elif self.image_size is None and self.preset is None and self._is_file():
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
+
+  def _is_file(self) -> bool:
+    """Tell whether the input is a file, or named as one: what is not there may have been meant to be a folder."""
+    return reading.is_file(self.input) or bool(pathlib.Path(self.input).suffix)
+
+  def _check_said(self):
+    """Check that nothing was said that a folder's config.json says."""
+    for name in ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample"):
+      if getattr(self, name) is not None:
+        raise errors.UsageError(
+          f"`{name}`: expected none with a folder of the diffusers library, whose config.json says it, got "
+          f"{getattr(self, name)}; leave it out"
+        )
+
+  @property
+  def steps(self) -> int:
+    """Steps of the schedule of a file."""
+    return readings.RESCALED_TO if self.num_steps is None else self.num_steps
 
 
 class Converted(NamedTuple):
@@ -121,16 +149,101 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
   output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
   if overwrite or not priors.holds_prior(folder):  # which may be this one
     priors.check_free(folder, overwrite=overwrite)
+  made = (_from_folder if diffusers_folder.is_one(path) else _from_file)(path, config)
+  written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
+  _tell(made.prior, made.network, config)
+  return Converted(written, made.tensors, sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params)))
+
+
+class _Made(NamedTuple):
+  """A prior to be written."""
+
+  prior: Prior
+  network: Any  # the config of one of `description.NETWORKS`
+  provenance: dict[str, Any]
+  tensors: int  # in the files
+
+
+def _from_file(path: pathlib.Path, config: ConvertConfig) -> _Made:
   state_dict = read_state_dict(path)
   try:
     state_dict = key_prefixes.select(state_dict, config.key_prefix)
     prior, network = _identify(state_dict, config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
-  provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
-  written = priors.save_prior(folder, prior, network, provenance, overwrite=overwrite, command="convert")
-  _tell(prior, network, config)
-  return Converted(written, len(state_dict), sum(value.size for value in state_dict.values()))
+  return _Made(prior, network, {"source": path.name, "sha256": sha256(path), "preset": config.preset}, len(state_dict))
+
+
+def _from_folder(path: pathlib.Path, config: ConvertConfig) -> _Made:
+  found = diffusers_folder.find(path)
+  try:
+    prior = _folder_prior(found, config)
+    description.describe(prior, found.network, None)  # before anything is built of numbers without bounds
+  except ValueError as error:
+    raise ValueError(f"{found.config}: {error}") from None
+  tensors = {name: value for file in found.weights for name, value in read_state_dict(file).items()}
+  try:
+    tensors = key_prefixes.select(tensors, config.key_prefix, diffusers_folder.ANCHORS)
+    params = diffusers.params_from_state_dict(tensors, found.network)
+  except ValueError as error:
+    raise ValueError(f"{found.weights[0]}: {error}") from None
+  prior = _checked(dataclasses.replace(prior, params=params), found, config)
+  provenance = {
+    "source": "/".join(found.weights[0].parts[-2:]),
+    "sha256": ", ".join(map(sha256, found.weights)),
+    "diffusers": found.version,
+    "scheduler": None if found.scheduler is None else found.scheduler.name,
+  }
+  return _Made(prior, found.network, provenance, len(tensors))
+
+
+def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
+  """Return what a folder holds as a prior, without its parameters; what the flags say comes before its files."""
+  network, scheduler = found.network, found.scheduler
+  what = guided_diffusion.second_input(network.in_channels, network.out_channels)
+  if what is not None:
+    raise ValueError(f"expected an unconditional network, got {what}; convert an unconditional one")
+  edges = found.size if config.image_size is None else (config.image_size, config.image_size)
+  return Prior(
+    params={},
+    apply=diffusers_unet.apply_function(network),
+    schedule=_folder_schedule(scheduler, config),
+    prediction="eps" if scheduler is None else scheduler.prediction,
+    variance=_folder_variance(found, config),
+    clip=scheduler is None or scheduler.clip,
+    image_shape=(*edges, network.in_channels),
+    size_multiple=network.size_multiple,
+    time_scale=readings.RESCALED_TO / config.steps if config.rescale_timesteps else 1.0,
+  )
+
+
+def _folder_variance(found: diffusers_folder.Found, config: ConvertConfig) -> str:
+  if found.network.out_channels == 2 * found.network.in_channels:
+    return "learned_range"
+  said = None if found.scheduler is None else found.scheduler.variance
+  return config.variance or (said if said in ("fixed_small", "fixed_large") else VARIANCE)
+
+
+def _checked(prior: Prior, found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
+  """Return the prior of a folder as it denoises the portrait; tell what its files do not say."""
+  if found.scheduler is None:
+    progress.note(
+      f"{found.config}: no {diffusers_folder.SCHEDULER} is with it; its noise schedule is taken to be "
+      f"{prior.schedule.name} of {prior.schedule.num_steps} steps: if it was another, add --schedule --overwrite"
+    )
+  if not config.check or found.network.in_channels not in CHECKED_CHANNELS:
+    return prior
+  said = None if found.scheduler is None else found.scheduler.prediction
+  return dataclasses.replace(prior, prediction=readings.choose_prediction(prior, found.network, said))
+
+
+def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> Schedule:
+  if scheduler is None or config.schedule is not None:
+    steps = scheduler.schedule.num_steps if config.num_steps is None and scheduler is not None else config.steps
+    return Schedule(config.schedule or SCHEDULE, steps)
+  if config.num_steps not in (None, scheduler.schedule.num_steps):
+    return dataclasses.replace(scheduler.schedule, num_steps=config.num_steps)
+  return scheduler.schedule
 
 
 def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
@@ -147,11 +260,11 @@ def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple
   return _make_prior(prior.params, reading, config), reading.network
 
 
-def _tell(prior: Prior, network: unet.UNetConfig, config: ConvertConfig) -> None:
+def _tell(prior: Prior, network: Any, config: ConvertConfig) -> None:
   """Say what a user of the prior should know, and what was assumed."""
   if network.num_classes is not None:
     progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
-  if config.rescale_timesteps is None and config.num_steps != readings.RESCALED_TO:
+  if config.rescale_timesteps is None and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
     told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
     progress.note(
       f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
@@ -161,7 +274,7 @@ def _tell(prior: Prior, network: unet.UNetConfig, config: ConvertConfig) -> None
 def _said(config: ConvertConfig) -> readings.Said:
   names = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")
   network = {name: getattr(config, name) for name in names}
-  return readings.Said(network, config.preset, config.rescale_timesteps, config.num_steps)
+  return readings.Said(network, config.preset, config.rescale_timesteps, config.steps)
 
 
 def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) -> Prior:
@@ -172,9 +285,9 @@ def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) 
   return Prior(
     params=params,
     apply=unet.apply_function(network),
-    schedule=Schedule(config.schedule, config.num_steps),
+    schedule=Schedule(config.schedule or SCHEDULE, config.steps),
     prediction="eps",
-    variance="learned_range" if learned else config.variance,
+    variance="learned_range" if learned else config.variance or VARIANCE,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,
     time_scale=reading.time_scale,

@@ -11,7 +11,7 @@ from diffinv import errors, files, options
 from diffinv.data import cache
 from diffinv.data.folder import CROPS
 from diffinv.options import MAX_SEED, option
-from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS, NETWORKS
+from diffinv.priors.description import MAX_BLOCKS, MAX_LEVELS, MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.priors.folder import load_provenance
 from diffinv.schedules import BETAS, Schedule
 from diffinv.training import step
@@ -183,7 +183,7 @@ class TrainConfig:
   schedule: str = option("linear", "Noise schedule of the prior.", choices=BETAS)
   schedule_steps: int = option(1000, "Steps of the noise schedule.", low=2, high=MAX_SCHEDULE_STEPS)
 
-  network: str = option("small", "Network to train; a new one, or that of `init`.", choices=NETWORKS)
+  network: str = option("small", "Network to train; a new one, or that of `init`.", choices=SIZES)
   channels: int = option(64, "Channels of the network at its finest level.", low=1, high=MAX_NUMBER)
   multipliers: tuple[int, ...] | None = option(
     None,
@@ -318,7 +318,7 @@ def _by_size(network: str, size: int, p_mean: float) -> dict[str, Any]:
   """Return what the size of the images changes of the defaults: the largest entry of SIZES whose network takes them.
 
   Args:
-    network: of NETWORKS.
+    network: of SIZES.
     size: pixels along an edge.
     p_mean: that of images of REFERENCE_SIZE.
   """

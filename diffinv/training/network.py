@@ -92,7 +92,7 @@ def _guided_diffusion(config: TrainConfig) -> unet.UNetConfig:
   )
 
 
-# By name, for each of NETWORKS.
+# By name, for each network that can be trained.
 SHAPES: dict[str, Callable[[TrainConfig], Any]] = {"small": _small, "guided_diffusion": _guided_diffusion}
 
 
