@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= auto
 .PHONY: demo test test-fast lint format clean
 
 demo: $(VENV)/.installed
-	$(BIN)/diffinv compare --prior=photo --size=192 --fit=resize --tasks=inpaint_random,super_resolution,gaussian_blur \
+	$(BIN)/diffinv compare --prior=photo --size=192 --fit=resize --tasks=inpaint_random,super_resolution,denoising \
 	  --methods=sdedit,score_ald,dps,balanced --output=out/demo --overwrite
 	$(BIN)/diffinv reconstruct --prior=faces --input=diffinv/data/face.png --task=inpaint_box --method=dps \
 	  --num_samples=4 --output=out/demo-faces --overwrite

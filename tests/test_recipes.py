@@ -53,8 +53,8 @@ def test_the_files_of_the_commands_are_made_and_pass_their_checks(tool, tmp_path
 
 
 def test_a_drawing_is_two_pictures_side_by_side_in_few_bytes(tool, tmp_path):
-  """Of the portrait and its noisy copy, which takes most."""
-  image = tool.portrait()
+  """Of the bee and its noisy copy, which takes most."""
+  image = tool.photograph()
   image.save(tmp_path / "a.png")
   tool.noisy(image, 25.0).save(tmp_path / "b.png")
   tool.pair(tmp_path / "b.png", tmp_path / "a.png").save(tmp_path / "c.png", optimize=True)

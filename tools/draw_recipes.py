@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/recipes.md: run its commands on files made from the bundled portrait, before and after.
+"""Draw the pictures of docs/recipes.md: run its commands on files made from the bundled bee, before and after.
 
 usage: python tools/draw_recipes.py --output=docs [--work=out/recipes]
 
@@ -24,16 +24,20 @@ WORK = flags.DEFINE_string("work", "out/recipes", "Folder of the files that the 
 
 PAGE = "recipes.md"
 SIDE = 160  # pixels of each picture
-CORNER = (52, 0)  # of the crop: left and top
+CORNER = (10, 28)  # of the crop: left and top
+DISK = (0, 1, 1, 1, 0, *[1] * 15, 0, 1, 1, 1, 0)  # a lens out of focus, 5x5 pixels
 GAP = 4  # pixels between the two
 COLORS = 160  # of the palette of a sheet: a file of some 40 kB, where all colors would take three times as much
 
 
-def portrait() -> Image.Image:
-  """Return a part of the bundled portrait."""
+def photograph(*filters: ImageFilter.Filter) -> Image.Image:
+  """Return a part of the bundled photograph, of which all was filtered."""
   left, top = CORNER
-  with Image.open(bundled.ASTRONAUT) as image:
-    part = image.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+  with Image.open(bundled.BEE) as opened:
+    image = opened.convert("RGB")
+  for one in filters:
+    image = image.filter(one)
+  part = image.crop((left, top, left + SIDE, top + SIDE))
   part.info.clear()  # of a color profile, which does not suit a gray picture
   return part
 
@@ -72,12 +76,12 @@ def hole(image: Image.Image) -> tuple[Image.Image, Image.Image]:
 
 def make_files(folder: pathlib.Path) -> None:
   """Write what the commands of the page read."""
-  image = portrait()
+  image = photograph()
   scratched(image).save(folder / "scan.png")
   stamped, mask = hole(image)
   stamped.save(folder / "stamped.png")
   mask.save(folder / "mask.png")
-  image.filter(ImageFilter.GaussianBlur(1.5)).save(folder / "blurred.jpg", quality=95)
+  photograph(ImageFilter.Kernel((5, 5), DISK)).save(folder / "blurred.jpg", quality=95)
   noisy(image, 25.0).save(folder / "noisy.png")
   image.resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC).save(folder / "small.png")
   image.convert("L").save(folder / "gray.png")
