@@ -623,7 +623,11 @@ CASES = {
     FAILURE,
     "no.safetensors: expected a file, found nothing there",
   ),
-  "folder of weights": (f"{CONVERT} --input={{in}}/none", FAILURE, "none: expected a file, got a folder"),
+  "folder of weights": (
+    f"{CONVERT} --input={{in}}/none",
+    FAILURE,
+    "none: expected a folder of .*, found no config",
+  ),
   "FIFO of weights": (f"{CONVERT} --input={{in}}/fifo", FAILURE, "fifo: expected a file, got a FIFO"),
   "unknown preset": (f"{CONVERT} --input={{in}}/text.png --preset=celeba", USAGE, "--preset=celeba.*ffhq256"),
   "prior there": (

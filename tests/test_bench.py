@@ -159,7 +159,7 @@ def test_the_edge_of_the_search_is_told_but_not_the_end_of_a_range(fields, edges
   assert tuning.at_the_edge(fields, {"a": (1.0, 2.0, 4.0), "eta": (0.2, 0.5, 1.0)}, {"eta": PART}) == edges
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if methods.fields_of(method)])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.search])
 def test_the_searched_fields_exist_and_are_worth_a_search(name):
   found = tried(name, {}, tuning.values(name))
   assert len(found) > 3

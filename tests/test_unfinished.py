@@ -62,6 +62,14 @@ def restored(monkeypatch):
   return found
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Ctrl-C has the handler that Python gives it: a command in the background would have one that ignores it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def die():
   raise Dead
 

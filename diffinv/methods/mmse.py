@@ -71,7 +71,6 @@ class MMSE(base.Iteration):
   identity_only = True
   deterministic = True
   ranges = {"views": mirrored.VIEWS, "rounds": base.Range(0, base.MOST)}
-  search = {"views": (1, 2, 4)}
 
   def fitted(self, noise):
     """Return the method with the rounds that noise which varies from value to value takes."""

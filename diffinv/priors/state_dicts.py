@@ -109,9 +109,10 @@ class ConvertConfig:
     return reading.is_file(self.input) or bool(pathlib.Path(self.input).suffix)
 
   def _check_said(self):
-    """Check that nothing was said that a folder's config.json says."""
+    """Check that there is a folder's config.json, and that nothing was said that it says."""
     for name in ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample"):
       if getattr(self, name) is not None:
+        diffusers_folder.find(self.input)
         raise errors.UsageError(
           f"`{name}`: expected none with a folder of the diffusers library, whose config.json says it, got "
           f"{getattr(self, name)}; leave it out"
