@@ -152,7 +152,7 @@ class Rounding:
 
   def log_prob(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return the logarithm of the Gaussian density per value, the shape of `y`."""
-    return jax.scipy.stats.norm.logpdf(y, clean, self.std(y))
+    return self._likelihood(y).log_prob(y, clean)
 
   def std(self, y: jax.Array) -> jax.Array:
     """Return step / sqrt(12) of every value, the shape of `y`."""
@@ -160,11 +160,14 @@ class Rounding:
 
   def misfit(self, y: jax.Array, clean: jax.Array, mean_variance: jax.Array) -> jax.Array:
     """Return (y - clean)^2, weighted by how fine the steps are, the shape of `y`."""
-    return mean_variance / self.std(y) ** 2 * (y - clean) ** 2
+    return self._likelihood(y).misfit(y, clean, mean_variance)
 
   def variance(self, y: jax.Array, clean: jax.Array) -> jax.Array:
     """Return step^2 / 12, the shape of `y`."""
-    return self.std(y) ** 2
+    return self._likelihood(y).variance(y, clean)
+
+  def _likelihood(self, y):
+    return Gaussian(self.std(y))
 
 
 @pytree

@@ -12,6 +12,7 @@ import numpy as np
 import reference_networks
 from flax import traverse_util
 
+from diffinv.apps import main
 from diffinv.data import bundled, images
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import description
@@ -33,6 +34,14 @@ CONFIG = unet.make_config(
   attention_order="new",
   out_channels=3,
 )
+
+
+def convert(capsys, source, target, *flags, code=0):
+  """Convert a file or a folder, expect a status, and return what was said."""
+  got = main.execute(["convert", f"--input={source}", f"--output={target}", *flags])
+  said = capsys.readouterr().err
+  assert got == code, said
+  return said
 
 
 def state_dict(config=CONFIG, schedule=Schedule("linear", 1000), time_scale=1.0):

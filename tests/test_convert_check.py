@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
+from denoising_network import convert
 
-from diffinv.apps import main
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import Prior, key_prefixes, portrait, readings
 from diffinv.priors import folder as checkpoint
@@ -38,13 +38,6 @@ def save(weights, tmp_path_factory):
     return folder / name
 
   return write
-
-
-def convert(capsys, source, target, *flags, code=0):
-  got = main.execute(["convert", f"--input={source}", f"--output={target}", *flags])
-  said = capsys.readouterr().err
-  assert got == code, said
-  return said
 
 
 def network(folder):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
+from denoising_network import convert
 
-from diffinv.apps import main
 from diffinv.nets import diffusers, diffusers_unet
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Level, Schedule
@@ -57,13 +57,6 @@ def write(folder, config=TINY, scheduler=DDPM, *, unet="unet", index=PIPELINE, w
     place.mkdir(exist_ok=True)
     (place / "scheduler_config.json").write_text(json.dumps(scheduler))
   return folder
-
-
-def convert(capsys, source, target, *flags, code=0):
-  got = main.execute(["convert", f"--input={source}", f"--output={target}", *flags])
-  said = capsys.readouterr().err
-  assert got == code, said
-  return said
 
 
 def description(folder):

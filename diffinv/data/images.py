@@ -143,11 +143,10 @@ def read(path: str | os.PathLike[str], *, mode: str = "RGB", convert: bool = Fal
     return _read_array(path, CHANNELS[mode])
   image = decode(path)
   kind = kind_of(image)
-  is_gray = kind == NAMES["L"] or (kind == NAMES["RGB"] and _has_equal_channels(image))
-  if not convert and kind != NAMES[mode] and not is_gray:
-    _check_bounded(image, path)
-    raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
   if not convert and kind != NAMES[mode]:
+    if kind != NAMES["L"] and not (kind == NAMES["RGB"] and _has_equal_channels(image)):
+      _check_bounded(image, path)
+      raise ValueError(f"{path}: expected {NAMES[mode]}, got {kind}; save it as {NAMES[mode]} or pass `convert`")
     note_once(f"{path}: three equal channels are taken as gray") if mode == "L" else note_gray()
   tell = lambda words: note_once(f"{path}: {words}")
   pixels = from_uint8(np.asarray(_converted(image, mode, path, tell), np.uint8))

@@ -91,8 +91,7 @@ class MMSE(base.Iteration):
     if self.rounds:
       state = again(prior, problem.y, _variance(problem, state.x), state.r)
     else:
-      level = schedules.level_within(prior.schedule, proximal.mean_std(problem))
-      x0 = mirrored.denoise(prior, level.alpha * problem.y, level, state.views, self.views)
+      x0 = at_level(prior, problem.y, proximal.mean_std(problem), state.views, self.views)
       state = Mean(state.x + (x0 - state.x) / (state.views + 1).astype(x0.dtype), state.views + 1)
     return state, {"residual_norm": base.residual_norm(problem, state.x)}
 
@@ -130,10 +129,10 @@ def _variance(problem, x) -> jax.Array:
   return jnp.broadcast_to(jnp.maximum(found, proximal.MIN_STD**2), problem.y.shape)
 
 
-def at_level(prior: AnyPrior, r: jax.Array, sigma: jax.Array) -> jax.Array:
-  """Return the mean of x0 given r = x0 + sigma n, or at the nearest level that the schedule has."""
+def at_level(prior: AnyPrior, r: jax.Array, sigma: jax.Array, k: jax.Array | int = 0, views: int = 1) -> jax.Array:
+  """Return the mean of x0 given r = x0 + sigma n, or at the nearest level that the schedule has; by view `k`."""
   level = schedules.level_within(prior.schedule, sigma)
-  return prior.denoise(level.alpha * r, level).x0
+  return mirrored.denoise(prior, level.alpha * r, level, k, views)
 
 
 def begun(prior: AnyPrior, y: jax.Array, variance: jax.Array, x: jax.Array) -> Split:

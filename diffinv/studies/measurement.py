@@ -33,6 +33,7 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+KINDS = {"sigma": "gaussian", "rate": "poisson", "read": "poisson"}  # the noise that each number is of
 MOST_CHANNELS = 4  # of a picture, whose noise is said channel by channel
 
 
@@ -47,22 +48,29 @@ def noise_model(config: Measuring, task: Task, channels: int = 3) -> Any:
   if task.noise is not None:
     check_own_noise(config, task)
     return task.noise(channels)
-  if config.noise != "gaussian" and config.sigma is not None:
-    raise errors.UsageError(f"`sigma` is of gaussian noise, got `noise={config.noise}`; leave it out")
-  rate = Measuring.rate if config.rate is None else config.rate
-  for name in ("rate", "read"):
-    if config.noise != "poisson" and getattr(config, name) not in (None, getattr(Measuring, name)):
-      raise errors.UsageError(f"`{name}` is of poisson noise, got `noise={config.noise}`; leave it out")
+  check_kind(config)
   if config.noise == "poisson":
     if not probe(task).is_picture:
       raise errors.UsageError(f"`noise=poisson` counts the light of a picture, got the task {task.title}; leave it out")
-    return noise.Poisson(rate, config.read)
+    return noise.Poisson(Measuring.rate if config.rate is None else config.rate, config.read)
   if config.noise == "none":
     return noise.NoNoise()
   sigma = task.sigma if config.sigma is None else config.sigma
   if sigma == 0:
     raise errors.UsageError("`sigma`: expected a positive number, got 0; pass `noise=none`")
   return noise.Gaussian(_of_channels(task, sigma) if isinstance(sigma, tuple) else sigma)
+
+
+def check_kind(config: Measuring) -> None:
+  """Check that what is said of the noise is of its kind.
+
+  Raises:
+    UsageError: a number is of another kind of noise.
+  """
+  for name, kind in KINDS.items():
+    said, usual = getattr(config, name), getattr(type(config), name)
+    if said not in (None, usual) and isinstance(config.noise, str) and config.noise != kind:
+      raise errors.UsageError(f"`{name}` is of {kind} noise, got `noise={config.noise}`; leave it out")
 
 
 def _of_channels(task: Task, sigmas: tuple[float, ...]) -> jax.Array:

@@ -177,14 +177,13 @@ class Restoration(Measuring):
 
   def _check_words(self) -> None:
     """Check that what is said of the noise is of its kind, and that words in place of numbers are of a measurement."""
-    for name, kind in (("sigma", "gaussian"), ("rate", "poisson"), ("read", "poisson")):
+    for name in measurement.KINDS:
       said = getattr(self, name)
       if self.input and isinstance(said, str):
         raise errors.UsageError(
           f"`{name}={said}` is for `measurement`; with `input` it is the noise to add, give a number"
         )
-      if said is not None and isinstance(self.noise, str) and self.noise != kind:
-        raise errors.UsageError(f"`{name}` is of {kind} noise, got `noise={self.noise}`; leave it out")
+    measurement.check_kind(self)
     if self.rate == AUTO and self.read is not None:
       raise errors.UsageError("`rate=auto` finds `read` too, got a number for it; leave it out")
 
@@ -722,9 +721,9 @@ def _kept(
     return None
   names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
   chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
-  chains_are = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
+  about = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
   shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
-  return unfinished.Unfinished(run, names, count * samples, samples, chains_are, shown=shown)
+  return unfinished.Unfinished(run, names, count * samples, samples, about, shown=shown)
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
