@@ -91,9 +91,8 @@ def sample_batch(
   results, begun = _begun(resume)
   for number in range(len(results), len(starts)):
     chosen = np.minimum(np.arange(chunk) + starts[number], chains - 1)
-    batch = [*_picked((keys, chosen), (problems, chosen // samples)), method]
-    if swept:
-      batch[2:] = _picked((method, chosen // samples))
+    image = chosen // samples
+    batch = [*_picked((keys, chosen), (problems, image)), _picked((method, image))[0] if swept else method]
     if mesh is not None:
       split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
       batch = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]

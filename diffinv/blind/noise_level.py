@@ -19,7 +19,7 @@ noise of sigma; and a blurred or a smaller one, where the prior of sharp picture
 Values that a file has clipped to [-1, 1] say less about the noise: where y goes no further, D must be 2 sigma within.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,8 @@ class Estimate(NamedTuple):
   start: jax.Array  # [], the robust estimate that the search began with
   values: jax.Array  # [], the number of values that it rests on
   unbalanced: jax.Array  # [], h at the end: 0 where the search has settled
-  x0: jax.Array | None = None  # [h, w, c], the picture without the noise, where a prior was asked
-  shrunk: jax.Array | None = None  # [h, w, c], estimates of d x0_i / d y_i
+  x0: Any = None  # [h, w, c], the picture without the noise, where a prior was asked
+  shrunk: Any = None  # [h, w, c], estimates of d x0_i / d y_i
 
   @property
   def settled(self) -> bool:
@@ -133,12 +133,12 @@ def most_likely(
   first, zero = jnp.clip(jnp.log(start), low, high), jnp.zeros((), y.dtype)
   nothing = _Balance(zero, zero, jnp.zeros_like(y), jnp.zeros_like(y))
   _, found, seen, _ = jax.lax.while_loop(moves, step, (0, first, nothing, first))
-  return Estimate(jnp.exp(found), start, seen.count, seen.h, seen.x0, seen.shrunk)
+  return Estimate(jnp.exp(found), start, seen.values, seen.h, seen.x0, seen.shrunk)
 
 
 class _Balance(NamedTuple):
   h: jax.Array  # []
-  count: jax.Array  # [], the number of values that it rests on
+  values: jax.Array  # [], how many it rests on
   x0: jax.Array  # [h, w, c]
   shrunk: jax.Array  # [h, w, c], estimates of d x0_i / d y_i
 
