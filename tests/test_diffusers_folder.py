@@ -297,7 +297,7 @@ def predicts_v():
   config = diffusers.config_from(WIDE)
   params = reference_networks.random_params(checkpoint.param_shapes(config))
   network = diffusers_unet.UNet2D(config)
-  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", v=True)
+  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", prediction="v")
   flat = flax.traverse_util.flatten_dict(params)
   return {s.name: denoising_network.to_theirs(flat[path], s) for path, s in diffusers.sources(config).items()}
 
