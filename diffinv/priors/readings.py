@@ -23,7 +23,7 @@ HEADS: tuple[dict[str, int], ...] = (
 )
 PREDICTED = ("eps", "v", "x0")  # by networks that are told the index in a schedule, the likeliest first
 CHEAP = 1e11  # parameters times pixels up to which every reading is tried
-SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, schedule, num_steps"
+SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, prediction, schedule, num_steps"
 
 
 class Said(NamedTuple):
