@@ -332,3 +332,9 @@ def test_a_geometric_schedule_has_the_noise_of_the_variance_exploding_one(golden
 def test_numbers_of_no_schedule_are_told(schedule, message):
   with pytest.raises(ValueError, match=f"schedule: {message}"):
     schedule.alpha_bar()
+
+
+def test_the_text_of_a_schedule_leaves_out_what_says_nothing():
+  """Digests of priors hold it: with more fields they stay what they were."""
+  assert repr(Schedule("linear")) == "Schedule(name='linear', num_steps=1000)"
+  assert repr(Schedule("flow", 10, shift=3.0)) == "Schedule(name='flow', num_steps=10, shift=3.0)"
