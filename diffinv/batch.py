@@ -149,6 +149,21 @@ def step_jaxpr(
     chains: that run at once.
     swept: as in `sample_batch`.
   """
+  return _traced_step(method, prior, problem, grid, chains, swept).jaxpr.jaxpr
+
+
+def step_bytes(
+  method: Method, prior: AnyPrior, problem: Problem | None, grid: Level, *, chains: int, swept: bool = False
+) -> int | None:
+  """Return the memory of a compiled step of so many chains, on all devices; None if the compiler does not say.
+
+  It is compiled for one device, and not run. The arguments are those of `step_jaxpr`.
+  """
+  memory = _traced_step(method, prior, problem, grid, chains, swept).lower().compile().memory_analysis()
+  return None if memory is None else _total_bytes(memory)
+
+
+def _traced_step(method, prior, problem, grid, chains, swept):
   several = lambda leaf: jax.ShapeDtypeStruct((chains, *leaf.shape[1:]), leaf.dtype, weak_type=leaf.weak_type)
   problems = None if problem is None else jax.tree.map(several, jax.eval_shape(lambda: stack([problem])))
   if swept:
@@ -157,7 +172,7 @@ def step_jaxpr(
   total = _total_steps(method, grid, swept)
   state = jax.eval_shape(_start, keys, problems, method, prior, grid, swept)
   steps = jnp.arange(_block(total))
-  return _advance.trace(keys, state, steps, problems, method, prior, grid, swept).jaxpr.jaxpr
+  return _advance.trace(keys, state, steps, problems, method, prior, grid, swept)
 
 
 def _run(batch, prior, grid, swept, progress, look, begun):

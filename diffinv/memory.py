@@ -21,6 +21,7 @@ GIGA = 1e9
 TRAINED = 3  # times a step of the network itself: a training step certainly needs less
 SMALL = 0.1  # of what there is: what certainly needs less is not traced
 TRUST = 0.75  # of an estimate is needed with certainty, see `diffinv.liveness`
+DEFAULT_BATCH = 4  # chains a device, where a machine does not say what memory it has
 CHAINS_ADVICE = "lower `batch_size`, `size` or `num_samples`"
 TRAINING_ADVICE = "lower `batch_size`, `size` or `channels`, or raise `accumulate`"
 
@@ -113,6 +114,45 @@ def check_chains(
     require(Need(weights, peak(traced), results), _with(host, weights), CHAINS_ADVICE)
   else:  # the results are on the host
     require(Need(weights, peak(traced) // devices, 0), _with(device, weights), CHAINS_ADVICE)
+
+
+def largest_batch(
+  prior: AnyPrior,
+  method: Method,
+  problem: Problem | None,
+  grid: Level,
+  *,
+  chains: int,
+  shape: Sequence[int],
+  kept: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
+  swept: bool = False,
+) -> int:
+  """Return how many chains run at once at most: all, or a power of two a device, as the memory allows; at least one.
+
+  How long each array of a step is needed tells what could fit; what XLA says of the compiled step, whether it does.
+  Nothing is run. The arguments are those of `check_chains`.
+  """
+  devices = 1 if mesh is None else mesh.size
+  total, weights = batch.chunk_size(chains, chains, devices), size(prior)
+  host, device = _with(available(), weights), _with(device_available(), weights)
+  room, shared = (host, 1) if device is None else (device, devices)
+  if room is None:
+    return min(total, DEFAULT_BATCH * devices)
+  room -= weights + (kept + pictures(chains, shape) if device is None else 0)
+  counts = [devices * 2**i for i in range(total.bit_length()) if devices * 2**i < total]
+  fits = lambda count: peak(batch.step_jaxpr(method, prior, problem, grid, chains=count, swept=swept)) // shared <= room
+  found = devices
+  for count in (*counts, total):
+    if not fits(count):
+      break
+    found = count
+  while found > devices:
+    needed = batch.step_bytes(method, prior, problem, grid, chains=found, swept=swept)
+    if needed is None or (needed - weights) // shared <= room:
+      break
+    found = max(count for count in (devices, *counts) if count < found)
+  return found
 
 
 def check_training(

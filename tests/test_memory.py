@@ -225,3 +225,38 @@ def test_limits_of_cgroups_count(tmp_path, group, texts, least):
 def test_this_machine_says_what_it_has():
   found = memory.available()
   assert found is None or 0 < found < 2**60
+
+
+# The largest batch
+
+
+def largest(prior, chains, **fields):
+  grid = as_arrays(prior.schedule.grid("10"))
+  return memory.largest_batch(prior, METHODS["dps"](), problem(), grid, chains=chains, shape=SHAPE, **fields)
+
+
+def test_the_largest_batch_is_all_chains_or_the_most_that_fit(monkeypatch):
+  prior = load_prior("photo")
+  grid = as_arrays(prior.schedule.grid("10"))
+  needed = lambda chains: max(
+    peak(batch.step_jaxpr(METHODS["dps"](), prior, problem(), grid, chains=chains)),
+    batch.step_bytes(METHODS["dps"](), prior, problem(), grid, chains=chains) - memory.size(prior),
+  )
+  results = memory.pictures(11, SHAPE)
+  given(monkeypatch, 100_000 * MEGA)
+  assert largest(prior, 11) == 11
+  given(monkeypatch, needed(4) + results)
+  assert largest(prior, 11) == 4
+  given(monkeypatch, needed(4) + results - 1)
+  assert largest(prior, 11) == 2
+  given(monkeypatch, 1)
+  assert largest(prior, 11) == 1
+  given(monkeypatch, None)
+  assert largest(prior, 11) == memory.DEFAULT_BATCH
+
+
+def test_what_the_compiler_says_has_the_last_word(monkeypatch):
+  prior = load_prior("photo")
+  given(monkeypatch, 100_000 * MEGA)
+  monkeypatch.setattr(batch, "step_bytes", lambda *_, chains, swept: chains * 30_000 * MEGA)
+  assert largest(prior, 11) == 2
