@@ -10,6 +10,7 @@ import numpy as np
 
 from diffinv import devices, errors, memory, progress
 from diffinv.data import images, sheet
+from diffinv.launch import Team
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
@@ -94,7 +95,8 @@ def draw_all(
   runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   job = plan(config)
 
-  def work(run: runs.RunFolder) -> dict[str, Any]:
+  def work(run: runs.RunFolder, team: Team) -> dict[str, Any]:
+    del team  # which is this process
     run_all(run, job)
     write_grid(run, job)
     return contents(job, run)
