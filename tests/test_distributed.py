@@ -1,0 +1,113 @@
+"""One piece of work by several processes: as by one, bit for bit; a lost one ends the others, and the work goes on."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from diffinv import errors, launch
+from diffinv.apps import main
+from diffinv.data import images
+from diffinv.studies import runs
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 300  # after which a test gives up on a process
+TIMES = ("seconds", "run_seconds", "compile_seconds", "digest")
+COMPARE = ("--tasks=denoising", "--methods=ddrm,wiener", "--steps=3", "--batch_size=2", "--noreport")
+# Ends as `kill -9` ends it, when the first rows are on the disk.
+KILLED = """
+import os, sys
+from diffinv.apps import main
+from diffinv.studies import runs
+honest = runs.RunFolder.append
+runs.RunFolder.append = lambda run, rows: (honest(run, rows), os.kill(os.getpid(), 9))
+sys.exit(main.execute(sys.argv[1:]))
+"""
+LOST = "another process was lost or cannot be reached; what is finished is kept; give the same command again to go on"
+
+
+def free_port():
+  with socket.socket() as held:
+    held.bind(("127.0.0.1", 0))
+    return held.getsockname()[1]
+
+
+def launched(count, *words, killed=None):
+  """Run a command as so many processes, of which one may kill itself; return their exit codes and what they said."""
+  told = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}", "--lost_after=5"]
+  run = ["-c", "import sys; from diffinv.apps import main; sys.exit(main.execute(sys.argv[1:]))"]
+  started = [
+    subprocess.Popen(
+      [sys.executable, *(["-c", KILLED] if i == killed else run), *words, *told, f"--process_id={i}"],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(count)
+  ]
+  said = [process.communicate(timeout=SECONDS) for process in started]
+  return [process.returncode for process in started], said
+
+
+def found(folder):
+  """Return the rows of a folder without times, and the bytes of its pictures."""
+  lines = [json.loads(line) for line in (folder / runs.ROWS).read_text().splitlines()]
+  rows = [{name: value for name, value in row.items() if name not in TIMES} for row in lines]
+  pictures = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".png", ".npy")}
+  return sorted(rows, key=json.dumps), pictures
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """Pictures, the flags of a comparison of them, and what one process makes of it."""
+  folder = tmp_path_factory.mktemp("alone")
+  (folder / "in").mkdir()
+  noise = np.random.default_rng(0)
+  for i in range(8):
+    images.write(folder / "in" / f"{i}.png", noise.uniform(-1, 1, (16, 16, 3)))
+  words = ("compare", "--prior=natural", f"--data={folder / 'in'}", *COMPARE)
+  assert main.execute([*words, f"--output={folder / 'out'}"]) == 0
+  return words, found(folder / "out")
+
+
+def test_four_processes_of_which_one_was_killed_end_with_the_rows_of_one(alone, tmp_path):
+  words, (rows, pictures) = alone
+  out = f"--output={tmp_path / 'out'}"
+  codes, said = launched(4, *words, out, killed=2)
+  assert codes == [1, 1, -9, 1]
+  for i in (0, 1, 3):
+    assert said[i][1].splitlines()[-1] == f"diffinv: error: process {i} of 4: {LOST}"
+  assert runs.read_rows(tmp_path / "out.running" / runs.PROCESSES / "2")  # what the killed one had finished
+  codes, said = launched(4, *words, out)
+  assert codes == [0] * 4, said
+  assert "going on with" in said[0][0] and "has done its share" in said[3][0]
+  assert found(tmp_path / "out") == (rows, pictures) and len(rows) == 16
+  assert not (tmp_path / "out.running").exists()
+
+
+def test_a_run_of_two_processes_goes_on_with_four_and_with_one(alone, tmp_path):
+  words, (rows, pictures) = alone
+  codes, said = launched(2, *words, f"--output={tmp_path / 'four'}", killed=0)
+  assert codes == [-9, 1]  # the process that the others listen to
+  assert said[1][1].splitlines()[-1] == f"diffinv: error: process 1 of 2: {LOST}"
+  shutil.copytree(tmp_path / "four.running", tmp_path / "one.running")
+  assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
+  assert found(tmp_path / "one") == (rows, pictures)
+  codes, said = launched(4, *words, f"--output={tmp_path / 'four'}")
+  assert codes == [0] * 4, said
+  assert found(tmp_path / "four") == (rows, pictures)
+
+
+def test_two_processes_restore_pictures_as_one(alone, tmp_path):
+  data = alone[0][2].replace("--data", "--input")
+  words = ("reconstruct", "--prior=natural", data, "--task=denoising", "--method=ddrm", "--steps=3", "--batch_size=2")
+  assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
+  codes, said = launched(2, *words, f"--output={tmp_path / 'two'}")
+  assert codes == [0, 0], said
+  assert found(tmp_path / "two") == found(tmp_path / "one")
