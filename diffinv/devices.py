@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from typing import Any
 
 import jax
+import numpy as np
 
 from diffinv import errors
 from diffinv.batch import AXIS
@@ -56,6 +58,28 @@ def batch_mesh(devices: int | None) -> jax.sharding.Mesh:
     raise errors.UsageError(f"`devices`: expected at most {len(local)}, as many as there are, got {devices}")
   chosen = local[:devices]
   return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def global_mesh(devices: int | None) -> jax.sharding.Mesh:
+  """Return the first `devices` devices of every process of a launch, or all of them, along one axis.
+
+  Raises:
+    UsageError: a process has fewer.
+  """
+  found = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
+  least = min(map(len, found))
+  if devices is not None and devices > least:
+    raise errors.UsageError(f"`devices`: expected at most {least}, as many as each process has, got {devices}")
+  chosen = [device for own in found for device in own[: least if devices is None else devices]]
+  return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Return an array, which every process has in full, as it lies on devices, be they those of several processes."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(value, sharding)
+  value = np.asarray(value)
+  return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
 
 
 def mesh(devices: int | None) -> jax.sharding.Mesh | None:

@@ -1,9 +1,13 @@
 """A command that runs as several processes, on one machine or many: how they find each other, and who does what.
 
 JAX's distributed runtime does it: `jax.distributed.initialize` with what flags say, or what Slurm, a TPU pod, Open MPI
-or Kubernetes say in the environment. Work that needs no other process is done as by one process alone, with its own
-devices and programs; a child (`diffinv.member`) belongs to the launch on its behalf. When the runtime finds that a
-process is lost, it ends the children, and each process ends with a line that says so.
+or Kubernetes say in the environment. When the runtime finds that a process is lost, it ends all others, by abort. So
+what belongs to it is a child of the process that was started, which ends with a line that says so:
+
+- Work that needs no other process is done as by one process alone, with its own devices and programs; the child
+  (`diffinv.member`) does nothing but belong (`joined`).
+- Work on one program over the devices of all is done by the child, the same command once more (`supervised`, and in it
+  `belonging`).
 """
 
 import contextlib
@@ -12,20 +16,30 @@ import json
 import os
 import pathlib
 import queue
+import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from diffinv import errors, member, options
+from diffinv import errors, member, options, stopping
 from diffinv.options import option
 
 T = TypeVar("T")
 
 MOST_PROCESSES = 65_536
+AFTER_SECONDS = 10.0  # the time that the runtime takes to end what belongs to it, beyond `lost_after`
+OF_LAUNCH = "DIFFINV_OF_LAUNCH"  # environment: set in the child of `supervised`
+CHILD = "import os; from diffinv.apps import main; main.run(end=os._exit)"  # for the runtime's farewell it would wait
+PAGES = re.compile(rb"[EWF]\d{4} \S+ +\d+ (coordination_service|preemption_sync|client\.h)|terminate called")
+NOISE = b"[Gloo]"  # what a library says of every connection
 GRACE_SECONDS = 20.0  # for which a process that was told to stop waits for others that were told the same
 AGAIN = "what is finished is kept; give the same command again to go on"
 
@@ -80,6 +94,15 @@ class Team:
 
   def meet(self) -> None:
     """Wait until all processes have come here."""
+
+  def agree(self, number: int) -> int:
+    """Return the number that the first process has."""
+    return number
+
+  def check(self, step: int) -> None:
+    """Raise Stopped if a stop was asked for; of several processes, in all after the same step."""
+    del step
+    stopping.check()
 
 
 ALONE = Team()
@@ -175,3 +198,124 @@ def joined(config: Launch) -> Iterator[Team]:
     team.part(GRACE_SECONDS if isinstance(error, KeyboardInterrupt) else 0.0)
     raise
   team.leave()
+
+
+# One program over the devices of all
+
+
+class Belonging(Team):
+  """The processes of a launch, seen from one that belongs to the runtime itself."""
+
+  def __init__(self, config: Launch):
+    """Join; wait for all others; end with the parent.
+
+    Raises:
+      UsageError: nobody says who they are, or they do not come.
+    """
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    try:
+      jax.distributed.initialize(
+        config.coordinator,
+        config.num_processes,
+        config.process_id,
+        initialization_timeout=member.JOIN_SECONDS,
+        heartbeat_timeout_seconds=config.lost_after,
+        shutdown_timeout_seconds=member.LEAVE_SECONDS,
+      )
+    except (ValueError, RuntimeError) as error:
+      raise errors.UsageError(f"`distributed`: expected to join the other processes, got: {error}") from None
+
+  @property
+  def index(self) -> int:  # type: ignore[override]
+    """Which process this is."""
+    return jax.process_index()
+
+  @property
+  def count(self) -> int:  # type: ignore[override]
+    """How many there are."""
+    return jax.process_count()
+
+  def meet(self) -> None:
+    """Wait until all processes have come here."""
+    member.meet()
+
+  def agree(self, number: int) -> int:
+    """Return the number that the first process has."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+  def check(self, step: int) -> None:
+    """Raise Stopped in all processes after the same step, if one of them was told to stop."""
+    if multihost_utils.reached_preemption_sync_point(step):
+      raise stopping.Stopped(signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+  sys.stdin.read()
+  os._exit(errors.EXIT_FAILURE)
+
+
+@contextlib.contextmanager
+def belonging(config: Launch) -> Iterator[Team]:
+  """Belong to the launch for the work within, in the child of `supervised`; alone where there is none.
+
+  Raises:
+    UsageError: see `Belonging`.
+  """
+  if not config.distributed:
+    yield ALONE
+    return
+  team = Belonging(config)
+  try:
+    yield team
+  except RuntimeError as error:
+    if errors.exit_code(error) is None and team.count > 1:
+      time.sleep(config.lost_after + AFTER_SECONDS)  # what failed may be that another is lost: then this one is ended
+    raise
+  jax.distributed.shutdown()
+
+
+def is_child() -> bool:
+  """Tell whether this process is the child of `supervised`."""
+  return OF_LAUNCH in os.environ
+
+
+def supervised(words: Sequence[str]) -> int:
+  """Run a command line once more as a child that belongs to the launch; return its exit code.
+
+  Signals to stop are handed on to it. What the runtime says when it ends the child is left out.
+
+  Raises:
+    ValueError: the runtime has ended it, as another process is lost.
+  """
+  child = subprocess.Popen(
+    [sys.executable, "-c", CHILD, *words],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env={**os.environ, OF_LAUNCH: "1"},
+    start_new_session=True,  # signals come to it once, from here
+  )
+  for stop in stopping.STOPS:
+    signal.signal(stop, lambda number, frame: child.send_signal(signal.SIGTERM))  # which the runtime makes known to all
+  assert child.stdout is not None and child.stderr is not None
+  relay = threading.Thread(target=_relay, args=(child.stdout, 1), daemon=True)
+  relay.start()
+  left = _relay(child.stderr, 2)
+  relay.join()
+  code = child.wait()
+  if code == -signal.SIGABRT and left:
+    raise ValueError(f"another process of the launch was lost or cannot be reached; {AGAIN}")
+  os.write(2, left)
+  return code if code >= 0 else errors.EXIT_SIGNAL - code
+
+
+def _relay(stream: IO[bytes], descriptor: int) -> bytes:
+  """Write the lines of a stream to a descriptor; return those from the pages of the runtime on, if it prints them."""
+  held = b""
+  for line in stream:
+    if held or (PAGES.match(line) and os.environ.get("DIFFINV_TRACEBACK") != "1"):
+      held += line
+    elif not line.startswith(NOISE):
+      with contextlib.suppress(OSError):  # nobody reads
+        os.write(descriptor, line)
+  return held

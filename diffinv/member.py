@@ -27,7 +27,7 @@ def main() -> None:
     _say({"error": " ".join(str(error).split())[:300]})
     os._exit(1)  # without the runtime's farewell, for which it would wait
   while told.get() == MEET:
-    _meet()
+    meet()
     _say({})
   _leave()
   _say({"left": True})
@@ -50,8 +50,8 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
   return {"index": jax.process_index(), "count": jax.process_count(), "gpus": gpus}
 
 
-def _meet() -> None:
-  """Wait for all others to meet; the service does it, so that it takes as long as it takes."""
+def meet() -> None:
+  """Wait until all processes of the launch have come here; however long that takes, as the service does it."""
   import jax
   from jax.experimental import multihost_utils
 

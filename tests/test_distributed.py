@@ -1,7 +1,6 @@
 """One piece of work by several processes: as by one, bit for bit; a lost one ends the others, and the work goes on."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from diffinv import errors, launch
 from diffinv.apps import main
 from diffinv.data import images
 from diffinv.studies import runs
