@@ -52,7 +52,7 @@ def provenance(config: Running, command: str, **places: Any) -> dict[str, Any]:
     command: of the command line.
     places: what the command line says besides, such as the output.
   """
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   versions = {"python": platform.python_version(), "diffinv": diffinv.__version__}
   named = {name: plain_option(value) for name, value in options.settings(config).items()}
   return {
