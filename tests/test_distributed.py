@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from diffinv.apps import main
 from diffinv.data import images
+from diffinv.priors.folder import load_prior
 from diffinv.studies import runs
 
 pytestmark = pytest.mark.slow
@@ -27,7 +30,12 @@ honest = runs.RunFolder.append
 runs.RunFolder.append = lambda run, rows: (honest(run, rows), os.kill(os.getpid(), 9))
 sys.exit(main.execute(sys.argv[1:]))
 """
-LOST = "another process was lost or cannot be reached; what is finished is kept; give the same command again to go on"
+# What one process compiled, all need not.
+PROGRAMS = {
+  "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+LOST = "was lost or cannot be reached; what is finished is kept; give the same command again to go on"
 
 
 def free_port():
@@ -36,19 +44,25 @@ def free_port():
     return held.getsockname()[1]
 
 
-def launched(count, *words, killed=None):
-  """Run a command as so many processes, of which one may kill itself; return their exit codes and what they said."""
+def start(count, *words, killed=None):
+  """Start a command as so many processes, of which one may kill itself."""
   told = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}", "--lost_after=5"]
   run = ["-c", "import sys; from diffinv.apps import main; sys.exit(main.execute(sys.argv[1:]))"]
-  started = [
+  return [
     subprocess.Popen(
       [sys.executable, *(["-c", KILLED] if i == killed else run), *words, *told, f"--process_id={i}"],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      env={**os.environ, **PROGRAMS},
     )
     for i in range(count)
   ]
+
+
+def launched(count, *words, killed=None):
+  """Run a command as so many processes; return their exit codes and what they said."""
+  started = start(count, *words, killed=killed)
   said = [process.communicate(timeout=SECONDS) for process in started]
   return [process.returncode for process in started], said
 
@@ -80,7 +94,7 @@ def test_four_processes_of_which_one_was_killed_end_with_the_rows_of_one(alone, 
   codes, said = launched(4, *words, out, killed=2)
   assert codes == [1, 1, -9, 1]
   for i in (0, 1, 3):
-    assert said[i][1].splitlines()[-1] == f"diffinv: error: process {i} of 4: {LOST}"
+    assert said[i][1].splitlines()[-1] == f"diffinv: error: process {i} of 4: another process {LOST}"
   assert runs.read_rows(tmp_path / "out.running" / runs.PROCESSES / "2")  # what the killed one had finished
   codes, said = launched(4, *words, out)
   assert codes == [0] * 4, said
@@ -93,7 +107,7 @@ def test_a_run_of_two_processes_goes_on_with_four_and_with_one(alone, tmp_path):
   words, (rows, pictures) = alone
   codes, said = launched(2, *words, f"--output={tmp_path / 'four'}", killed=0)
   assert codes == [-9, 1]  # the process that the others listen to
-  assert said[1][1].splitlines()[-1] == f"diffinv: error: process 1 of 2: {LOST}"
+  assert said[1][1].splitlines()[-1] == f"diffinv: error: process 1 of 2: another process {LOST}"
   shutil.copytree(tmp_path / "four.running", tmp_path / "one.running")
   assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
   assert found(tmp_path / "one") == (rows, pictures)
@@ -109,3 +123,44 @@ def test_two_processes_restore_pictures_as_one(alone, tmp_path):
   codes, said = launched(2, *words, f"--output={tmp_path / 'two'}")
   assert codes == [0, 0], said
   assert found(tmp_path / "two") == found(tmp_path / "one")
+
+
+# Training
+
+
+TRAIN = (
+  *("--data=faces", "--size=8", "--channels=8", "--multipliers=1", "--middle_blocks=1", "--embedding=16"),
+  *("--held_out=4", "--warmup_steps=5", "--batch_size=4", "--log_every=1", "--optimizer=adamw", "--devices=1"),
+  *("--steps=40", "--validate_every=40", "--sample_every=40", "--save_seconds=0"),
+)
+
+
+def losses(folder):
+  entries = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+  return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+
+
+def test_two_processes_train_as_one_and_go_on_after_one_was_killed(tmp_path):
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as Optax needs it
+    assert main.execute(["train", *TRAIN, f"--output={tmp_path / 'one'}"]) == 0
+  words = ("train", *TRAIN, f"--output={tmp_path / 'two'}")
+  first, second = start(2, *words)
+  for line in first.stdout:
+    if line.startswith("step 3/"):
+      second.kill()
+      break
+  said = first.communicate(timeout=SECONDS)[1]
+  assert first.returncode == 1 and said.splitlines()[-1] == f"diffinv: error: another process of the launch {LOST}", (
+    said
+  )
+  second.communicate(timeout=SECONDS)
+  one, two = losses(tmp_path / "one.training"), losses(tmp_path / "two.training")
+  assert 3 <= len(two) < len(one) == 40
+  np.testing.assert_allclose([one[step] for step in two], [*two.values()], rtol=1e-4)
+  codes, said = launched(2, *words)
+  assert codes == [0, 0], said
+  assert "going on from step" in said[0][0] and said[1][0] == ""
+  assert losses(tmp_path / "two.training").keys() == one.keys()
+  one, two = (ravel_pytree(load_prior(tmp_path / name).params)[0] for name in ("one", "two"))
+  assert np.linalg.norm(two - one) / np.linalg.norm(one) < 1e-3
+  assert len([*(tmp_path / "two.training" / "states").iterdir()]) == 2
