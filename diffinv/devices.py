@@ -2,14 +2,16 @@
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from diffinv import errors
 from diffinv.batch import AXIS
+from diffinv.priors.sizes import TILES
 
+SPREADS = {"chains": AXIS, "tiles": TILES}  # what is spread over devices, and the axis of their mesh
 PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # environment: what JAX is to run on; the second is its old name
 CPU_DEVICES = "xla_force_host_platform_device_count"  # in XLA_FLAGS: how many the user wants
 
@@ -47,7 +49,7 @@ def split_cpu(devices: int | None) -> None:
   check()
 
 
-def batch_mesh(devices: int | None) -> jax.sharding.Mesh:
+def batch_mesh(devices: int | None, axis: str = AXIS) -> jax.sharding.Mesh:
   """Return the first `devices` local devices, or all of them, along one axis.
 
   Raises:
@@ -57,7 +59,7 @@ def batch_mesh(devices: int | None) -> jax.sharding.Mesh:
   if devices is not None and devices > len(local):
     raise errors.UsageError(f"`devices`: expected at most {len(local)}, as many as there are, got {devices}")
   chosen = local[:devices]
-  return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+  return jax.make_mesh((len(chosen),), (axis,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
 def global_mesh(devices: int | None) -> jax.sharding.Mesh:
@@ -82,10 +84,22 @@ def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
   return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
 
 
-def mesh(devices: int | None) -> jax.sharding.Mesh | None:
-  """Return the devices to spread a batch over; None for the default device.
+class Running(Protocol):
+  """What says on which devices chains run."""
+
+  @property
+  def devices(self) -> int | None:
+    """How many; None for one, which need not be said."""
+
+  @property
+  def spread(self) -> str:
+    """What is spread over them, of SPREADS."""
+
+
+def mesh(config: Running) -> jax.sharding.Mesh | None:
+  """Return the devices to spread a batch or the tiles of its pictures over; None for the default device.
 
   Raises:
     UsageError: there are fewer.
   """
-  return None if devices is None else batch_mesh(devices)
+  return None if config.devices is None else batch_mesh(config.devices, SPREADS[config.spread])

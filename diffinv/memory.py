@@ -100,7 +100,7 @@ def check_chains(
   Raises:
     UsageError: the machine has less.
   """
-  devices = 1 if mesh is None else mesh.size
+  devices = batch.spread_over(mesh)
   together, weights = batch.chunk_size(chains, batch_size, devices), size(prior)
   results = kept + pictures(chains, shape)
   host, device = available(), device_available()

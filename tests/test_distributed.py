@@ -1,6 +1,8 @@
 """One piece of work by several processes: as by one, bit for bit; a lost one ends the others, and the work goes on."""
 
 import json
+import os
+import pathlib
 import shutil
 import socket
 import subprocess

@@ -112,7 +112,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   study = study if study.data else dataclasses.replace(study, data=(str(bundled.BEE),))
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
-  devices.mesh(study.devices)  # tells too many
+  devices.mesh(study)  # tells too many
   measure = functools.lru_cache(KEPT_PROBLEMS)(
     lambda task, i: measurement.measured(study, task, tasks[task], cases[i], truths[i])
   )
@@ -165,7 +165,7 @@ def check_memory(c: Comparison) -> None:
         batch_size=c.study.batch_size,
         shape=c.cases[0].shape,
         kept=kept,
-        mesh=devices.mesh(c.study.devices),
+        mesh=devices.mesh(c.study),
       )
 
 
@@ -247,7 +247,7 @@ def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range,
     [c.measure(entrant.task, i) for i in chosen],
     entrant.grid,
     chunk=c.study.batch_size,
-    mesh=devices.mesh(c.study.devices),
+    mesh=devices.mesh(c.study),
     progress=report,
     frames=c.study.frames,
   )

@@ -123,7 +123,7 @@ def plan(config: Drawing) -> Job:
     batch_size=config.batch_size,
     shape=shape,
     kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
-    mesh=devices.mesh(config.devices),
+    mesh=devices.mesh(config),
   )
   return Job(config, prior, method, grid)
 
@@ -159,7 +159,7 @@ def _draw(
     None,
     job.grid,
     chunk=job.config.batch_size,
-    mesh=devices.mesh(job.config.devices),
+    mesh=devices.mesh(job.config),
     progress=bar.part(len(part), job.method.name),
   )
   marks.require_finite(job.method.name, drawn.images)

@@ -395,7 +395,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
   if method.deterministic and config.num_samples > 1:
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
-  devices.mesh(config.devices)
+  devices.mesh(config)
   job = Job(config, prior, name, task, method, grid, cases, read, known)
   check_memory(job)
   return job
@@ -465,7 +465,7 @@ def check_memory(job: Job) -> None:
       chains=count * job.config.num_samples,
       batch_size=job.config.batch_size,
       shape=shape,
-      mesh=devices.mesh(job.config.devices),
+      mesh=devices.mesh(job.config),
     )
 
 
@@ -593,7 +593,7 @@ def run_chains(
     problems,
     job.grid,
     chunk=job.config.batch_size,
-    mesh=devices.mesh(job.config.devices),
+    mesh=devices.mesh(job.config),
     progress=report,
     keep=keep,
   )
@@ -728,8 +728,8 @@ def _kept(
   """Return what keeps the chains of some pictures, filled up to `count`; None without chains."""
   if isinstance(job.method, Baseline):
     return None
-  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
-  chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
+  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config)
+  chunk = batch.chunk_size(count * samples, job.config.batch_size, batch.spread_over(mesh))
   about = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
   shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
   return unfinished.Unfinished(run, names, count * samples, samples, about, shown=shown)

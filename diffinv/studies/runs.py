@@ -43,7 +43,17 @@ PROCESSES = "processes"
 RUNNING = output.RUNNING
 # Of the plan, what may differ where a run goes on: it changes nothing that is computed. What time and memory depend on,
 # rows hold.
-FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
+FREE_SETTINGS = (
+  "output",
+  "overwrite",
+  "restart",
+  "compilation_cache",
+  "devices",
+  "report",
+  "batch_size",
+  "remat",
+  "share",
+)
 FREE = ("device",)
 VERSIONS = "versions"
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
