@@ -39,7 +39,7 @@ AFTER_SECONDS = 10.0  # the time that the runtime takes to end what belongs to i
 OF_LAUNCH = "DIFFINV_OF_LAUNCH"  # environment: set in the child of `supervised`
 CHILD = "import os; from diffinv.apps import main; main.run(end=os._exit)"  # for the runtime's farewell it would wait
 PAGES = re.compile(rb"[EWF]\d{4} \S+ +\d+ (coordination_service|preemption_sync|client\.h)|terminate called")
-NOISE = b"[Gloo]"  # what a library says of every connection
+NOISE = re.compile(rb"\[Gloo\]|W\d{4} .*preemption_notifier")  # what libraries say of connections and of signals
 GRACE_SECONDS = 20.0  # for which a process that was told to stop waits for others that were told the same
 AGAIN = "what is finished is kept; give the same command again to go on"
 
@@ -315,7 +315,7 @@ def _relay(stream: IO[bytes], descriptor: int) -> bytes:
   for line in stream:
     if held or (PAGES.match(line) and os.environ.get("DIFFINV_TRACEBACK") != "1"):
       held += line
-    elif not line.startswith(NOISE):
+    elif not NOISE.match(line):
       with contextlib.suppress(OSError):  # nobody reads
         os.write(descriptor, line)
   return held

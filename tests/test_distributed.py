@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 SECONDS = 300  # after which a test gives up on a process
 TIMES = ("seconds", "run_seconds", "compile_seconds", "digest")
 COMPARE = ("--tasks=denoising", "--methods=ddrm,wiener", "--steps=3", "--batch_size=2", "--noreport")
+RUN = "import sys; from diffinv.apps import main; sys.exit(main.execute(sys.argv[1:]))"
 # Ends as `kill -9` ends it, when the first rows are on the disk.
 KILLED = """
 import os, sys
@@ -46,25 +47,37 @@ def free_port():
     return held.getsockname()[1]
 
 
-def start(count, *words, killed=None):
-  """Start a command as so many processes, of which one may kill itself."""
-  told = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}", "--lost_after=5"]
-  run = ["-c", "import sys; from diffinv.apps import main; sys.exit(main.execute(sys.argv[1:]))"]
+def start(count, *words, killed=None, variables=lambda i: {}):
+  """Start a command as so many processes, of which one may kill itself, told by flags or `variables` who they are."""
+  port = free_port()
+  told = lambda i: [
+    f"--coordinator=127.0.0.1:{port}",
+    f"--num_processes={count}",
+    f"--process_id={i}",
+    "--lost_after=5",
+  ]
   return [
     subprocess.Popen(
-      [sys.executable, *(["-c", KILLED] if i == killed else run), *words, *told, f"--process_id={i}"],
+      [
+        sys.executable,
+        "-c",
+        KILLED if i == killed else RUN,
+        *words,
+        "--distributed",
+        *([] if variables(i) else told(i)),
+      ],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      env={**os.environ, **PROGRAMS},
+      env={**os.environ, **PROGRAMS, **variables(i)},
     )
     for i in range(count)
   ]
 
 
-def launched(count, *words, killed=None):
+def launched(count, *words, **how):
   """Run a command as so many processes; return their exit codes and what they said."""
-  started = start(count, *words, killed=killed)
+  started = start(count, *words, **how)
   said = [process.communicate(timeout=SECONDS) for process in started]
   return [process.returncode for process in started], said
 
@@ -118,11 +131,17 @@ def test_a_run_of_two_processes_goes_on_with_four_and_with_one(alone, tmp_path):
   assert found(tmp_path / "four") == (rows, pictures)
 
 
-def test_two_processes_restore_pictures_as_one(alone, tmp_path):
+def slurm(count):
+  """Return what Slurm says in the environment of each process of a job step."""
+  port, job = str(free_port()), {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
+  return lambda i: {**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "JAX_COORDINATOR_PORT": port}
+
+
+def test_two_processes_of_a_slurm_job_restore_pictures_as_one(alone, tmp_path):
   data = alone[0][2].replace("--data", "--input")
   words = ("reconstruct", "--prior=natural", data, "--task=denoising", "--method=ddrm", "--steps=3", "--batch_size=2")
   assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
-  codes, said = launched(2, *words, f"--output={tmp_path / 'two'}")
+  codes, said = launched(2, *words, f"--output={tmp_path / 'two'}", variables=slurm(2))
   assert codes == [0, 0], said
   assert found(tmp_path / "two") == found(tmp_path / "one")
 

@@ -537,8 +537,11 @@ class RunFolder:
     """Move what is finished in a folder that is held here: files first, listed beforehand, then their rows."""
     finished = [name for name in part.manifest.names if name not in (PLAN, ROWS) and not name.startswith(UNFINISHED)]
     there = [name for name in finished if reading.is_file(part.place / name)]
+    self._folder.manifest.add(*there)
+    for folder in {(self.partial / name).parent for name in there}:
+      folder.mkdir(parents=True, exist_ok=True)
     for name in there:
-      os.replace(part.place / name, self.new(name, *there))
+      os.replace(part.place / name, self.partial / name)
     self.taken.update(there)
     for folder in {(self.partial / name).parent for name in there}:
       files.sync(folder)
