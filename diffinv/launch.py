@@ -108,6 +108,15 @@ class Team:
 ALONE = Team()
 
 
+def _refusal(reason: Any) -> errors.UsageError:
+  """Return the error of a process that could not join the others."""
+  came = " ".join(str(reason).split())
+  return errors.UsageError(
+    f"`distributed`: expected to be told of the other processes, and to join them, got: {came}; "
+    "pass `coordinator`, `num_processes` and `process_id`, or start it where a cluster says them"
+  )
+
+
 class Joined(Team):
   """The processes of a launch, seen from one that has joined it."""
 
@@ -131,7 +140,7 @@ class Joined(Team):
     threading.Thread(target=self._listen, name="launch", daemon=True).start()
     about = self._heard.get() or {"error": "the runtime ended"}
     if "error" in about:
-      raise errors.UsageError(f"`distributed`: expected to join the other processes, got: {about['error']}")
+      raise _refusal(about["error"])
     self.index, self.count = about["index"], about["count"]
     if about["gpus"] != "all":
       for name in ("jax_cuda_visible_devices", "jax_rocm_visible_devices"):
@@ -223,7 +232,7 @@ class Belonging(Team):
         shutdown_timeout_seconds=member.LEAVE_SECONDS,
       )
     except (ValueError, RuntimeError) as error:
-      raise errors.UsageError(f"`distributed`: expected to join the other processes, got: {error}") from None
+      raise _refusal(error) from None
 
   @property
   def index(self) -> int:  # type: ignore[override]

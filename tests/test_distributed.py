@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from diffinv import errors, launch
 from diffinv.apps import main
 from diffinv.data import images
 from diffinv.priors.folder import load_prior
@@ -103,32 +104,56 @@ def alone(tmp_path_factory):
   return words, found(folder / "out")
 
 
-def test_four_processes_of_which_one_was_killed_end_with_the_rows_of_one(alone, tmp_path):
+def test_two_processes_go_on_with_four_and_end_with_the_rows_of_one_whoever_is_killed(alone, tmp_path):
   words, (rows, pictures) = alone
-  out = f"--output={tmp_path / 'out'}"
-  codes, said = launched(4, *words, out, killed=2)
+  words = (*words, f"--output={tmp_path / 'out'}")
+  codes, said = launched(2, *words, killed=0)
+  assert codes == [-9, 1]  # the process that the others listen to
+  assert said[1][1].splitlines()[-1] == f"diffinv: error: process 1 of 2: another process {LOST}"
+  codes, said = launched(4, *words, killed=2)
   assert codes == [1, 1, -9, 1]
   for i in (0, 1, 3):
     assert said[i][1].splitlines()[-1] == f"diffinv: error: process {i} of 4: another process {LOST}"
+  assert "going on with" in said[0][0]
   assert runs.read_rows(tmp_path / "out.running" / runs.PROCESSES / "2")  # what the killed one had finished
-  codes, said = launched(4, *words, out)
+  shutil.copytree(tmp_path / "out.running", tmp_path / "alone.running")
+  codes, said = launched(4, *words)
   assert codes == [0] * 4, said
-  assert "going on with" in said[0][0] and "has done its share" in said[3][0]
+  assert "has done its share" in said[3][0] and not (tmp_path / "out.running").exists()
   assert found(tmp_path / "out") == (rows, pictures) and len(rows) == 16
-  assert not (tmp_path / "out.running").exists()
+  assert main.execute([*words[:-1], f"--output={tmp_path / 'alone'}"]) == 0
+  assert found(tmp_path / "alone") == (rows, pictures)
 
 
-def test_a_run_of_two_processes_goes_on_with_four_and_with_one(alone, tmp_path):
-  words, (rows, pictures) = alone
-  codes, said = launched(2, *words, f"--output={tmp_path / 'four'}", killed=0)
-  assert codes == [-9, 1]  # the process that the others listen to
-  assert said[1][1].splitlines()[-1] == f"diffinv: error: process 1 of 2: another process {LOST}"
-  shutil.copytree(tmp_path / "four.running", tmp_path / "one.running")
-  assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
-  assert found(tmp_path / "one") == (rows, pictures)
-  codes, said = launched(4, *words, f"--output={tmp_path / 'four'}")
-  assert codes == [0] * 4, said
-  assert found(tmp_path / "four") == (rows, pictures)
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    (["--num_processes=2"], "--num_processes is of --distributed, got it alone"),
+    (
+      ["--distributed", "--num_processes=2", "--process_id=2"],
+      "--process_id: expected a number below --num_processes=2",
+    ),
+    (["--distributed", "--coordinator=here"], "--coordinator: expected HOST:PORT, got here"),
+    (["--distributed", "--lost_after=0"], "--lost_after: expected a number from 1 to 86,400, got 0"),
+    (["--distributed"], "--distributed: expected to be told of the other processes"),
+  ],
+)
+@pytest.mark.parametrize("command", ["compare", "reconstruct"])
+def test_a_launch_that_cannot_be_is_refused_in_a_line(command, words, said, tmp_path, capsys):
+  assert main.execute([command, f"--output={tmp_path / 'out'}", *words]) == errors.EXIT_USAGE
+  err = capsys.readouterr().err
+  assert err.startswith(f"diffinv: error: {said}") and err.count("\n") == 1
+  assert not [*tmp_path.iterdir()]
+
+
+def test_processes_of_a_launch_share_everything_once():
+  items = list(range(11))
+  shares = []
+  for i in range(4):
+    team = launch.Team()
+    team.index, team.count = i, 4
+    shares += team.share(items)
+  assert sorted(shares) == items and launch.ALONE.share(items) == items
 
 
 def slurm(count):
