@@ -84,7 +84,7 @@ def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
   return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
 
 
-class Running(Protocol):
+class OnDevices(Protocol):
   """What says on which devices chains run."""
 
   @property
@@ -96,7 +96,7 @@ class Running(Protocol):
     """What is spread over them, of SPREADS."""
 
 
-def mesh(config: Running) -> jax.sharding.Mesh | None:
+def mesh(config: OnDevices) -> jax.sharding.Mesh | None:
   """Return the devices to spread a batch or the tiles of its pictures over; None for the default device.
 
   Raises:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffinv import batch, devices, noise, operators
+from diffinv import batch, devices, errors, noise, operators
 from diffinv.methods import METHODS
 from diffinv.nets import small
 from diffinv.priors import Prior, size_step, sizes
 from diffinv.priors.sizes import Tiling
 from diffinv.problems import simulate, stack
 from diffinv.schedules import Level, Schedule
+from diffinv.studies import identity
+from diffinv.studies.study import Study
 
 CONFIG = small.SmallConfig(channels=4, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=8)  # 4 pixels
 
@@ -109,6 +111,17 @@ def test_eight_devices_share_the_tiles_of_one_picture_out():
   )
   np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
   np.testing.assert_allclose(eight[1], one[1], rtol=0, atol=1e-4)
+
+
+def test_tiles_are_spread_over_devices_where_there_are_both():
+  with pytest.raises(errors.UsageError, match="`spread=tiles` is of `devices`, got none"):
+    identity.load(Study(spread="tiles"))
+  with pytest.raises(errors.UsageError, match="expected a prior that is evaluated in tiles, got one that"):
+    identity.load(Study(prior="natural", spread="tiles", devices=2))
+  assert identity.load(Study(prior="photo", spread="tiles", devices=2)).tiling is not None
+  mesh = devices.mesh(Study(spread="tiles", devices=2))
+  assert mesh.shape == {sizes.TILES: 2} and batch.spread_over(mesh) == 1
+  assert batch.spread_over(devices.mesh(Study(devices=2))) == 2 and devices.mesh(Study()) is None
 
 
 def test_chains_whose_tiles_are_shared_out_are_those_of_one_device():

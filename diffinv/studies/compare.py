@@ -76,6 +76,8 @@ def compare(
     FileExistsError: the folder, or FOLDER.running, holds something else.
     ValueError: a file or a picture cannot be used.
   """
+  if folder is None and team.count > 1:
+    raise errors.UsageError("`folder`: expected one that all processes see, got none; name it")
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
   casing.check_apart(study, path)
