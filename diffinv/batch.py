@@ -4,6 +4,7 @@ Methods never see a batch: every image keeps its own keys, residual norm and tra
 which other images share its batch.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffinv import sampler
 from diffinv.methods.base import Info, Method
-from diffinv.priors import AnyPrior
+from diffinv.priors import AnyPrior, Prior
+from diffinv.priors.sizes import TILES
 from diffinv.problems import Problem, stack
 from diffinv.schedules import Level, as_arrays
 
@@ -63,7 +65,8 @@ def sample_batch(
       that take no measurement.
     chunk: chains that run at once, to bound memory; None for all. The last chunk is padded with copies, so that
       one compilation serves them all.
-    mesh: devices to spread the chains of a chunk over, with an axis "image"; None for the default device.
+    mesh: devices to spread the chains of a chunk over, with an axis "image", or the tiles in which a network is
+      evaluated on large pictures, with an axis "tile"; None for the default device.
     progress: called on the host with (steps done, steps in all) after every block of steps.
     watch: called on the host after every block of steps, and once before them, with a `View`; before `progress`.
     swept: every leaf of `method` has a leading axis of images: each image its own hyper-parameters.
@@ -84,7 +87,7 @@ def sample_batch(
   if counts - {images}:
     raise ValueError(f"problems: expected {images} images as in keys, got {sorted(counts)}; use problems.stack")
   chains = images * samples
-  chunk = chunk_size(chains, chains if chunk is None else chunk, 1 if mesh is None else mesh.shape[AXIS])
+  chunk = chunk_size(chains, chains if chunk is None else chunk, spread_over(mesh))
   grid = as_arrays(grid)
   keys = keys.reshape(-1)
   starts = range(0, chains, chunk)
@@ -94,9 +97,7 @@ def sample_batch(
     image = chosen // samples
     batch = [*_picked((keys, chosen), (problems, image)), _picked((method, image))[0] if swept else method]
     if mesh is not None:
-      split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
-      batch = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]
-      prior = jax.device_put(prior, whole)
+      batch, prior = _placed(batch, prior, mesh, swept)
     report = None if progress is None else lambda done, total: progress(number * total + done, len(starts) * total)
     look = None if watch is None else functools.partial(_look, watch, chosen, results)
     results.append(jax.device_get(_run(batch, prior, grid, swept, report, look, begun)))
@@ -109,6 +110,26 @@ def sample_batch(
 def _picked(*parts):
   """Return of each tree of arrays what it has at some places; `parts`: (tree, places [n]) each."""
   return [jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], tree) for tree, places in parts]
+
+
+def spread_over(mesh: jax.sharding.Mesh | None) -> int:
+  """Return how many devices the chains of a chunk are spread over."""
+  return 1 if mesh is None else mesh.shape.get(AXIS, 1)
+
+
+def _placed(batch, prior, mesh, swept):
+  """Return a batch and the prior as they lie on the devices of a mesh."""
+  whole = NamedSharding(mesh, PartitionSpec())
+  split = NamedSharding(mesh, PartitionSpec(AXIS)) if AXIS in mesh.shape else whole
+  placed = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]
+  return placed, jax.device_put(_in_shared_tiles(prior, mesh), whole)
+
+
+def _in_shared_tiles(prior: AnyPrior, mesh: jax.sharding.Mesh) -> AnyPrior:
+  """Return a prior whose tiles, if it has any, the devices of a mesh of tiles share out."""
+  if TILES not in mesh.shape or not isinstance(prior, Prior) or prior.tiling is None:
+    return prior
+  return dataclasses.replace(prior, tiling=prior.tiling._replace(mesh=mesh))
 
 
 def _look(watch, chosen, results, done, total, estimate, step_bytes, parts):

@@ -101,7 +101,7 @@ def check_chains(
   Raises:
     UsageError: the machine has less.
   """
-  devices = 1 if mesh is None else mesh.size
+  devices = batch.spread_over(mesh)
   together, weights = batch.chunk_size(chains, batch_size, devices), size(prior)
   results = kept + pictures(chains, shape)
   host, device = available(), device_available()
@@ -133,7 +133,7 @@ def largest_batch(
   How long each array of a step is needed tells what could fit; what XLA says of the compiled step, whether it does.
   Nothing is run. The arguments are those of `check_chains`.
   """
-  devices = 1 if mesh is None else mesh.size
+  devices = batch.spread_over(mesh)
   total, weights = batch.chunk_size(chains, chains, devices), size(prior)
   host, device = _with(available(), weights), _with(device_available(), weights)
   room, shared = (host, 1) if device is None else (device, devices)

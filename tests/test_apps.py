@@ -16,9 +16,11 @@ import reference_networks
 from PIL import Image
 
 import diffinv
+from diffinv import options
 from diffinv.apps import compare, convert, evaluate, main, reconstruct, report, sample, train, tune, verify
 from diffinv.baselines import BASELINES
 from diffinv.data import images
+from diffinv.launch import Launch
 from diffinv.methods import METHODS
 from diffinv.methods.unconditional import DDIM, DDPM, DPMSolver
 from diffinv.metrics import image as metrics
@@ -205,6 +207,7 @@ def test_results_hold_settings_seed_and_versions(inpainted, photos):
     "compilation_cache",
     "overwrite",
     "restart",
+    *options.options(Launch),
   }  # which no result depends on
   assert (settings["steps"], settings["input"], settings["mask"]) == ("4", [str(photos / "a.png")], None)
   assert got["method"]["name"] == "dps" and got["method"]["fields"] == CHOSEN | {"scale": 0.5}

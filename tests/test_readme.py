@@ -25,7 +25,7 @@ from diffinv.tasks import TASKS, WORDS
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = (
   "README.md",
-  *(f"docs/{name}.md" for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg")),
+  *(f"docs/{name}.md" for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg", "scale")),
 )
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)

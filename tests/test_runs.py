@@ -242,3 +242,82 @@ def test_a_folder_without_a_plan_is_refused(tmp_path, text, message):
     (tmp_path / "run.json").write_text(text)
   with pytest.raises(ValueError, match=message):
     runs.read_plan(tmp_path)
+
+
+# Folders of several processes
+
+
+def shared(path, rows, *, plan=PLAN, process=1):
+  """Write rows with a picture each as another process than the first."""
+  other = runs.RunFolder(path / "out", plan, process=process)
+  with other.held():
+    names = [other.write({f"pictures/{found['image']}.npy": np.full((2,), i)}) for i, found in enumerate(rows)]
+    other.append(list(zip(rows, names, strict=True)))
+  return other
+
+
+def test_what_other_processes_finished_is_taken_over(tmp_path):
+  first = begun(tmp_path, rows=[row("a")])
+  for process, image in ((1, "b"), (2, "c")):
+    other = shared(tmp_path, [row(image, psnr=[1.5])], process=process)
+    assert other.partial == first.partial / "processes" / str(process) and other.path == first.path
+  again = begun(tmp_path)
+  assert [image for _, _, image in again.rows] == ["a", "b", "c"] and again.taken == {
+    "pictures/b.npy",
+    "pictures/c.npy",
+  }
+  assert runs.read_rows(first.partial) == [row("a"), row("b", psnr=[1.5]), row("c", psnr=[1.5])]
+  assert not (first.partial / "processes").exists()
+  assert not manifest.Manifest.read(first.partial).foreign()
+  assert begun(tmp_path).rows == again.rows
+
+
+@pytest.mark.parametrize("call", ["replace", "append"])
+def test_taking_over_may_be_cut_off_anywhere(tmp_path, monkeypatch, call):
+  first = begun(tmp_path, rows=[row("a")])
+  shared(tmp_path, [row("b"), row("c")])
+  place, calls = {"replace": (runs.os, 1), "append": (runs.files, 0)}[call]
+  honest, left = getattr(place, call), [calls]
+
+  def cut(path, *rest):
+    if "pictures" in str(path) or str(path).endswith(runs.ROWS):
+      if not left[0]:
+        raise OSError(28, "full")
+      left[0] -= 1
+    return honest(path, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(place, call, cut)
+    with pytest.raises(OSError, match="full"):
+      begun(tmp_path)
+  again = begun(tmp_path)
+  assert [image for _, _, image in again.rows] == ["a", "b", "c"]
+  for i, image in enumerate("bc"):
+    assert np.load(first.partial / "pictures" / f"{image}.npy").tolist() == [i, i]
+
+
+def test_only_what_is_whole_and_of_the_same_plan_is_taken_over(tmp_path, capsys):
+  first = begun(tmp_path, rows=[row("a")])
+  damaged = shared(tmp_path, [row("b")])
+  (damaged.partial / "pictures" / "b.npy").write_bytes(b"damaged")
+  shared(tmp_path, [row("c")], plan=changed(num_samples=2), process=2)
+  assert [image for _, _, image in begun(tmp_path).rows] == ["a"]
+  assert "b.npy is missing or damaged; it is made anew" in capsys.readouterr().err
+  assert not (first.partial / "processes").exists()
+
+
+def test_nothing_is_taken_from_a_process_that_is_at_work(tmp_path):
+  begun(tmp_path, rows=[row("a")])
+  other = runs.RunFolder(tmp_path / "out", PLAN, process=3)
+  with other.held(), pytest.raises(FileExistsError, match="another process writes into .*processes.3"):
+    begun(tmp_path)
+
+
+def test_another_process_knows_the_rows_of_the_first_and_refuses_other_options(tmp_path):
+  begun(tmp_path, rows=[row("a")])
+  other = runs.RunFolder(tmp_path / "out", PLAN, process=1)
+  other.read_others()
+  assert [*other.rows] == [("denoising", "dps", "a")]
+  different = runs.RunFolder(tmp_path / "out", changed(num_samples=2), process=1)
+  with pytest.raises(ValueError, match="expected the options of process 0, got others: num_samples"):
+    different.read_others()

@@ -8,10 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffinv import batch, devices, errors, noise, operators
+from diffinv.methods import METHODS
 from diffinv.nets import small
 from diffinv.priors import Prior, size_step, sizes
 from diffinv.priors.sizes import Tiling
+from diffinv.problems import simulate, stack
 from diffinv.schedules import Level, Schedule
+from diffinv.studies import identity
+from diffinv.studies.study import Study
 
 CONFIG = small.SmallConfig(channels=4, multipliers=(1, 2), blocks=1, middle_blocks=1, embedding=8)  # 4 pixels
 
@@ -94,3 +99,41 @@ def test_a_prior_denoises_pictures_of_any_size_alone_and_in_batches():
 
 def test_a_network_that_looks_at_the_whole_picture_has_no_reach():
   assert dataclasses.replace(CONFIG, attention=True).reach is None
+
+
+def test_eight_devices_share_the_tiles_of_one_picture_out():
+  apply, params = network()
+  mesh = devices.batch_mesh(8, sizes.TILES)
+  x, tiling = picture(148, 152), Tiling(16, CONFIG.reach)  # 100 tiles: not as many on each device
+  value = lambda x, tiling: jnp.sum(jnp.sin(sizes.tiled(apply, params, x, 0.3, tiling)))
+  one, eight = (
+    jax.jit(jax.value_and_grad(lambda x, of=of: value(x, of)))(x) for of in (tiling, tiling._replace(mesh=mesh))
+  )
+  np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
+  np.testing.assert_allclose(eight[1], one[1], rtol=0, atol=1e-4)
+
+
+def test_tiles_are_spread_over_devices_where_there_are_both():
+  with pytest.raises(errors.UsageError, match="`spread=tiles` is of `devices`, got none"):
+    identity.load(Study(spread="tiles"))
+  with pytest.raises(errors.UsageError, match="expected a prior that is evaluated in tiles, got one that"):
+    identity.load(Study(prior="natural", spread="tiles", devices=2))
+  assert identity.load(Study(prior="photo", spread="tiles", devices=2)).tiling is not None
+  mesh = devices.mesh(Study(spread="tiles", devices=2))
+  assert mesh.shape == {sizes.TILES: 2} and batch.spread_over(mesh) == 1
+  assert batch.spread_over(devices.mesh(Study(devices=2))) == 2 and devices.mesh(Study()) is None
+
+
+def test_chains_whose_tiles_are_shared_out_are_those_of_one_device():
+  apply, params = network()
+  tiling = Tiling(16, CONFIG.reach)
+  prior = Prior(params, apply, Schedule("linear", 30), prediction="x0", size_multiple=4, tiling=tiling)
+  x0 = jnp.tanh(picture(101, 60))
+  problem = simulate(jax.random.key(3), operators.gaussian_blur(x0.shape, size=9), noise.Gaussian(0.1), x0)
+  keys = jax.random.split(jax.random.key(4), 2).reshape(1, 2)
+  run = lambda mesh: batch.sample_batch(
+    keys, METHODS["dps"](scale=0.5), prior, stack([problem]), prior.schedule.grid("3"), mesh=mesh
+  )[0]
+  one = run(None)
+  np.testing.assert_allclose(run(devices.batch_mesh(8, sizes.TILES)), one, rtol=0, atol=1e-4)
+  assert np.std(one) > 0.1

@@ -16,8 +16,10 @@ from diffinv import errors
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
+from diffinv.launch import Launch, joined
 from diffinv.report import page
 from diffinv.studies.compare import compare
+from diffinv.studies.results import Results
 from diffinv.studies.study import Study
 
 CONFIG = Study
@@ -25,6 +27,7 @@ FLAGS = flags.FlagValues()
 SET_HELP = "Hyper-parameter of a method, METHOD.name=value, or its METHOD.steps=N. Repeatable."
 flagging.define(FLAGS, CONFIG, helps={"set": SET_HELP})
 shared.define_output(FLAGS, running="comparison")
+flagging.define(FLAGS, Launch)
 flags.DEFINE_alias("input", "data", flag_values=FLAGS)
 flags.DEFINE_boolean("report", True, "Write report.html at the end.", flag_values=FLAGS)
 
@@ -34,11 +37,20 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "output", "the folder to write")
   study = flagging.make(FLAGS, CONFIG)
-  shared.keep_compiled(FLAGS)
-  results = compare(study, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart)
-  if FLAGS.report:
-    with errors.interruption(f"{results.folder} is complete but for its page, which the same command writes"):
-      page.write(results.folder)
+  with joined(flagging.make(FLAGS, Launch)) as team:
+    shared.keep_compiled(FLAGS)
+    results = compare(study, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart, team=team)
+    if FLAGS.report and team.index == 0:
+      with errors.interruption(f"{results.folder} is complete but for its page, which the same command writes"):
+        page.write(results.folder)
+  if team.index == 0:
+    print_results(results)
+  else:
+    shared.print_shared(team)
+
+
+def print_results(results: Results) -> None:
+  """Print the table, what it does not show, and where the rest is."""
   print(results.table())
   for line in results.remarks():
     print(errors.as_flags(line))

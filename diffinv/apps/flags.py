@@ -125,6 +125,12 @@ def read(values: flags.FlagValues, config: type) -> dict[str, Any]:
   return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
+def as_words(values: flags.FlagValues) -> list[str]:
+  """Return the flags that were given, as a command line has them."""
+  given = [values[name] for name in values if values[name].present]
+  return [line for flag in given for line in flag.serialize().splitlines()]
+
+
 def make(values: flags.FlagValues, config: type[T], **fields: Any) -> T:
   """Return the configuration that the flags describe, with some fields otherwise.
 

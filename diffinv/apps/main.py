@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -37,10 +38,10 @@ TRACEBACK = "DIFFINV_TRACEBACK"  # environment: set to 1 to see where an error c
 HELP_WIDTH = 110
 
 
-def run() -> None:
-  """Be the console command `diffinv`."""
+def run(end: Callable[[int], Any] = sys.exit) -> None:
+  """Be the console command `diffinv`, which ends by `end(exit code)`."""
   _prepare_process()
-  sys.exit(_finished(execute(sys.argv[1:])))
+  end(_finished(execute(sys.argv[1:])))
 
 
 def run_module(main: Callable[[list[str]], None], values: flags.FlagValues = flags.FLAGS) -> None:

@@ -22,6 +22,7 @@ from diffinv import errors, text
 from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
+from diffinv.launch import Launch, joined
 from diffinv.studies import marks, restore
 from diffinv.studies.restore import Restoration
 
@@ -29,6 +30,7 @@ CONFIG = Restoration
 FLAGS = flags.FlagValues()
 flagging.define(FLAGS, CONFIG, helps={"set": "Hyper-parameter of the method, name=value. Repeatable."})
 shared.define_output(FLAGS, running="restoration")
+flagging.define(FLAGS, Launch)
 
 
 def main(argv: list[str]) -> None:
@@ -36,8 +38,12 @@ def main(argv: list[str]) -> None:
   del argv
   shared.require(FLAGS, "output", "the folder to write")
   config = flagging.make(FLAGS, CONFIG)
-  shared.keep_compiled(FLAGS)
-  results = restore.restore_all(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart)
+  with joined(flagging.make(FLAGS, Launch)) as team:
+    shared.keep_compiled(FLAGS)
+    results = restore.restore_all(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart, team=team)
+  if team.index:
+    shared.print_shared(team)
+    return
   print_report(results)
   failed = restore.failures(results["images"])
   if failed:

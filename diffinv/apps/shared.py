@@ -8,6 +8,7 @@ from absl import flags
 
 from diffinv import errors, files
 from diffinv.apps import flags as flagging
+from diffinv.launch import Team
 
 CACHE = "~/.cache/diffinv"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -35,6 +36,11 @@ def define_output(
     CACHE,
     f"Folder that keeps compiled programs between runs; empty for none. {CACHE_VARIABLE} goes first.",
   )
+
+
+def print_shared(team: Team) -> None:
+  """Print that the share of another process than the first is done."""
+  print(f"process {team.index} of {team.count} has done its share; process 0 has put all together")
 
 
 def require(values: flags.FlagValues, name: str, expected: str) -> None:

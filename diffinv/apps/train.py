@@ -9,6 +9,7 @@ command again after a stop, and it continues to exactly the weights that it woul
 for XLA_FLAGS=--xla_gpu_deterministic_ops=true). It holds log.jsonl, sample grids and the checkpoints too.
 """
 
+import sys
 from typing import Any
 
 from absl import flags
@@ -16,6 +17,7 @@ from absl import flags
 from diffinv import errors
 from diffinv.apps import flags as option_flags
 from diffinv.apps import main as main_module
+from diffinv.launch import Launch, belonging, is_child, supervised
 from diffinv.training.config import COMMON, DEFAULTS, TrainConfig
 from diffinv.training.run import train
 
@@ -30,6 +32,7 @@ option_flags.define(
   TrainConfig,
   defaults={**COMMON, **DEFAULTS["small"]},  # for the help only: what is not given is left to `TrainConfig.resolved`
 )
+option_flags.define(FLAGS, Launch)
 
 
 def config_from_flags() -> TrainConfig:
@@ -53,13 +56,24 @@ def _print(line: str, **where: Any) -> None:
   print(errors.as_flags(line), **where)
 
 
+def _print_nothing(line: str, **where: Any) -> None:
+  """Leave to the first process what all would say."""
+
+
 def main(argv) -> None:
   """Train, or go on training, and write the prior."""
   del argv
   config = config_from_flags()
   if not FLAGS.output:
     raise errors.UsageError("`output`: expected a value, got none; pass `output=...`")
-  train(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart, report=_print)
+  launched = option_flags.make(FLAGS, Launch)
+  if launched.distributed and not is_child():
+    if code := supervised(["train", *option_flags.as_words(FLAGS)]):
+      sys.exit(code)
+    return
+  with belonging(launched) as team:
+    report = _print if team.index == 0 else _print_nothing
+    train(config, FLAGS.output, overwrite=FLAGS.overwrite, restart=FLAGS.restart, report=report, team=team)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ def write(folder: Path, params: Any) -> None:
       files.check_space(place, size)
     written = Path(scratch, PARAMS)
     # Not the asynchronous one, whose threads wait for one another after an error and print what they think of it.
-    with full_disk(written), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    one = jax.process_index()  # of a launch of several, only this process writes
+    alone = ocp.options.MultiprocessingOptions(primary_host=one, active_processes={one}, barrier_sync_key_prefix="one")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with full_disk(written), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
       checkpointer.save(written, args=ocp.args.StandardSave(params))
     shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
@@ -130,7 +133,7 @@ def read(folder: Path, shapes: Any, expected: Mapping[str, str] | None = None) -
   for name, value in params.items():
     if not np.all(np.isfinite(value)):
       raise ValueError(f"{folder}: array {name!r}: expected finite values, found NaN or infinity; convert it again")
-  return jax.device_put(traverse_util.unflatten_dict(params, sep="/"), jax.devices()[0])
+  return jax.device_put(traverse_util.unflatten_dict(params, sep="/"), jax.local_devices()[0])
 
 
 def _open(folder: Path) -> dict[str, Any]:

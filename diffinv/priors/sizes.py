@@ -6,7 +6,8 @@ reflection, evaluated and cut back. Only what lies beyond the picture is made up
 A network that looks at a bounded neighborhood, `reach` pixels to each side, needs no more than this around a tile to
 give the same result there as in the whole picture. The windows of a large picture are evaluated one after the other,
 within the step of a chain: the chain is that of the whole picture, and the memory of the network's layers that of a
-window. A window at the picture's edge begins there, so that the network meets the edge where it is.
+window. A window at the picture's edge begins there, so that the network meets the edge where it is. Several devices
+may share the windows out among them.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+TILES = "tile"  # the mesh axis over which the windows of a picture are spread
 
 Apply = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -23,6 +27,7 @@ class Tiling(NamedTuple):
 
   size: int  # pixels: the edge of a tile, a multiple of the network's
   reach: int  # pixels around a tile that its result depends on, a multiple of the network's
+  mesh: jax.sharding.Mesh | None = None  # devices, along TILES, that share the windows out; None for one
 
 
 def filled(apply: Apply, params: Any, x: jax.Array, t: jax.Array, multiple: int, tiling: Tiling | None) -> jax.Array:
@@ -51,24 +56,42 @@ def filled(apply: Apply, params: Any, x: jax.Array, t: jax.Array, multiple: int,
 def tiled(apply: Apply, params: Any, x: jax.Array, t: jax.Array, tiling: Tiling | None) -> jax.Array:
   """Return the network's output for `x`, [h, w, c] of sizes that it takes, tile after tile where it is large."""
   cuts = None if tiling is None else [_cut(size, tiling) for size in x.shape[:2]]
-  if cuts is None or all(len(cut.tiles) == 1 for cut in cuts):
+  if tiling is None or cuts is None or all(len(cut.tiles) == 1 for cut in cuts):
     return apply(params, x, t)
   rows, columns = cuts
   # Gradients keep the input of a window and compute its layers again.
   window = jax.checkpoint(lambda params, part, t: apply(params, part, t))
   channels = jax.eval_shape(apply, params, x, t)
 
-  def evaluate(out, corners):
+  def tile(params, x, t, corners):
     (tile_y, start_y), (tile_x, start_x) = corners
     part = jax.lax.dynamic_slice(x, (start_y, start_x, 0), (rows.window, columns.window, x.shape[2]))
     found = window(params, part, t)
     inside = (tile_y - start_y, tile_x - start_x, 0)
-    tile = jax.lax.dynamic_slice(found, inside, (rows.tile, columns.tile, found.shape[2]))
+    return jax.lax.dynamic_slice(found, inside, (rows.tile, columns.tile, found.shape[2]))
+
+  def put(out, tile, corners):
+    (tile_y, _), (tile_x, _) = corners
     return jax.lax.dynamic_update_slice(out, tile, (tile_y, tile_x, 0)), None
 
   corners = [(row, column) for row in rows.corners() for column in columns.corners()]
-  stacked = jax.tree.map(lambda *numbers: jnp.asarray(numbers), *corners)
-  return jax.lax.scan(evaluate, jnp.zeros(channels.shape, channels.dtype), stacked)[0]
+  out = jnp.zeros(channels.shape, channels.dtype)
+  if tiling.mesh is None:
+    return jax.lax.scan(lambda out, one: put(out, tile(params, x, t, one), one), out, _stacked(corners))[0]
+  corners += corners[-1:] * (-len(corners) % tiling.mesh.size)  # as many on each device
+  tiles = _shared(tile, tiling.mesh)(params, x, t, _stacked(corners))
+  return jax.lax.scan(lambda out, pair: put(out, *pair), out, (tiles, _stacked(corners)))[0]
+
+
+def _stacked(corners):
+  return jax.tree.map(lambda *numbers: jnp.asarray(numbers), *corners)
+
+
+def _shared(tile, mesh):
+  """Return `tile` for many corners, of which each device does its part, one after the other."""
+  several = lambda params, x, t, corners: jax.lax.map(lambda one: tile(params, x, t, one), corners)
+  split, whole = PartitionSpec(TILES), PartitionSpec()
+  return jax.shard_map(several, mesh=mesh, in_specs=(whole, whole, whole, split), out_specs=split, check_vma=False)
 
 
 class _Cut(NamedTuple):

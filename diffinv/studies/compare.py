@@ -18,6 +18,7 @@ import numpy as np
 from diffinv import devices, errors, memory, progress, stopping
 from diffinv.baselines import Baseline
 from diffinv.data import bundled, held_out, images, sheet
+from diffinv.launch import ALONE, Team
 from diffinv.metrics import perceptual
 from diffinv.priors import PicturePrior, state_dicts
 from diffinv.problems import Problem
@@ -52,7 +53,12 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  study: Study, folder: str | os.PathLike[str] | None = None, *, overwrite: bool = False, restart: bool = False
+  study: Study,
+  folder: str | os.PathLike[str] | None = None,
+  *,
+  overwrite: bool = False,
+  restart: bool = False,
+  team: Team = ALONE,
 ) -> Results:
   """Restore the same measurements with several methods, or go on where that was stopped.
 
@@ -62,12 +68,16 @@ def compare(
       finished comparison of the same study is read, not run again.
     overwrite: replace an existing folder, at the end.
     restart: throw away what FOLDER.running holds.
+    team: processes that share the work (`diffinv.launch`), each of which makes this call; the first returns all
+      results, the others what they know.
 
   Raises:
     UsageError: options do not fit together.
     FileExistsError: the folder, or FOLDER.running, holds something else.
     ValueError: a file or a picture cannot be used.
   """
+  if folder is None and team.count > 1:
+    raise errors.UsageError("`folder`: expected one that all processes see, got none; name it")
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
   casing.check_apart(study, path)
@@ -75,14 +85,20 @@ def compare(
   comparison = prepare(study, None if kept is not None else path)
   if runs.is_done(path, comparison.plan, overwrite=overwrite):
     return read_results(path)
-  run = runs.RunFolder(path, comparison.plan)
-  with run.held(restart=restart):
-    write_measurements(run, comparison)
-    restore_all(run, comparison)
+
+  def work(run: runs.RunFolder, team: Team = team) -> Results:
+    write_measurements(run, comparison, team)
+    restore_all(run, comparison, team)
+    return Results(run.path, run.plan, in_order(run.plan, run.rows), kept)
+
+  def finish(run: runs.RunFolder) -> Results:
+    results = work(run, ALONE)
     write_sheets(run, comparison)
-    results = Results(run.path, run.plan, in_order(run.plan, run.rows), kept)
     run.finish(results.contents(), overwrite=overwrite)
-  return results
+    return results
+
+  run = runs.RunFolder(path, comparison.plan, process=team.index)
+  return runs.divide(run, team, work, finish, restart=restart)
 
 
 def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
@@ -98,7 +114,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   study = study if study.data else dataclasses.replace(study, data=(str(bundled.BEE),))
   multiple = measurement.size_multiple(list(tasks.values()))
   cases, truths = casing.read_pictures(study, prior, multiple, list(tasks), purpose=held_out.TEST, count=TEST_IMAGES)
-  devices.mesh(study.devices)  # tells too many
+  devices.mesh(study)  # tells too many
   measure = functools.lru_cache(KEPT_PROBLEMS)(
     lambda task, i: measurement.measured(study, task, tasks[task], cases[i], truths[i])
   )
@@ -151,7 +167,7 @@ def check_memory(c: Comparison) -> None:
         batch_size=c.study.batch_size,
         shape=c.cases[0].shape,
         kept=kept,
-        mesh=devices.mesh(c.study.devices),
+        mesh=devices.mesh(c.study),
       )
 
 
@@ -199,8 +215,11 @@ def _describe_lpips(study: Study) -> dict[str, Any] | None:
 # Chains
 
 
-def restore_all(run: runs.RunFolder, c: Comparison) -> None:
-  """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only."""
+def restore_all(run: runs.RunFolder, c: Comparison, team: Team = ALONE) -> None:
+  """Run what is missing, a chunk of pictures at a time; a chain's key depends on its picture and number only.
+
+  Chunks are those of all pictures, whoever runs them, so that the same programs compute the same numbers.
+  """
   parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)
   single = chains.chunks(len(c.cases), 1, 1)
   wanted = [
@@ -210,6 +229,7 @@ def restore_all(run: runs.RunFolder, c: Comparison) -> None:
     for part in (single if isinstance(entrant.method, Baseline) else parts)
     if (missing := [i for i in part if (entrant.task, entrant.name, c.cases[i].name) not in run.rows])
   ]
+  wanted = team.share(wanted)
   with progress.Bar(sum(entrant.weight * len(part) for entrant, part in wanted) or 1.0) as bar:
     for entrant, part in wanted:
       report = bar.part(entrant.weight * len(part), f"{entrant.task} {entrant.name}")
@@ -229,7 +249,7 @@ def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range,
     [c.measure(entrant.task, i) for i in chosen],
     entrant.grid,
     chunk=c.study.batch_size,
-    mesh=devices.mesh(c.study.devices),
+    mesh=devices.mesh(c.study),
     progress=report,
     frames=c.study.frames,
   )
@@ -267,9 +287,12 @@ def finished(
 # Pictures
 
 
-def write_measurements(run: runs.RunFolder, c: Comparison) -> None:
-  """Write the truths and what was measured of them."""
-  for i, (case, truth) in enumerate(zip(c.cases, c.truths, strict=True)):
+def write_measurements(run: runs.RunFolder, c: Comparison, team: Team = ALONE) -> None:
+  """Write the truths and what was measured of them, as far as no other process just did."""
+  for i in team.share(range(len(c.cases))):
+    case, truth = c.cases[i], c.truths[i]
+    if f"{runs.PICTURES}/{runs.truth(case.name)}" in run.taken:
+      continue
     stopping.check()
     pictures = {runs.truth(case.name): truth}
     for task in c.tasks:

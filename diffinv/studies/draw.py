@@ -10,6 +10,7 @@ import numpy as np
 
 from diffinv import devices, errors, memory, progress
 from diffinv.data import images, sheet
+from diffinv.launch import Team
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
@@ -94,7 +95,8 @@ def draw_all(
   runs.check_free(path, runs.DRAWING, overwrite=overwrite)
   job = plan(config)
 
-  def work(run: runs.RunFolder) -> dict[str, Any]:
+  def work(run: runs.RunFolder, team: Team) -> dict[str, Any]:
+    del team  # which is this process
     run_all(run, job)
     write_grid(run, job)
     return contents(job, run)
@@ -121,7 +123,7 @@ def plan(config: Drawing) -> Job:
     batch_size=config.batch_size,
     shape=shape,
     kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
-    mesh=devices.mesh(config.devices),
+    mesh=devices.mesh(config),
   )
   return Job(config, prior, method, grid)
 
@@ -157,7 +159,7 @@ def _draw(
     None,
     job.grid,
     chunk=job.config.batch_size,
-    mesh=devices.mesh(job.config.devices),
+    mesh=devices.mesh(job.config),
     progress=bar.part(len(part), job.method.name),
   )
   marks.require_finite(job.method.name, drawn.images)

@@ -32,11 +32,22 @@ def load(config: Running) -> PicturePrior:
   given |= {"remat": config.remat or None, "tile": None if config.tile == Running.tile else config.tile}
   given = {name: value for name, value in given.items() if value is not None}
   if is_named(prior):
-    return load_prior(prior, **given)
-  if given:
+    prior = load_prior(prior, **given)
+  elif given:
     name = next(iter(given))
     raise diffinv.errors.UsageError(f"`{name}` is for a prior given by its name; load the object with it instead")
+  if config.spread != Running.spread:
+    _check_spread(config, prior)
   return prior
+
+
+def _check_spread(config: Running, prior: PicturePrior) -> None:
+  if config.devices is None:
+    raise diffinv.errors.UsageError(f"`spread={config.spread}` is of `devices`, got none; pass both, or leave it out")
+  if getattr(prior, "tiling", None) is None:
+    raise diffinv.errors.UsageError(
+      f"`spread={config.spread}`: expected a prior that is evaluated in tiles, got one that is not; leave it out"
+    )
 
 
 def is_named(prior: Any) -> TypeGuard[str | os.PathLike[str]]:
@@ -52,7 +63,7 @@ def provenance(config: Running, command: str, **places: Any) -> dict[str, Any]:
     command: of the command line.
     places: what the command line says besides, such as the output.
   """
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   versions = {"python": platform.python_version(), "diffinv": diffinv.__version__}
   named = {name: plain_option(value) for name, value in options.settings(config).items()}
   return {

@@ -15,6 +15,7 @@ import numpy as np
 from diffinv import batch, devices, errors, files, memory, methods, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import arrays, images, ranges, sheet
+from diffinv.launch import ALONE, Team
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.noise import MAX_RATE, MAX_SIGMA, MIN_RATE, MIN_SIGMA
@@ -394,7 +395,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
   if method.deterministic and config.num_samples > 1:
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
-  devices.mesh(config.devices)
+  devices.mesh(config)
   job = Job(config, prior, name, task, method, grid, cases, read, known)
   check_memory(job)
   return job
@@ -464,7 +465,7 @@ def check_memory(job: Job) -> None:
       chains=count * job.config.num_samples,
       batch_size=job.config.batch_size,
       shape=shape,
-      mesh=devices.mesh(job.config.devices),
+      mesh=devices.mesh(job.config),
     )
 
 
@@ -592,7 +593,7 @@ def run_chains(
     problems,
     job.grid,
     chunk=job.config.batch_size,
-    mesh=devices.mesh(job.config.devices),
+    mesh=devices.mesh(job.config),
     progress=report,
     keep=keep,
   )
@@ -617,7 +618,12 @@ def parts(
 
 
 def restore_all(
-  config: Restoration, folder: str | os.PathLike[str], *, overwrite: bool = False, restart: bool = False
+  config: Restoration,
+  folder: str | os.PathLike[str],
+  *,
+  overwrite: bool = False,
+  restart: bool = False,
+  team: Team = ALONE,
 ) -> dict[str, Any]:
   """Restore every picture of a restoration and write a folder of pictures, or go on where that was stopped.
 
@@ -627,9 +633,10 @@ def restore_all(
       restoration already is read.
     overwrite: replace an existing folder, at the end.
     restart: throw away what FOLDER.running holds.
+    team: processes that share the work (`diffinv.launch`), each of which makes this call.
 
   Returns:
-    the contents of its results.json.
+    the contents of its results.json; in other processes than the first, as far as they know them.
 
   Raises:
     UsageError, ValueError: see `plan`; or every chain left the finite numbers.
@@ -638,19 +645,21 @@ def restore_all(
   path = pathlib.Path(os.path.expanduser(folder))
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
-  kept = Found(path, restart=restart)
+  kept = Found(path, restart=restart) if team.index == 0 else Found()
   with kept.unless_it_fails():
     job = plan(config, kept=kept)
-    work = lambda run: _work(run, job, kept)
-    return runs.carry_out(path, describe(job, path), runs.RESTORATION, work, overwrite=overwrite, restart=restart)
+    work = lambda run, team: _work(run, job, kept, team)
+    about = describe(job, path)
+    return runs.carry_out(path, about, runs.RESTORATION, work, overwrite=overwrite, restart=restart, team=team)
 
 
-def _work(run: runs.RunFolder, job: Job, kept: Found) -> dict[str, Any]:
-  """Do what is missing in a folder that is held; return the contents of results.json."""
-  kept.write(run)
-  run_all(run, job)
-  entries = [run.rows[(case.name,)] for case in job.cases]
-  if len(failures(entries)) == len(entries):
+def _work(run: runs.RunFolder, job: Job, kept: Found, team: Team) -> dict[str, Any]:
+  """Do what is missing in a folder that is held, or a share of it; return the contents of results.json."""
+  if team.index == 0:
+    kept.write(run)
+  run_all(run, job, team)
+  entries = [run.rows[(case.name,)] for case in job.cases if (case.name,) in run.rows]
+  if team.count == 1 and len(failures(entries)) == len(entries):
     run.discard()
     raise ValueError(f"{job.method.name}: expected finite pictures, got {entries[0]['failed']}")
   return contents(run.plan, entries)
@@ -683,10 +692,10 @@ def _digest(value: Any) -> str:
   return identity.digest(value) if isinstance(value, np.ndarray) else files.digest(value)
 
 
-def run_all(run: runs.RunFolder, job: Job) -> None:
-  """Restore the pictures that have no row yet."""
+def run_all(run: runs.RunFolder, job: Job, team: Team = ALONE) -> None:
+  """Restore the pictures that have no row yet, or a team's share of them."""
   cut = parts(job.cases, job.config.num_samples, job.config.batch_size, job.layouts)
-  wanted = [(part, count) for part, count in cut if run.missing([(case.name,) for case in part])]
+  wanted = team.share([(part, count) for part, count in cut if run.missing([(case.name,) for case in part])])
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
       run.append(_restore_part(run, job, part, count, bar))
@@ -719,8 +728,8 @@ def _kept(
   """Return what keeps the chains of some pictures, filled up to `count`; None without chains."""
   if isinstance(job.method, Baseline):
     return None
-  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config.devices)
-  chunk = batch.chunk_size(count * samples, job.config.batch_size, 1 if mesh is None else mesh.shape[batch.AXIS])
+  names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config)
+  chunk = batch.chunk_size(count * samples, job.config.batch_size, batch.spread_over(mesh))
   about = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
   shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
   return unfinished.Unfinished(run, names, count * samples, samples, about, shown=shown)

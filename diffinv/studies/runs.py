@@ -7,6 +7,7 @@ While it runs, the folder OUTPUT.running holds
   unfinished/     of a restoration: what is kept of the chains that run (`diffinv.studies.unfinished`)
   found.jsonl     and what was estimated of its measurements (`diffinv.studies.found`)
   manifest.jsonl  every file that was written (`diffinv.manifest`)
+  processes/      of several processes: folders like this one, of what others than the first finished
 
 and the pictures, those of a comparison in pictures/. A run with the same plan goes on in it. At the end it gets
 results.json and takes the name OUTPUT; of a search the settings file is left.
@@ -22,23 +23,37 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from diffinv import errors, files, output, progress, reading
 from diffinv.data import images
+from diffinv.launch import ALONE, Team
 from diffinv.studies import schemas
+
+T = TypeVar("T")
 
 PLAN = "run.json"
 ROWS = "rows.jsonl"
 PICTURES = "pictures"
 UNFINISHED = "unfinished"
 FOUND = "found.jsonl"
+PROCESSES = "processes"
 RUNNING = output.RUNNING
 # Of the plan, what may differ where a run goes on: it changes nothing that is computed. What time and memory depend on,
 # rows hold.
-FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices", "report", "batch_size", "remat")
+FREE_SETTINGS = (
+  "output",
+  "overwrite",
+  "restart",
+  "compilation_cache",
+  "devices",
+  "report",
+  "batch_size",
+  "remat",
+  "share",
+)
 FREE = ("device",)
 VERSIONS = "versions"
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
@@ -329,19 +344,23 @@ def is_number(value: Any) -> bool:
 class RunFolder:
   """A comparison, a search, a restoration or a drawing under way."""
 
-  def __init__(self, path: str | os.PathLike[str], plan: dict[str, Any], *, kind: Kind = COMPARISON):
+  def __init__(self, path: str | os.PathLike[str], plan: dict[str, Any], *, kind: Kind = COMPARISON, process: int = 0):
     """Touch nothing yet.
 
     Args:
       path: OUTPUT.
       plan: the contents of run.json.
       kind: what the folder is of.
+      process: of several that share the work; those after the first write into folders of their own.
     """
     self._kind = kind
-    self._folder = output.Folder(path, kind.noun, kind.command)
-    self.path, self.partial = self._folder.path, self._folder.place
+    first = output.Folder(path, kind.noun, kind.command)
+    self.path, self._whole_place = first.path, first.place
+    self._folder = first if process == 0 else self._part(self._whole_place / PROCESSES / str(process))
+    self.partial = self._folder.place
     self.plan = planned(plan, kind)
     self.rows: dict[Key, Row] = {}
+    self.taken: set[str] = set()  # files that other processes wrote
     self.left = ""  # of work that has no row yet, in words
 
   @contextlib.contextmanager
@@ -361,8 +380,9 @@ class RunFolder:
       self._begin()
       kept = self._whole_lines()
       self.rows = {self._kind.key(line.row): line.row for line in kept}
-      if kept:
-        print(f"going on with {self.partial}: {len(kept)} {self._kind.unit} are there")
+      self.gather()
+      if self.rows:
+        print(f"going on with {self.partial}: {len(self.rows)} {self._kind.unit} are there")
       try:
         with self._interruption():
           yield
@@ -403,14 +423,13 @@ class RunFolder:
     """Return the lines that are as they were written, with all their files; drop the others, and say so."""
     files.drop_torn_line(self.partial / ROWS)
     texts = _lines(self.partial)
-    found = [self._whole(text, number) for number, text in enumerate(texts, 1)]
+    found = [self._whole(text, f"{self.partial / ROWS}, line {number}") for number, text in enumerate(texts, 1)]
     kept = [line for line in found if line is not None]
     if len(kept) < len(texts):
       files.write_text(self.partial / ROWS, "".join(line_text(*line) for line in kept))
     return kept
 
-  def _whole(self, text: bytes, number: int) -> Line | None:
-    where = f"{self.partial / ROWS}, line {number}"
+  def _whole(self, text: bytes, where: str) -> Line | None:
     try:
       line = parse_line(text, where)
       check_row(line.row, self._kind, where)
@@ -464,7 +483,8 @@ class RunFolder:
   @property
   def _is_begun(self) -> bool:
     """Whether anything is there that the same command need not do again."""
-    return bool(self.rows or self._unfinished()) or reading.is_file(self.partial / FOUND)
+    parts = any((self.partial / PROCESSES).glob(f"*/{ROWS}"))
+    return bool(self.rows or self._unfinished()) or parts or reading.is_file(self.partial / FOUND)
 
   def drop_unfinished(self) -> None:
     """Remove what was kept of work that has its row now."""
@@ -472,6 +492,64 @@ class RunFolder:
       path.unlink(missing_ok=True)
     files.remove_if_empty(self.partial / UNFINISHED)
     self.left = ""
+
+  # Of several processes
+
+  def _part(self, place: pathlib.Path) -> output.Folder:
+    return output.Folder(place, self._kind.noun, self._kind.command, suffix="")
+
+  def share(self) -> None:
+    """Let other processes write into folders of their own in this one, which is held."""
+    self._folder.manifest.add(f"{PROCESSES}/")
+
+  def read_others(self) -> None:
+    """Learn of the rows that the first process has.
+
+    Raises:
+      UsageError: it has another plan.
+    """
+    if changed := differences(read_plan(self._whole_place, self._kind), self.plan):
+      raise errors.UsageError(f"`distributed`: expected the options of process 0, got others: {', '.join(changed)}")
+    self.rows = {self._kind.key(row): row for row in read_rows(self._whole_place)}
+
+  def gather(self) -> None:
+    """Take over what other processes finished, now or before a stop; while it is `held`.
+
+    Raises:
+      FileExistsError: one of them is still at work.
+    """
+    for place in sorted((self.partial / PROCESSES).glob("*/")):
+      part = self._part(place)
+      with part.held():
+        if self._is_same(place):
+          self._take_over(part)
+        part.discard()
+    files.remove_if_empty(self.partial / PROCESSES)
+
+  def _is_same(self, place: pathlib.Path) -> bool:
+    """Tell whether a folder is of this plan."""
+    try:
+      return not differences(read_plan(place, self._kind), self.plan)
+    except ValueError:
+      return False
+
+  def _take_over(self, part: output.Folder) -> None:
+    """Move what is finished in a folder that is held here: files first, listed beforehand, then their rows."""
+    finished = [name for name in part.manifest.names if name not in (PLAN, ROWS) and not name.startswith(UNFINISHED)]
+    there = [name for name in finished if reading.is_file(part.place / name)]
+    self._folder.manifest.add(*there)
+    for folder in {(self.partial / name).parent for name in there}:
+      folder.mkdir(parents=True, exist_ok=True)
+    for name in there:
+      os.replace(part.place / name, self.partial / name)
+    self.taken.update(there)
+    for folder in {(self.partial / name).parent for name in there}:
+      files.sync(folder)
+    texts = enumerate(_lines(part.place), 1)
+    found = [self._whole(text, f"{part.place / ROWS}, line {number}") for number, text in texts]
+    lines = [line for line in found if line is not None and self._kind.key(line.row) not in self.rows]
+    files.append(self.partial / ROWS, "".join(line_text(*line) for line in lines))
+    self.rows.update({self._kind.key(line.row): line.row for line in lines})
 
   def finish(self, results: dict[str, Any], *, overwrite: bool) -> None:
     """Write results.json and give the folder its name; while it is `held`."""
@@ -539,14 +617,60 @@ def is_done(
   return True
 
 
+def divide(
+  run: RunFolder,
+  team: Team,
+  work: Callable[[RunFolder], T],
+  finish: Callable[[RunFolder], T],
+  *,
+  restart: bool,
+) -> T:
+  """Do the work in a folder together with the other processes of a launch.
+
+  Each writes into a folder of its own, so that none waits for another. The first takes over what there was of an
+  earlier launch, whatever its number of processes, before they begin, and puts all together at the end.
+
+  Args:
+    run: of this process.
+    team: the processes.
+    work: does this process's share of what is missing, of several, and returns what is known then.
+    finish: does what is missing then, and makes the result; of the first process, and of one alone.
+    restart: throw away what OUTPUT.running holds.
+
+  Returns:
+    what `finish` returns; in other processes than the first, what `work` does.
+
+  Raises:
+    FileExistsError, ValueError: see `RunFolder.held`.
+  """
+  if team.index:
+    team.meet()  # the first has begun
+    with run.held():
+      run.read_others()
+      team.meet()  # all know the same rows
+      found = work(run)
+    team.meet()  # all have done their share
+    return found
+  with run.held(restart=restart):
+    if team.count > 1:
+      run.share()
+      team.meet()
+      team.meet()
+      work(run)
+      team.meet()
+      run.gather()
+    return finish(run)
+
+
 def carry_out(
   path: str | os.PathLike[str],
   plan: dict[str, Any],
   kind: Kind,
-  work: Callable[[RunFolder], dict[str, Any]],
+  work: Callable[[RunFolder, Team], dict[str, Any]],
   *,
   overwrite: bool,
   restart: bool,
+  team: Team = ALONE,
 ) -> dict[str, Any]:
   """Return the contents of results.json of OUTPUT: as they are where the work is done, else as `work` makes them.
 
@@ -554,20 +678,24 @@ def carry_out(
     path: OUTPUT.
     plan: the contents of run.json.
     kind: what the folder is of.
-    work: does what is missing in a folder that is held, and returns the contents.
+    work: does what is missing in a folder that is held, or a team's share of it, and returns the contents.
     overwrite: replace an existing folder, at the end.
     restart: throw away what OUTPUT.running holds.
+    team: the processes that share the work.
 
   Raises:
     FileExistsError, ValueError: see `is_done` and `RunFolder.held`.
   """
   if is_done(path, plan, kind, overwrite=overwrite):
     return read_results(path, kind)
-  run = RunFolder(path, plan, kind=kind)
-  with run.held(restart=restart):
-    found = work(run)
+
+  def finish(run: RunFolder) -> dict[str, Any]:
+    found = work(run, ALONE)
     run.finish(found, overwrite=overwrite)
-  return found
+    return found
+
+  run = RunFolder(path, plan, kind=kind, process=team.index)
+  return divide(run, team, lambda run: work(run, team), finish, restart=restart)
 
 
 def read_results(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from diffinv import errors, options
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import held_out, images
+from diffinv.devices import SPREADS
 from diffinv.methods import METHODS
 from diffinv.methods.base import Method
 from diffinv.metrics.perceptual import LPIPS
@@ -96,6 +97,11 @@ class Running:
     "Local devices to spread a batch over; on a CPU, cores. Not set: one device, or all cores on one batch.",
     low=1,
     high=MAX_DEVICES,
+  )
+  spread: str = option(
+    "chains",
+    "What is spread over `devices`: the chains of a batch, or the tiles of a large picture, see `tile`.",
+    choices=SPREADS,
   )
 
 

@@ -263,7 +263,7 @@ def check_memory(p: Prepared) -> None:
       batch_size=p.config.batch_size,
       shape=p.cases[0].shape,
       kept=memory.pictures(len(p.cases), p.cases[0].shape),
-      mesh=devices.mesh(p.config.devices),
+      mesh=devices.mesh(p.config),
       swept=True,
     )
 
@@ -421,7 +421,7 @@ def run_part(p: Prepared, job: Job, part: Sequence[int], size: int, report: Any)
     jax.tree.map(lambda leaf: jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1))), stack(p.problems[job.task])),
     job.grid,
     chunk=p.config.batch_size,
-    mesh=devices.mesh(p.config.devices),
+    mesh=devices.mesh(p.config),
     progress=report,
     swept=True,
   )

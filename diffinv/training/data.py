@@ -16,6 +16,7 @@ from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.data import images
 from diffinv.data.cache import Cache
+from diffinv.launch import ALONE, Team
 from diffinv.training.config import MOST_WORKERS, TrainConfig
 
 # The held-out crops and renders and their noise are the same whatever the seed: validation losses of two runs compare.
@@ -35,18 +36,23 @@ class Data(NamedTuple):
   ahead: int = 0  # batches that are prepared before they are asked for
 
 
-def open_data(config: TrainConfig, note: Callable[[str], None]) -> Data:
-  """Open the training data; `note` is called with a line for what is worth knowing of a folder.
+def open_data(config: TrainConfig, note: Callable[[str], None], team: Team = ALONE) -> Data:
+  """Open the training data.
+
+  Args:
+    config: of the run.
+    note: called with a line for what is worth knowing of a folder.
+    team: processes that each read a part of every batch, of equal size and in their order.
 
   Raises:
     ValueError: there are no such images, none can be read, or they are too small.
   """
   config = config.resolved()
   if config.source == "faces":
-    return _faces(config)
+    return _faces(config, team)
   if config.source in held_out_data.SETS:
-    return _photographs(config, note) if config.source == "photographs" else _photos(config)
-  return _folder(config, note)
+    return _photographs(config, note, team) if config.source == "photographs" else _photos(config, team)
+  return _folder(config, note, team)
 
 
 def notes(report: Report) -> Callable[[str], None]:
@@ -76,20 +82,34 @@ def check_memory(config: TrainConfig) -> None:
   memory.require(memory.Need(0, 0, results), memory.available(), "lower `size` or `held_out`")
 
 
-def _streamed(source: Any, config: TrainConfig) -> Callable[[int, int], Iterator[np.ndarray]]:
-  return functools.partial(folder_data.stream, source, config.batch_size, workers=_workers(config))
+class _Part(NamedTuple):
+  """A source of which one process reads its part of every batch."""
+
+  source: Any
+  batch_size: int
+  team: Team
+
+  def items(self, first: int, number: int) -> np.ndarray:
+    """Return so many images of the batch whose number `first` is, counted in parts."""
+    found: np.ndarray = self.source.items(first // number * self.batch_size + self.team.index * number, number)
+    return found
 
 
-def _photos(config: TrainConfig) -> Data:
+def _streamed(source: Any, config: TrainConfig, team: Team) -> Callable[[int, int], Iterator[np.ndarray]]:
+  part = _Part(source, config.batch_size, team)
+  return functools.partial(folder_data.stream, part, config.batch_size // team.count, workers=_workers(config))
+
+
+def _photos(config: TrainConfig, team: Team) -> Data:
   from diffinv.data import photos
 
   source = photos.bundled(size=config.size, seed=config.seed, augment=config.augment)
   held_out = images.from_uint8(photos.held_out_crops(config.size)[: config.held_out])
   ahead = folder_data.ahead(_workers(config))
-  return Data(_streamed(source, config), held_out, list(photos.HELD_OUT), dict, ahead)
+  return Data(_streamed(source, config, team), held_out, list(photos.HELD_OUT), dict, ahead)
 
 
-def _photographs(config: TrainConfig, note: Callable[[str], None]) -> Data:
+def _photographs(config: TrainConfig, note: Callable[[str], None], team: Team) -> Data:
   from diffinv.data import photographs
 
   cache = _cache(config, note)
@@ -98,14 +118,14 @@ def _photographs(config: TrainConfig, note: Callable[[str], None]) -> Data:
   kept = [photograph.file for photograph in photographs.table() if photograph.split != photographs.TRAINING]
   note(f"data: {source.pictures} photographs; the validation is on {len(names)} crops of others, by other people")
   ahead = folder_data.ahead(_workers(config))
-  return Data(_streamed(source, config), images.from_uint8(crops), kept, dict, ahead)
+  return Data(_streamed(source, config, team), images.from_uint8(crops), kept, dict, ahead)
 
 
 def _cache(config: TrainConfig, note: Callable[[str], None]) -> Cache:
   return Cache(most=config.cache_gigabytes, note=lambda line: note(f"{line}; `cache_gigabytes=0` keeps none"))
 
 
-def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
+def _folder(config: TrainConfig, note: Callable[[str], None], team: Team) -> Data:
   names = folder_data.list_images(config.source, note=note)
   make = functools.partial(
     folder_data.Folder,
@@ -126,7 +146,7 @@ def _folder(config: TrainConfig, note: Callable[[str], None]) -> Data:
   note(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
   source = make(training, seed=config.seed, flip=bool(config.flip), corrupt=everything.corrupt)
   ahead = folder_data.ahead(_workers(config))
-  return Data(_streamed(source, config), held_out, kept, lambda: source.corrupt, ahead)
+  return Data(_streamed(source, config, team), held_out, kept, lambda: source.corrupt, ahead)
 
 
 def _crops(source: folder_data.Folder, first: int, files: int, config: TrainConfig) -> np.ndarray:
@@ -138,15 +158,16 @@ def _crops(source: folder_data.Folder, first: int, files: int, config: TrainConf
   return images.from_uint8(np.stack([source.item(first + i) for i in range(count)]))
 
 
-def _faces(config: TrainConfig) -> Data:
+def _faces(config: TrainConfig, team: Team) -> Data:
   # A half of a split each, so that no seed's training key is the held-out one.
   training_key, _ = jax.random.split(jax.random.key(config.seed))
   _, held_out_key = jax.random.split(jax.random.key(HELD_OUT_SEED))
   count, portraits = config.batch_size, _portraits(config.size, bool(config.flip))
 
   def stream(start, stop):
+    own = count // team.count
     for step in range(start, stop):
-      yield portraits(training_key, jnp.uint32(step * count), count)
+      yield portraits(training_key, jnp.uint32(step * count + team.index * own), own)
 
   held_out = [np.asarray(portraits(held_out_key, jnp.uint32(i), count)) for i in range(0, config.held_out, count)]
   return Data(stream, np.concatenate(held_out)[: config.held_out], [], dict)

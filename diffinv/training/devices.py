@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffinv import errors
 from diffinv.batch import AXIS
-from diffinv.devices import batch_mesh, split_cpu
+from diffinv.devices import batch_mesh, global_mesh, placed, split_cpu
+from diffinv.launch import ALONE, Team
 from diffinv.training.config import TrainConfig
 from diffinv.training.step import Network
 
@@ -51,8 +53,20 @@ class Devices:
     return jax.block_until_ready(value) if self.on_cpu and self.mesh.size > 1 else value
 
   def place(self, batch: Any) -> jax.Array:
-    """Return a batch of the host or of a device, split over the devices."""
-    return self.in_turn(jax.device_put(batch, self.split))
+    """Return this process's part of a batch, of the host or of a device, as the batch split over the devices of all."""
+    if self.split.is_fully_addressable:
+      return self.in_turn(jax.device_put(batch, self.split))
+    return self.in_turn(jax.make_array_from_process_local_data(self.split, np.asarray(batch)))
+
+  def everywhere(self, tree: Any) -> Any:
+    """Return arrays that every process has, such as weights, on each device."""
+    return jax.tree.map(lambda leaf: placed(leaf, self.whole), tree)
+
+  def own(self, tree: Any) -> Any:
+    """Return what lies on each device, where a process is to compute with it by itself."""
+    if self.whole.is_fully_addressable:
+      return tree
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
   def compiled(self, step: Callable) -> Callable:
     """Compile `(state, batch, ...) -> (state, ...)`, which gives up the memory of the state that it is given.
@@ -65,14 +79,14 @@ class Devices:
     return f"{self.mesh.size} {self.mesh.devices[0].device_kind}"
 
 
-def choose(config: TrainConfig) -> Devices:
+def choose(config: TrainConfig, team: Team = ALONE) -> Devices:
   """Return the devices that `devices` asks for; split a CPU where JAX is not running yet.
 
   Raises:
     UsageError: there are fewer, or the parts of a batch are not of equal size on them.
   """
   split_cpu(config.devices)
-  devices = Devices(batch_mesh(config.devices))
+  devices = Devices(batch_mesh(config.devices) if team.count == 1 else global_mesh(config.devices))
   parts = config.accumulate * devices.mesh.size
   if config.batch_size % parts:
     raise errors.UsageError(

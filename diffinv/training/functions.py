@@ -47,11 +47,13 @@ def build(config: TrainConfig, held_out: np.ndarray, devices: Devices) -> Functi
   start = jax.jit(functools.partial(training_step.init_state, optimizer=config.rule()), out_shardings=devices.whole)
   step = devices.compiled(_step(config, run_key, devices))
   _check_memory(config, step, devices, held_out)
+  validate, sample = jax.jit(_validation(config)), _samples(config, sample_key)
+  held_out = devices.own(devices.everywhere(held_out))
   return Functions(
-    init=lambda: start(jax.device_put(networks.first_weights(config, weights_key), devices.whole)),
+    init=lambda: start(devices.everywhere(networks.first_weights(config, weights_key))),
     step=lambda state, x0, total: devices.in_turn(step(state, x0, np.float32(total))),
-    validate=functools.partial(jax.jit(_validation(config)), held_out=jax.device_put(held_out, devices.whole)),
-    sample=_samples(config, sample_key),
+    validate=lambda params: validate(devices.own(params), held_out=held_out),
+    sample=lambda params: sample(devices.own(params)),
     place=devices.place,
   )
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffinv import progress, stopping
+from diffinv.launch import ALONE, Team
 from diffinv.training.config import TrainConfig
 from diffinv.training.data import Data, Report
 from diffinv.training.functions import VALIDATION_SBARS, Functions
@@ -28,6 +29,7 @@ def loop(
   *,
   report: Report = print,
   clock: Clock = time.monotonic,
+  team: Team = ALONE,
 ) -> TrainState:
   """Take all steps that are left, with all that happens between them.
 
@@ -39,18 +41,19 @@ def loop(
     state: to go on from.
     report: called as `print` is, with a line on how it goes.
     clock: seconds.
+    team: processes that take every step together.
 
   Returns:
     The state after the last step.
   """
-  work = Work(config, run, functions, state, ahead=data.ahead, report=report, clock=clock)
+  work = Work(config, run, functions, state, ahead=data.ahead, report=report, clock=clock, team=team)
   stream = contextlib.closing(data.stream(work.step, work.total))
   with stopping.deferred(), stream as batches, run.saving(lambda: work.state):
-    stopping.check()
+    team.check(work.step)
     work.look()
     for batch in work.meter.timed(batches):
       work.advance(batch)
-      stopping.check()
+      team.check(work.step)
       if work.step == work.total:
         break
   return work.state
@@ -69,9 +72,11 @@ class Work:
     ahead: int = 0,
     report: Report = print,
     clock: Clock = time.monotonic,
+    team: Team = ALONE,
   ):
     """Take no step yet; `ahead`: batches that are prepared before they are asked for."""
     self._config, self._run, self._functions, self._report, self._clock = config, run, functions, report, clock
+    self._team = team
     self.state, self.step = state, int(state.step)
     self.total = UNKNOWN_STEPS if run.total_steps is None else run.total_steps
     self.meter, self._saved = Meter(config.batch_size, clock), clock()
@@ -111,6 +116,8 @@ class Work:
     if self._run.owes_grid(self.step, self._config.sample_every):
       stopping.check()
       self._run.save_grid(self.step, np.asarray(self._functions.sample(self.state.ema)))
+    if self._run.validates(self.step) or self._run.draws(self.step, self._config.sample_every):
+      self._team.meet()  # the first process does it, which may take longer than a step may wait for it
 
   def _every(self, steps: int) -> bool:
     return self.step == self.total or self.step % steps == 0
@@ -127,7 +134,7 @@ class Work:
       self._fix(pace.plan())
 
   def _fix(self, total: int, how: str = "") -> None:
-    self.total = total
+    total = self.total = self._team.agree(total)
     self._report(f"{total} steps in {self._config.minutes:g} minutes{how}", flush=True)
     self._run.fix(total, self._config.validate_every)
 

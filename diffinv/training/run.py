@@ -4,8 +4,9 @@ import os
 
 import jax
 
-from diffinv import errors, stopping
+from diffinv import errors, output, stopping
 from diffinv.data import held_out as held_out_data
+from diffinv.launch import ALONE, Team
 from diffinv.priors import Prior
 from diffinv.priors import folder as checkpoint
 from diffinv.training import data as training_data
@@ -15,7 +16,7 @@ from diffinv.training.config import TrainConfig
 from diffinv.training.data import Data, Report
 from diffinv.training.functions import Functions, build
 from diffinv.training.loop import Work, loop
-from diffinv.training.run_folder import Best, RunFolder
+from diffinv.training.run_folder import Best, Followed, RunFolder
 from diffinv.training.step import TrainState
 
 
@@ -26,6 +27,7 @@ def train(
   overwrite: bool = False,
   restart: bool = False,
   report: Report = print,
+  team: Team = ALONE,
 ) -> Prior:
   """Train a prior, or go on training it after a stop, and write it.
 
@@ -41,16 +43,19 @@ def train(
     overwrite: replace an existing prior folder, at the end.
     restart: throw away what `folder`.training holds, and start again.
     report: called as `print` is, with lines on how it goes.
+    team: processes that take every step together, each on its part of the batch (`diffinv.launch`), and each of which
+      makes this call; the first writes.
 
   Returns:
-    The prior, as `diffinv.load_prior` loads it.
+    The prior, as `diffinv.load_prior` loads it; in other processes than the first, the last weights.
 
   Raises:
     UsageError: the options do not fit each other, the devices, the prior of `init` or the run that is there.
     OSError: a folder is in the way, or cannot be written to.
     ValueError: there are no images that can be read, or the run has diverged.
   """
-  config, devices = config.resolved(), training_devices.choose(config)
+  config = config.resolved()
+  devices = training_devices.choose(config, team)
   network.check(config)
   run_folder.check_place(config, folder, restart=restart)
   checkpoint.check_free(folder, overwrite=overwrite)
@@ -59,9 +64,11 @@ def train(
   if config.source in held_out_data.SETS:
     training_data.note_set(config, training_data.notes(report))
   beside = run_folder.beside(folder)
+  if team.index:
+    return _follow(config, beside, devices, team, restart=restart, report=report)
   with stopping.deferred(), beside.held() as place:
     plan = run_folder.make_plan(config, place, devices, restart=restart, report=report)
-    data = training_data.open_data(config, training_data.notes(report))
+    data = training_data.open_data(config, training_data.notes(report), team)
     stopping.check()
     functions = build(config, data.held_out, devices)
     state = functions.init()
@@ -70,15 +77,45 @@ def train(
       place.check(restart=True)
       place.clear()
     run = RunFolder(place, plan, note=training_data.notes(report))
-    state, best = _train(config, run, data, functions, state, report=report)
+    state, best = _train(config, run, data, functions, state, report=report, team=team)
     with errors.interruption("all steps are saved; the same command goes on from there"):
       stopping.check()
     _write(config, folder, run, data, state, best, overwrite=overwrite, report=report)
   return checkpoint.load_prior(folder)
 
 
+def _follow(
+  config: TrainConfig,
+  beside: output.Folder,
+  devices: training_devices.Devices,
+  team: Team,
+  *,
+  restart: bool,
+  report: Report,
+) -> Prior:
+  """Train as another process than the first, which writes; return the last weights."""
+  with stopping.deferred():
+    plan = run_folder.make_plan(config, beside, devices, restart=restart, report=report)
+    data = training_data.open_data(config, training_data.notes(report), team)
+    functions = build(config, data.held_out, devices)
+    state = functions.init()
+    team.meet()  # the first has put the folder in order
+    run = Followed(beside, plan, note=training_data.notes(report))
+    state = run.restore(state)
+    team.meet()
+    state = loop(config, run, data, functions, state, report=report, team=team)
+  return network.make_prior(devices.own(state.ema), config)
+
+
 def _train(
-  config: TrainConfig, run: RunFolder, data: Data, functions: Functions, state: TrainState, *, report: Report
+  config: TrainConfig,
+  run: RunFolder,
+  data: Data,
+  functions: Functions,
+  state: TrainState,
+  *,
+  report: Report,
+  team: Team,
 ) -> tuple[TrainState, Best]:
   """Train from `state`, or from the one that was saved last; return the last state and the best weights.
 
@@ -86,13 +123,15 @@ def _train(
     ValueError: there are none.
   """
   state = run.restore(state)
+  team.meet()  # others read it
+  team.meet()
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   report(
     f"network: {count / 1e6:.2f} M parameters; devices: {run.plan.settings.get('devices', 'unknown')}; run: {run.path}"
   )
   if int(state.step):
     report(f"going on from step {int(state.step)}")
-  state = loop(config, run, data, functions, state, report=report)
+  state = loop(config, run, data, functions, state, report=report, team=team)
   best = run.best(state.ema)
   if best is None:  # damaged, or never measured
     Work(config, run, functions, state, report=report).validate()

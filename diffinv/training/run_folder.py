@@ -104,19 +104,25 @@ class RunFolder:
     self.plan = self.plan.fixed(total_steps, validate_every)
     self._write_plan()
 
+  def validates(self, step: int) -> bool:
+    """Tell whether a validation is due after `step`."""
+    total, every = self.plan.total_steps, self.plan.validate_every
+    return total is not None and every is not None and step > 0 and (step >= total or step % every == 0)
+
   def owes_validation(self, step: int) -> bool:
     """Tell whether a validation is due after `step` that the log does not have."""
-    total, every = self.plan.total_steps, self.plan.validate_every
-    if total is None or every is None or step == 0 or (step < total and step % every):
+    if not self.validates(step):
       return False
     return not any(entry and entry["step"] == step and "validation" in entry for _, entry in self._lines())
 
-  def owes_grid(self, step: int, every: int) -> bool:
-    """Tell whether a grid of samples is due after `step`, as after `every` steps and at the end, that is not there."""
+  def draws(self, step: int, every: int) -> bool:
+    """Tell whether a grid of samples is due after `step`, as after `every` steps and at the end."""
     total = self.plan.total_steps
-    if total is None or step == 0 or (step < total and step % (every or max(1, total // 4))):
-      return False
-    return not self._grid(step).is_file()
+    return total is not None and step > 0 and (step >= total or step % (every or max(1, total // 4)) == 0)
+
+  def owes_grid(self, step: int, every: int) -> bool:
+    """Tell whether a grid of samples is due after `step` that is not there."""
+    return self.draws(step, every) and not self._grid(step).is_file()
 
   def _grid(self, step: int) -> pathlib.Path:
     return self.path / GRIDS / f"{step:08d}.png"
@@ -219,6 +225,35 @@ class RunFolder:
     """Write samples, [n, h, w, c], [-1, 1], as one picture."""
     name = self._grid(step).relative_to(self.path).as_posix()
     images.write_pillow(self._folder.new(name), sheet.grid(list(pictures)))
+
+
+class Followed(RunFolder):
+  """A run as other processes than the first of a launch see it: they go on from its state, and write nothing."""
+
+  def _write_plan(self) -> None:
+    pass
+
+  def restore(self, state: TrainState) -> TrainState:
+    """Return the last saved state, or `state` if there is none; the first process has looked at them."""
+    return self._newest(state) if self._states.steps() else state
+
+  def _newest(self, like: TrainState) -> TrainState:
+    found: TrainState = self._states.newest(like)[0].tree  # type: ignore[union-attr]  # the first process found one
+    return found
+
+  def owes_validation(self, step: int) -> bool:
+    """Leave it to the first process."""
+    return False
+
+  def owes_grid(self, step: int, every: int) -> bool:
+    """Leave it to the first process."""
+    return False
+
+  def save(self, state: TrainState) -> None:
+    """Leave it to the first process."""
+
+  def log(self, entry: dict[str, Any]) -> None:
+    """Leave it to the first process."""
 
 
 def _entry(line: bytes) -> Entry | None:

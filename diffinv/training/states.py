@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from diffinv import archives, output
+from diffinv.devices import placed
 
 NAME = re.compile(r"(\d{8,})\.npz")
 
@@ -71,8 +72,8 @@ class States:
       raise ValueError(f"{path}: expected the state of step {step}, got that of {found}; {archives.ADVICE}")
     if {name: _layout(leaf) for name, leaf in arrays.items()} != {name: _layout(leaf) for name, leaf in shapes.items()}:
       raise ValueError(f"{path}: expected the arrays of this run, got those of another network; {archives.ADVICE}")
-    placed = [jax.device_put(arrays[name], leaf.sharding) for name, leaf in shapes.items()]
-    return State(step, jax.tree.unflatten(jax.tree.structure(like), placed), info)
+    there = [placed(arrays[name], leaf.sharding) for name, leaf in shapes.items()]
+    return State(step, jax.tree.unflatten(jax.tree.structure(like), there), info)
 
   def newest(self, like: Any) -> tuple[State | None, list[int]]:
     """Return the newest state that is whole, see `read`, None if there is none; and the steps of newer ones."""

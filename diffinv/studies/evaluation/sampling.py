@@ -71,7 +71,7 @@ def draw_samples(subject: Subject) -> np.ndarray:
       None,
       subject.prior.schedule.grid(str(config.sample_steps)),
       chunk=config.batch_size,
-      mesh=devices.mesh(config.devices),
+      mesh=devices.mesh(config),
       progress=bar.part(1.0, "sampling"),
     )
   return np.clip(images[:, 0], -1.0, 1.0)
