@@ -16,7 +16,7 @@ import reference_networks
 from PIL import Image
 
 import diffinv
-from diffinv import options
+from diffinv import errors, launch, memory, options
 from diffinv.apps import compare, convert, evaluate, main, reconstruct, report, sample, train, tune, verify
 from diffinv.baselines import BASELINES
 from diffinv.data import images
@@ -172,6 +172,33 @@ def test_sample_pictures_do_not_depend_on_how_many_run_at_once(drawn, tmp_path):
   run("sample", tmp_path / "out", "--size=16", "--num_samples=3", "--seed=5", "--batch_size=2")
   for i in range(3):
     near(load(tmp_path / "out" / f"{i}.png"), load(drawn / f"{i}.png"))
+
+
+@pytest.mark.parametrize(
+  "command, args",
+  [
+    ("sample", ["--size=16", "--num_samples=3"]),
+    ("reconstruct", [*INPAINT, "--num_samples=3"]),
+    ("compare", ["--tasks=inpaint_random", "--methods=dps,bicubic", "--num_samples=3"]),
+  ],
+)
+def test_a_batch_may_be_what_the_memory_allows(command, args, photos, tmp_path, capsys, monkeypatch):
+  """Of what fits together, three chains or six, half is all that runs at once, if the memory says so."""
+  several = {"reconstruct": [f"--input={photos}"], "compare": [f"--data={photos}"], "sample": []}[command]
+  run(command, tmp_path / "all", *args, *several, "--batch_size=auto")
+  chains = 3 if command == "sample" else 6
+  assert f"batch_size {chains}, as the memory allows" in capsys.readouterr().err
+  monkeypatch.setattr(memory, "largest_batch", lambda *_, **__: 2)
+  run(command, tmp_path / "few", *args, *several, "--batch_size=auto")
+  assert "batch_size 2, as the memory allows" in capsys.readouterr().err
+
+
+def test_processes_of_a_launch_do_not_choose_their_batches_each_by_itself(photos, tmp_path):
+  class Two(launch.Team):
+    count = 2
+
+  with pytest.raises(errors.UsageError, match="`batch_size`: expected a number with `distributed`, got auto"):
+    diffinv.compare(diffinv.Study(data=photos, batch_size="auto"), tmp_path / "out", team=Two())
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from diffinv.studies import chains, entrants, identity, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.entrants import Entrant
 from diffinv.studies.results import Results, in_order, read_results
-from diffinv.studies.study import TEST_IMAGES, Study, named_methods, named_tasks
+from diffinv.studies.study import AUTO_BATCH, TEST_IMAGES, Study, check_batch_size, named_methods, named_tasks
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "compare"
@@ -78,6 +78,7 @@ def compare(
   """
   if folder is None and team.count > 1:
     raise errors.UsageError("`folder`: expected one that all processes see, got none; name it")
+  check_batch_size(study, team.count)
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))
   casing.check_apart(study, path)
@@ -121,7 +122,7 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
   entrants.note_steps(study, {e.name: e.spacing for e in entering if e.from_settings})
   lpips = read_lpips(study, cases[0].shape)
-  found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
+  found = with_batch_size(Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {}))
   check_memory(found)
   return found._replace(plan=plan(found))
 
@@ -148,13 +149,34 @@ def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | 
     raise ValueError(f"`lpips`: {error}") from None
 
 
+def with_batch_size(c: Comparison) -> Comparison:
+  """Return a comparison whose batch size is a number: where it is left open, the most that fits for every method."""
+  if c.study.batch_size != AUTO_BATCH:
+    return c
+  sizes = [
+    memory.largest_batch(
+      c.prior,
+      entrant.method,
+      c.measure(entrant.task, 0),
+      entrant.grid,
+      chains=len(c.cases) * c.study.num_samples,
+      shape=c.cases[0].shape,
+      mesh=devices.mesh(c.study),
+    )
+    for entrant in c.entrants
+    if not (entrant.excuse or isinstance(entrant.method, Baseline))
+  ]
+  progress.note(f"batch_size {min(sizes, default=1)}, as the memory allows")
+  return c._replace(study=dataclasses.replace(c.study, batch_size=min(sizes, default=1)))
+
+
 def check_memory(c: Comparison) -> None:
   """Check that the machine has the memory for every method.
 
   Raises:
     UsageError: it has not.
   """
-  part = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)[0]
+  part = chains.chunks(len(c.cases), c.study.num_samples, c.study.chains_at_once)[0]
   kept = memory.pictures(len(c.cases), c.cases[0].shape)
   for entrant in c.entrants:
     if not (entrant.excuse or isinstance(entrant.method, Baseline)):
@@ -164,7 +186,7 @@ def check_memory(c: Comparison) -> None:
         c.measure(entrant.task, 0),
         entrant.grid,
         chains=len(part) * c.study.num_samples,
-        batch_size=c.study.batch_size,
+        batch_size=c.study.chains_at_once,
         shape=c.cases[0].shape,
         kept=kept,
         mesh=devices.mesh(c.study),
@@ -220,7 +242,7 @@ def restore_all(run: runs.RunFolder, c: Comparison, team: Team = ALONE) -> None:
 
   Chunks are those of all pictures, whoever runs them, so that the same programs compute the same numbers.
   """
-  parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.batch_size)
+  parts = chains.chunks(len(c.cases), c.study.num_samples, c.study.chains_at_once)
   single = chains.chunks(len(c.cases), 1, 1)
   wanted = [
     (entrant, missing)
@@ -248,7 +270,7 @@ def restore_part(c: Comparison, entrant: Entrant, part: list[int], first: range,
     c.prior,
     [c.measure(entrant.task, i) for i in chosen],
     entrant.grid,
-    chunk=c.study.batch_size,
+    chunk=c.study.chains_at_once,
     mesh=devices.mesh(c.study),
     progress=report,
     frames=c.study.frames,

@@ -17,7 +17,7 @@ from diffinv.options import check, option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.schedules import Level
 from diffinv.studies import cases, chains, entrants, identity, marks, runs
-from diffinv.studies.study import MAX_PICTURES, Running, steps_option
+from diffinv.studies.study import AUTO_BATCH, MAX_PICTURES, Running, steps_option
 
 COMMAND = "sample"
 DEFAULT_SIZE = 256  # pixels, for priors of any size
@@ -114,18 +114,29 @@ def plan(config: Drawing) -> Job:
   prior = identity.load(config)
   shape = picture_shape(config, prior)
   method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
+  config = with_batch_size(config, prior, method, grid, shape)
   memory.check_chains(
     prior,
     method,
     None,
     grid,
-    chains=min(config.num_samples, config.batch_size),
-    batch_size=config.batch_size,
+    chains=min(config.num_samples, config.chains_at_once),
+    batch_size=config.chains_at_once,
     shape=shape,
     kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
     mesh=devices.mesh(config),
   )
   return Job(config, prior, method, grid)
+
+
+def with_batch_size(config: Drawing, prior: PicturePrior, method: Method, grid: Level, shape: Any) -> Drawing:
+  """Return a drawing whose batch size is a number: where it is left open, the most that fits."""
+  if config.batch_size != AUTO_BATCH:
+    return config
+  mesh = devices.mesh(config)
+  size = memory.largest_batch(prior, method, None, grid, chains=config.num_samples, shape=shape, mesh=mesh)
+  progress.note(f"batch_size {size}, as the memory allows")
+  return dataclasses.replace(config, batch_size=size)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:
 
 def run_all(run: runs.RunFolder, job: Job) -> None:
   """Draw the pictures that are not there yet, as many at once as `batch_size` says."""
-  cut = chains.chunks(job.config.num_samples, 1, job.config.batch_size)
+  cut = chains.chunks(job.config.num_samples, 1, job.config.chains_at_once)
   wanted = [part for part in cut if run.missing([(number,) for number in part])]
   with progress.Bar(sum(map(len, wanted)) or 1.0) as bar:
     for part in wanted:
@@ -158,7 +169,7 @@ def _draw(
     job.prior,
     None,
     job.grid,
-    chunk=job.config.batch_size,
+    chunk=job.config.chains_at_once,
     mesh=devices.mesh(job.config),
     progress=bar.part(len(part), job.method.name),
   )

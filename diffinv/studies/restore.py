@@ -42,7 +42,15 @@ from diffinv.studies.cases import Case
 from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
-from diffinv.studies.study import Measuring, assignments, named_methods, named_tasks
+from diffinv.studies.study import (
+  AUTO_BATCH,
+  MAX_CHAINS,
+  Measuring,
+  assignments,
+  check_batch_size,
+  named_methods,
+  named_tasks,
+)
 from diffinv.studies.unknown import AUTO, CHANNELS, Known
 from diffinv.tasks import ANY_KERNEL, ENLARGE, FACTOR, FACTORS, INPAINT, TASKS, WORDS, Task, enlarging
 
@@ -396,7 +404,7 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config)
-  job = Job(config, prior, name, task, method, grid, cases, read, known)
+  job = with_batch_size(Job(config, prior, name, task, method, grid, cases, read, known))
   check_memory(job)
   return job
 
@@ -445,6 +453,20 @@ def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   return None
 
 
+def with_batch_size(job: Job) -> Job:
+  """Return a job whose batch size is a number: where it is left open, the most that fits for pictures of every size."""
+  if job.config.batch_size != AUTO_BATCH:
+    return job
+  sizes = []
+  if not isinstance(job.method, Baseline):
+    for part, count in parts(job.cases, job.config.num_samples, MAX_CHAINS, job.layouts):
+      total, mesh = count * job.config.num_samples, devices.mesh(job.config)
+      problem, shape = job.load(part[0])[0], part[0].shape
+      sizes.append(memory.largest_batch(job.prior, job.method, problem, job.grid, chains=total, shape=shape, mesh=mesh))
+    progress.note(f"batch_size {min(sizes)}, as the memory allows")
+  return job._replace(config=dataclasses.replace(job.config, batch_size=min(sizes, default=1)))
+
+
 def check_memory(job: Job) -> None:
   """Check that the machine has the memory for pictures of every size.
 
@@ -454,7 +476,7 @@ def check_memory(job: Job) -> None:
   if isinstance(job.method, Baseline):
     return
   firsts: dict[tuple, tuple[Case, int]] = {}  # by size: a picture of the first part, and how many that has
-  for part, count in parts(job.cases, job.config.num_samples, job.config.batch_size, job.layouts):
+  for part, count in parts(job.cases, job.config.num_samples, job.config.chains_at_once, job.layouts):
     firsts.setdefault(part[0].shape, (part[0], count))
   for shape, (case, count) in firsts.items():
     memory.check_chains(
@@ -463,7 +485,7 @@ def check_memory(job: Job) -> None:
       job.load(case)[0],
       job.grid,
       chains=count * job.config.num_samples,
-      batch_size=job.config.batch_size,
+      batch_size=job.config.chains_at_once,
       shape=shape,
       mesh=devices.mesh(job.config),
     )
@@ -592,7 +614,7 @@ def run_chains(
     job.prior,
     problems,
     job.grid,
-    chunk=job.config.batch_size,
+    chunk=job.config.chains_at_once,
     mesh=devices.mesh(job.config),
     progress=report,
     keep=keep,
@@ -642,6 +664,7 @@ def restore_all(
     UsageError, ValueError: see `plan`; or every chain left the finite numbers.
     FileExistsError: the folder may not be written.
   """
+  check_batch_size(config, team.count)
   path = pathlib.Path(os.path.expanduser(folder))
   casing.check_apart(config, path)
   runs.check_free(path, runs.RESTORATION, overwrite=overwrite)
@@ -694,7 +717,7 @@ def _digest(value: Any) -> str:
 
 def run_all(run: runs.RunFolder, job: Job, team: Team = ALONE) -> None:
   """Restore the pictures that have no row yet, or a team's share of them."""
-  cut = parts(job.cases, job.config.num_samples, job.config.batch_size, job.layouts)
+  cut = parts(job.cases, job.config.num_samples, job.config.chains_at_once, job.layouts)
   wanted = team.share([(part, count) for part, count in cut if run.missing([(case.name,) for case in part])])
   with progress.Bar(sum(math.prod(case.shape) for part, _ in wanted for case in part) or 1.0) as bar:
     for part, count in wanted:
@@ -729,7 +752,7 @@ def _kept(
   if isinstance(job.method, Baseline):
     return None
   names, samples, mesh = [case.name for case in part], job.config.num_samples, devices.mesh(job.config)
-  chunk = batch.chunk_size(count * samples, job.config.batch_size, batch.spread_over(mesh))
+  chunk = batch.chunk_size(count * samples, job.config.chains_at_once, batch.spread_over(mesh))
   about = [names, count, samples, chunk, [identity.fingerprint(problem) for problem in problems]]
   shown = lambda image, picture: unknown.inside(problems[image].operator, picture[None])[0]
   return unfinished.Unfinished(run, names, count * samples, samples, about, shown=shown)

@@ -34,6 +34,7 @@ DEFAULT_TASKS = ("inpaint_random", "inpaint_box", "super_resolution", "gaussian_
 TEST_IMAGES, VALIDATION_IMAGES = 8, 4  # of a held-out set, where `num_images` does not say
 
 MAX_CHAINS = 65_536  # at once
+AUTO_BATCH = "auto"  # in place of a number: as many chains as the memory allows
 MAX_DEVICES = 4096
 MAX_PICTURES = 100_000  # to read, to draw or to keep in mind
 MAX_SAMPLES = 10_000  # of a picture
@@ -91,7 +92,14 @@ class Running:
     high=MAX_NUMBER,
     form=images.parse_size,
   )
-  batch_size: int = option(4, "Chains (images times samples) that run at once; bounds memory.", low=1, high=MAX_CHAINS)
+  batch_size: int | str = option(
+    4,
+    "Chains (images times samples) that run at once; bounds memory. Or auto: as many as the memory allows, which pays "
+    "on an accelerator.",
+    low=1,
+    high=MAX_CHAINS,
+    words=(AUTO_BATCH,),
+  )
   devices: int | None = option(
     None,
     "Local devices to spread a batch over; on a CPU, cores. Not set: one device, or all cores on one batch.",
@@ -103,6 +111,21 @@ class Running:
     "What is spread over `devices`: the chains of a batch, or the tiles of a large picture, see `tile`.",
     choices=SPREADS,
   )
+
+  @property
+  def chains_at_once(self) -> int:
+    """`batch_size`, which is a number once the pictures are known."""
+    return int(self.batch_size)
+
+
+def check_batch_size(config: Running, processes: int) -> None:
+  """Check that the processes of a launch cut the pictures into the same batches.
+
+  Raises:
+    UsageError: each would decide by its own memory.
+  """
+  if processes > 1 and config.batch_size == AUTO_BATCH:
+    raise errors.UsageError(f"`batch_size`: expected a number with `distributed`, got {AUTO_BATCH}; give one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs, search, settings, summary
 from diffinv.studies.cases import Case
 from diffinv.studies.presets import Preset
-from diffinv.studies.study import VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
+from diffinv.studies.study import MAX_CHAINS, VALIDATION_IMAGES, Comparing, named_methods, named_tasks, overrides
 from diffinv.tasks import TASKS
 
 COMMAND = "tune"
@@ -43,6 +43,7 @@ class Search(Comparing):
     "Values to try, METHOD.name=value,value,... Repeatable; a method's own table where it is not named.",
     repeated=True,
   )
+  batch_size: int = option(4, "Chains (images times samples) that run at once; bounds memory.", low=1, high=MAX_CHAINS)
   criterion: str = option(
     "psnr",
     "Mark whose mean over the pictures decides; mean_ is of the mean of all samples, best_ of the sample of the "
