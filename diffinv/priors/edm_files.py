@@ -9,6 +9,7 @@ he trusts one, and converts the folder that it writes.
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
@@ -30,6 +31,11 @@ PREDICTION = "denoiser"  # of `base.PREDICTIONS`
 LEAST_SIGMA, MOST_SIGMA = 0.002, 80.0
 STEPS = 1000  # of the schedule: the network is told the noise, so more or fewer only place the levels
 LIKELY = ("edm", "ve", "vp")  # how a network may be preconditioned whose file does not say it, the likeliest first
+
+
+# What pickles of the authors' code name, near their beginning.
+NAMED = re.compile(rb"persistence|(EDM|VP|VE|DDPM)Precond|SongUNet|DhariwalUNet")
+HEAD = 1_000_000  # bytes that are looked at for it
 
 
 class Fields(TypedDict, total=False):
@@ -64,6 +70,12 @@ def is_one(path: Any) -> bool:
   if path.is_dir():
     return reading.is_file(path / CONFIG)
   return path.name in (CONFIG, WEIGHTS) and reading.is_file(path.parent / CONFIG)
+
+
+def is_pickle(path: pathlib.Path) -> bool:
+  """Tell whether a file that holds code names that of EDM; none of it is run."""
+  with open(path, "rb") as file:
+    return NAMED.search(file.read(HEAD)) is not None
 
 
 def find(path: Any) -> Found:

@@ -50,7 +50,6 @@ MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch 
 MAX_DEPTH = 4  # of tables within tables
 TAIL = 66_000  # bytes at the end of an archive in which its list is described
 OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate|out of memory", re.IGNORECASE)
-OF_EDM = re.compile(r"\bpersistence\.|Precond\b|\bSongUNet\b|\bDhariwalUNet\b")  # in what its pickles name
 SAVE_AGAIN = "save it again with torch.save"
 INSTALL = 'pip install "diffinv[convert]"'
 
@@ -482,7 +481,7 @@ def _load_torch(torch: Any, path: pathlib.Path) -> Any:
     raise
   except Exception as error:  # PyTorch may raise anything on a damaged file
     reading.raise_system_error(error, path)
-    raise ValueError(f"{path}: {_refusal(error)}") from None
+    raise ValueError(f"{path}: {_refusal(error, path)}") from None
 
 
 class _Refused(ValueError):
@@ -515,7 +514,7 @@ def _directory_size(path: pathlib.Path) -> int:
   return size if size < 0xFFFFFFFF else struct.unpack_from("<Q", tail, tail.rindex(b"PK\x06\x06") + 40)[0]
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception, path: pathlib.Path) -> str:
   """Return why PyTorch did not read a file."""
   said = str(error)
   if isinstance(error, _Refused):
@@ -523,7 +522,7 @@ def _refusal(error: Exception) -> str:
   if "TorchScript" in said:
     return "expected a state_dict, got a TorchScript archive, which holds code; save the network's state_dict alone"
   if isinstance(error, pickle.UnpicklingError) and "weights_only" in said:
-    if OF_EDM.search(said):
+    if edm_files.is_pickle(path):
       return (
         "refused: it is a checkpoint of EDM's code, and opening it would run code; where you trust it, run "
         "tools/export_edm.py on it, and convert the folder that it writes"
