@@ -80,7 +80,7 @@ PUBLISHED = {
 # Small DRUNets, and the published ones.
 DRUNETS = {
   "color": ({"nc": (4, 8, 12, 16), "nb": 2}, 0.2),
-  "gray": ({"nc": (4, 4, 8, 8), "nb": 1, "in_channels": 1, "out_channels": 1}, 0.05),
+  "gray": ({"nc": (4, 4, 8, 8), "nb": 3, "in_channels": 1, "out_channels": 1}, 0.05),
 }
 PUBLISHED_DRUNETS = {"drunet_color": {}, "drunet_gray": {"in_channels": 1, "out_channels": 1}}
 DRUNET_SIZE = 32  # pixels, from which on the reference pads nothing

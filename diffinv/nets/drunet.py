@@ -58,10 +58,11 @@ class DRUNetConfig:
   @property
   def reach(self) -> int:
     """Pixels to either side on which an output pixel depends."""
-    steps = [2**level for level in range(len(self.channels))]
-    convolved = sum(2 * 2 * self.num_blocks * step for step in steps[:-1]) + 2 * self.num_blocks * steps[-1]
-    found = 2 + convolved + 2 * sum(steps)  # the first and the last layer; blocks; what halves and doubles
-    return -(-found // self.size_multiple) * self.size_multiple
+    coarsest = self.size_multiple
+    # Of two convolutions a block, on the way down and up; of the middle; of the first and last layer; within a pixel of
+    # the coarsest level.
+    found = 4 * self.num_blocks * (coarsest - 1) + 2 * self.num_blocks * coarsest + 2 + coarsest - 1
+    return -(-found // coarsest) * coarsest
 
 
 def make_config(**fields: Any) -> DRUNetConfig:
