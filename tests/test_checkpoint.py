@@ -317,7 +317,7 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d.update(image_shape=[17, 16, 3]), "image_shape: expected multiples of 2 pixels"),
     (lambda d: d.update(image_shape=[16, 16, 1]), "image_shape: the network takes 3 channels"),
     (lambda d: d.update(image_shape=[16, 16]), r"image_shape: expected \[height, width, channels\]"),
-    (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, ve, got 'noise'"),
+    (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, ve, denoiser, got 'noise'"),
     (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
     (lambda d: d.update(image_shape=[10**12, 16, 3]), r"image_shape: expected \[height, width, channels\]"),
     (lambda d: d.update(time_scale=0.0), r"time_scale: expected a number in \(0, 1000\], got 0.0"),
@@ -348,7 +348,7 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     ),
     (
       lambda d: d["network"].update(name="transformer"),
-      "network: expected the name of one of guided_diffusion, diffusers, small",
+      "network: expected the name of one of guided_diffusion, diffusers, edm, drunet, small",
     ),
     (lambda d: d["network"].update(depth=3), "network: unknown field 'depth'; the fields are model_channels"),
     (lambda d: d["network"].pop("num_res_blocks"), "network: the field 'num_res_blocks' is missing"),
