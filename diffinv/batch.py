@@ -91,8 +91,8 @@ def sample_batch(
   results, begun = _begun(resume)
   for number in range(len(results), len(starts)):
     chosen = np.minimum(np.arange(chunk) + starts[number], chains - 1)
-    pick = lambda leaf: jnp.asarray(leaf)[chosen // samples]
-    batch = [keys[chosen], jax.tree.map(pick, problems), jax.tree.map(pick, method) if swept else method]
+    image = chosen // samples
+    batch = [*_picked((keys, chosen), (problems, image)), _picked((method, image))[0] if swept else method]
     if mesh is not None:
       split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
       batch = [jax.device_put(part, place) for part, place in zip(batch, (split, split, split if swept else whole))]
@@ -103,6 +103,12 @@ def sample_batch(
     begun = None
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:chains], *results)
   return jax.tree.map(lambda leaf: leaf.reshape(images, samples, *leaf.shape[1:]), joined)
+
+
+@jax.jit
+def _picked(*parts):
+  """Return of each tree of arrays what it has at some places; `parts`: (tree, places [n]) each."""
+  return [jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], tree) for tree, places in parts]
 
 
 def _look(watch, chosen, results, done, total, estimate, step_bytes, parts):

@@ -147,6 +147,11 @@ def stack(problems: Sequence[Problem]) -> Problem:
         f"problems: expected the layout of problem 0, {first}, got {_describe(problem)} in problem {index}; "
         "stack each kind separately"
       )
+  return _stacked(*problems)
+
+
+@jax.jit
+def _stacked(*problems):
   return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *problems)
 
 

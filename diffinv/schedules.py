@@ -5,7 +5,8 @@ first step of the linear schedule, and float32 differences of squares lose it.
 
 Sources: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239 (linear); Nichol and
 Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, arXiv 2102.09672 (cosine, Eq. 17; respacing,
-Sec. 4; learned-range variance, Eq. 15).
+Sec. 4; learned-range variance, Eq. 15); Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image
+Synthesis", ICML 2024, arXiv 2403.03206 (shift of a flow's time, Sec. 5.3.2).
 """
 
 import dataclasses
@@ -48,11 +49,18 @@ class Tables(NamedTuple):
 class Schedule:
   """A named variance-preserving schedule of `num_steps` steps; hashable, so that a prior can carry it."""
 
-  name: str  # a key of BETAS, or one of RANGES with `ends`, or "given" with `betas`
+  name: str  # a key of BETAS, or one of RANGES with `ends`, or "given" with `betas`, or "flow"
   num_steps: int = 1000
   ends: tuple[float, ...] = ()  # of RANGES: first and last beta, or sigma / alpha of OF_SBAR
   betas: tuple[float, ...] = ()  # of "given", ascending in time
   zero_snr: bool = False  # rescaled so that the last step holds next to no signal, see `without_signal`
+  shift: float = 1.0  # of "flow": sigma / alpha is so many times larger
+
+  def __repr__(self) -> str:
+    # Without the fields that say nothing, as results are told apart by this text and go on when there are more fields.
+    named = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+    said = [f"{name}={value!r}" for name, value, default in named if name == "num_steps" or value != default]
+    return f"Schedule({', '.join(said)})"
 
   def alpha_bar(self) -> np.ndarray:
     """Return prod(1 - beta), `[num_steps]`, ascending in time, float64.
@@ -61,7 +69,9 @@ class Schedule:
       ValueError: there is no schedule of that name, or its numbers are none of a schedule.
     """
     _check(self)
-    if self.betas:
+    if self.name == FLOW:
+      found = flow_between(self.shift, self.num_steps)
+    elif self.betas:
       found = np.cumprod(1.0 - np.asarray(self.betas, np.float64))
     elif self.ends:
       found = RANGES[self.name](*self.ends, self.num_steps)
@@ -131,6 +141,17 @@ def karras_between(first: float, last: float, num_steps: int) -> np.ndarray:
   return 1.0 / (1.0 + roots ** (2 * KARRAS_RHO))
 
 
+def flow_between(shift: float, num_steps: int) -> np.ndarray:
+  """Return alpha_bar of a flow's levels (1 - tau) x0 + tau eps, scaled to variance 1, `[num_steps]`.
+
+  tau = i / num_steps, and then shift tau / (1 + (shift - 1) tau), which makes tau / (1 - tau) larger by that factor.
+  The last level, tau = 1, keeps LEAST_SIGNAL, or a quarter of the one before.
+  """
+  step = np.arange(1, num_steps)
+  found = 1.0 / (1.0 + (shift * step / (num_steps - step)) ** 2)
+  return np.append(found, min(LEAST_SIGNAL, found[-1] / 4))
+
+
 def without_signal(alpha_bar: np.ndarray) -> np.ndarray:
   """Return alpha_bar shifted and scaled in its root so that the last is next to 0 and the first stays.
 
@@ -153,7 +174,9 @@ RANGES: dict[str, Callable[..., np.ndarray]] = {
 }
 OF_SBAR = ("geometric", "karras")  # of RANGES: those whose ends are sigma / alpha, not betas
 GIVEN = "given"  # the name of a schedule of given betas
-NAMES = tuple(dict.fromkeys((*BETAS, *RANGES, GIVEN)))
+FLOW = "flow"  # the name of that of a flow, see `flow_between`
+NAMES = tuple(dict.fromkeys((*BETAS, *RANGES, GIVEN, FLOW)))
+MAX_SHIFT = 1000.0
 
 
 def _check(schedule: Schedule) -> None:
@@ -163,7 +186,9 @@ def _check(schedule: Schedule) -> None:
     raise ValueError(f"schedule: expected one of {', '.join(NAMES)}, got {name!r}")
   if (name == GIVEN) != bool(betas) or (betas and len(betas) != schedule.num_steps):
     raise ValueError(f"schedule: expected {schedule.num_steps} betas of 'given' alone, got {len(betas)} of {name!r}")
-  if (name not in BETAS and name != GIVEN and not ends) or (ends and (name not in RANGES or len(ends) != 2)):
+  if (name not in BETAS and name not in (GIVEN, FLOW) and not ends) or (
+    ends and (name not in RANGES or len(ends) != 2)
+  ):
     raise ValueError(f"schedule: expected two ends of {', '.join(RANGES)} alone, got {len(ends)} of {name!r}")
   most = math.inf if name in OF_SBAR else 1.0
   if not all(0.0 < value < most for value in (*ends, *betas)):
@@ -172,8 +197,19 @@ def _check(schedule: Schedule) -> None:
     )
   if name in OF_SBAR and not ends[0] < ends[1]:
     raise ValueError(f"schedule: expected ascending ends of {name!r}, got {ends[0]} and {ends[1]}")
-  if schedule.zero_snr and schedule.num_steps < 3:
-    raise ValueError(f"schedule: expected 3 or more steps with zero_snr, got {schedule.num_steps}")
+  if (schedule.zero_snr or name == FLOW) and schedule.num_steps < 3:
+    what = "of 'flow'" if name == FLOW else "with zero_snr"
+    raise ValueError(f"schedule: expected 3 or more steps {what}, got {schedule.num_steps}")
+  _check_shift(schedule)
+
+
+def _check_shift(schedule: Schedule) -> None:
+  if schedule.name == FLOW and schedule.zero_snr:
+    raise ValueError("schedule: expected no zero_snr of 'flow', which ends without signal by itself")
+  if schedule.shift != 1.0 and schedule.name != FLOW:
+    raise ValueError(f"schedule: expected a shift of {FLOW!r} alone, got {schedule.shift} of {schedule.name!r}")
+  if not 1 / MAX_SHIFT <= schedule.shift <= MAX_SHIFT:
+    raise ValueError(f"schedule: expected a shift in [1/{MAX_SHIFT:g}, {MAX_SHIFT:g}], got {schedule.shift}")
 
 
 def respace(alpha_bar: np.ndarray, spacing: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from flax import traverse_util
 from diffinv.apps import main
 from diffinv.data import bundled, images
 from diffinv.nets import guided_diffusion, unet
-from diffinv.priors import description
+from diffinv.priors import description, network_input
 from diffinv.schedules import Schedule, level_at
 
 SIZE = 16  # pixels
@@ -24,6 +24,13 @@ DRAWS = 12  # a level
 # Factors of layers: attention that looks far, and convolutions that change little of what the last layer is to see.
 STRENGTH = {"qkv": 2.0, "out_conv": 0.3}
 RIDGE = 1e-5
+# What networks predict, from (x0, eps, level).
+TARGETS = {
+  "eps": lambda x0, eps, level: eps,
+  "v": lambda x0, eps, level: level.alpha * eps - level.sigma * x0,
+  "velocity": lambda x0, eps, level: eps - x0,
+  "velocity_to_data": lambda x0, eps, level: x0 - eps,
+}
 
 CONFIG = unet.make_config(
   model_channels=32,
@@ -44,11 +51,11 @@ def convert(capsys, source, target, *flags, code=0):
   return said
 
 
-def state_dict(config=CONFIG, schedule=Schedule("linear", 1000), time_scale=1.0):
+def state_dict(config=CONFIG, schedule=Schedule("linear", 1000), time_scale=1.0, prediction="eps"):
   """Return the weights of the network by the names of its authors."""
   params = reference_networks.random_params(description.param_shapes(config))
   params = jax.tree_util.tree_map_with_path(_strengthened, params)
-  params["out_2"] = last_layer(unet.UNet(config), params, "out_0", schedule, time_scale)
+  params["out_2"] = last_layer(unet.UNet(config), params, "out_0", schedule, time_scale, prediction)
   flat = traverse_util.flatten_dict(params)
   return {source.name: to_theirs(flat[path], source) for path, source in guided_diffusion.sources(config).items()}
 
@@ -57,8 +64,8 @@ def _strengthened(path, leaf):
   return leaf * STRENGTH.get(path[1].key, 1.0) if path[-1].key == "kernel" else leaf
 
 
-def last_layer(network, params, norm, schedule=Schedule("linear", 1000), time_scale=1.0, v=False):
-  """Return the last convolution of a network that predicts the noise, or v.
+def last_layer(network, params, norm, schedule=Schedule("linear", 1000), time_scale=1.0, prediction="eps"):
+  """Return the last convolution of a network that denoises the portrait.
 
   Args:
     network: a module.
@@ -66,12 +73,12 @@ def last_layer(network, params, norm, schedule=Schedule("linear", 1000), time_sc
     norm: the name of its layer before the last activation.
     schedule: of the noise.
     time_scale: of t.
-    v: whether it predicts v.
+    prediction: of TARGETS.
   """
-  return _fitted(_features(network, params, norm, schedule, time_scale, v))
+  return _fitted(_features(network, params, norm, schedule, time_scale, prediction))
 
 
-def _features(network, params, norm, schedule, time_scale, v):
+def _features(network, params, norm, schedule, time_scale, prediction):
   """Give what the last layer sees of noisy portraits, 3x3 patches and a 1, `[pixels, n]`, and what it has to tell."""
   x0 = jnp.asarray(images.fit(images.read(bundled.ASTRONAUT), (SIZE, SIZE), "resize"), jnp.float32)
 
@@ -83,11 +90,12 @@ def _features(network, params, norm, schedule, time_scale, v):
   rng = np.random.RandomState(1)
   for sbar in np.repeat(np.float32(SBARS), DRAWS):
     level, eps = level_at(schedule, sbar), rng.standard_normal(x0.shape).astype(np.float32)
-    h = np.pad(last(level.alpha * x0 + level.sigma * eps, time_scale * level.t), ((1, 1), (1, 1), (0, 0)))
+    scale, t = network_input(level, prediction, time_scale)
+    h = np.pad(last(scale * (level.alpha * x0 + level.sigma * eps), t), ((1, 1), (1, 1), (0, 0)))
     patches = [h[i : i + SIZE, j : j + SIZE] for i in range(3) for j in range(3)]
     yield (
       np.concatenate([*patches, np.ones_like(h[:SIZE, :SIZE, :1])], axis=-1).reshape(SIZE**2, -1),
-      (level.alpha * eps - level.sigma * x0 if v else eps),
+      TARGETS[prediction](x0, eps, level),
     )
 
 

@@ -22,6 +22,7 @@ from diffinv.apps import main
 from diffinv.nets import small, unet
 from diffinv.priors import Prior, StationaryGaussian, arrays
 from diffinv.priors import folder as checkpoint
+from diffinv.priors.description import LATER
 from diffinv.schedules import Schedule
 
 TINY = unet.make_config(
@@ -109,7 +110,7 @@ def test_description_names_the_source(saved):
   assert description["network"]["name"] == "guided_diffusion"
   assert description["provenance"] == PROVENANCE
   assert "dtype" not in description["network"]
-  assert list(description) == [name for name in checkpoint.FIELDS if name != "time_scale"]
+  assert list(description) == [name for name in checkpoint.FIELDS if name not in LATER]
   assert "num_heads_upsample" not in description["network"]
 
 
@@ -317,11 +318,14 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d.update(image_shape=[17, 16, 3]), "image_shape: expected multiples of 2 pixels"),
     (lambda d: d.update(image_shape=[16, 16, 1]), "image_shape: the network takes 3 channels"),
     (lambda d: d.update(image_shape=[16, 16]), r"image_shape: expected \[height, width, channels\]"),
-    (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, edm, ve, denoiser, got 'noise'"),
+    (lambda d: d.update(prediction="noise"), "prediction: expected one of eps, v, x0, .*, got 'noise'"),
     (lambda d: d.update(variance="fixed_small"), "variance: 'fixed_small' needs 3 output channels, the network has 6"),
     (lambda d: d.update(image_shape=[10**12, 16, 3]), r"image_shape: expected \[height, width, channels\]"),
     (lambda d: d.update(time_scale=0.0), r"time_scale: expected a number in \(0, 1000\], got 0.0"),
     (lambda d: d.update(time_scale="1"), "expected a number at time_scale, got text"),
+    (lambda d: d.update(null_label=5), "null_label: expected none of a network without classes, got 5"),
+    (lambda d: d.update(null_label="none"), "null_label, got text"),
+    (lambda d: d["schedule"].update(shift=3.0), "schedule: expected a shift of 'flow' alone, got 3.0 of 'cosine'"),
     (lambda d: d.update(time_scale=0.5, prediction="edm"), "time_scale: expected 1 with the prediction 'edm', got 0.5"),
     (lambda d: d["network"].update(num_heads_upsample=2), "num_heads_upsample: expected none beside num_head_channels"),
     (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine, .*, got 'square'"),

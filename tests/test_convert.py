@@ -17,8 +17,8 @@ import reference_networks
 from diffinv import errors
 from diffinv.apps import main
 from diffinv.nets import guided_diffusion, unet
+from diffinv.priors import classes, state_dicts
 from diffinv.priors import folder as checkpoint
-from diffinv.priors import state_dicts
 from diffinv.priors.state_dicts import ConvertConfig
 
 NAME = "unet_tiny64_class_cond_new_attention"
@@ -61,7 +61,7 @@ def check_prior(folder, state_dict):
   assert prior.image_shape == (64, 64, 3) and prior.size_multiple == 4
   assert (prior.prediction, prior.variance, prior.clip) == ("eps", "learned_range", True)
   # The function of the network itself, with its parameters and the class: nothing is left that could differ.
-  assert prior.apply is checkpoint.conditional_apply(unet.apply_function(config))
+  assert prior.apply is classes.conditional_apply(unet.apply_function(config))
   assert prior.params["label"] == reference_networks.LABEL
 
 

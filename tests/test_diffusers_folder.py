@@ -19,6 +19,7 @@ from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Level, Schedule
 
 DDPM = {"_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "variance_type": "fixed_large"}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.36.0"}
 PIPELINE = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "x"]}
 # A network that compiles at once.
 TINY = {
@@ -207,10 +208,13 @@ def test_a_network_of_exploding_variance_denoises_through_its_score(capsys, tmp_
     ({**TINY, "in_channels": 6}, DDPM, "got a super-resolution network of 3 noisy and 3 other channels in"),
     ({**TINY, "block_out_channels": [10**6]}, DDPM, "block_out_channels: expected at most 65536, got 1000000"),
     ({**TINY, "layers_per_block": 10**9}, DDPM, "layers_per_block: expected at most 64, got 1000000000"),
-    (TINY, {**DDPM, "prediction_type": "flow_prediction"}, "prediction_type: expected one of epsilon, .*'flow_pred"),
+    (TINY, {**DDPM, "prediction_type": "score"}, "prediction_type: expected one of epsilon, .* got 'score'"),
+    (TINY, {**DDPM, "prediction_type": "flow_prediction"}, "use_flow_sigmas: expected true with the prediction_type"),
+    (TINY, {**FLOW, "shift": -1.0}, "schedule: expected a shift in .1/1000, 1000., got -1.0"),
+    (TINY, {**FLOW, "num_train_timesteps": 2}, "schedule: expected 3 or more steps of 'flow', got 2"),
     (TINY, {**DDPM, "beta_schedule": "laplace"}, "beta_schedule: expected one of linear, .* got 'laplace'"),
     (TINY, {**DDPM, "variance_type": "learned"}, "variance_type: expected one of fixed_small, .* got 'learned'"),
-    (TINY, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "expected a scheduler of betas, .* give velocities"),
+    (TINY, {"_class_name": "FlowMatchLCMScheduler"}, "expected a scheduler of betas, .* of a distilled model"),
     (TINY, {"_class_name": "CMStochasticIterativeScheduler"}, "of a consistency model, which is no denoiser"),
     (TINY, {**DDPM, "num_train_timesteps": 10**9}, "num_steps in 1..100000, got 1000000000"),
     (TINY, {**DDPM, "beta_end": 2}, r"schedule: expected betas in \(0, 1\)"),
@@ -293,7 +297,7 @@ def predicts_v():
   config = diffusers.config_from(WIDE)
   params = reference_networks.random_params(checkpoint.param_shapes(config))
   network = diffusers_unet.UNet2D(config)
-  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", v=True)
+  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", prediction="v")
   flat = flax.traverse_util.flatten_dict(params)
   return {s.name: denoising_network.to_theirs(flat[path], s) for path, s in diffusers.sources(config).items()}
 
@@ -307,7 +311,7 @@ def test_a_network_that_denoises_is_converted_without_a_word(capsys, tmp_path, p
 @pytest.mark.slow
 def test_a_network_that_predicts_another_thing_than_its_files_say_is_warned_of(capsys, tmp_path, predicts_v):
   said = convert(capsys, write(tmp_path / "in", WIDE, DDPM, weights=predicts_v), tmp_path / "p")
-  assert said.startswith("warning: the network's files say that it predicts eps, which leaves ") and "as v it" in said
+  assert said.startswith("warning: the network is said to predict eps, which leaves ") and "as v it" in said
   assert checkpoint.load_prior(tmp_path / "p").prediction == "eps"
 
 

@@ -112,6 +112,21 @@ def test_chains_have_the_noise_that_the_network_knows(capsys, tmp_path, tensors)
   assert checkpoint.load_prior(tmp_path / "q").schedule.ends == (0.002, 80.0)
 
 
+@pytest.mark.slow
+def test_no_class_of_a_network_is_the_label_after_the_last(capsys, tmp_path):
+  case = edm_networks.SMALL["adm"]
+  write(tmp_path / "a", test_edm.state_dict(test_edm.config_of(case.config), case.config))
+  said = convert(capsys, tmp_path / "a", tmp_path / "p", "--nocheck", "--null_label=7")
+  assert "class-conditional, of 7 classes" in said
+  x, level = case.arrays()[0], Level(*(jnp.float32(value) for value in (0.0, 0.8, 0.6)))
+  one, none, twice = (
+    jax.jit(checkpoint.load_prior(tmp_path / "p", **given).denoise)(x, level).x0
+    for given in ({"label": 2}, {"label": 7}, {"label": 2, "guidance": 2.0})
+  )
+  np.testing.assert_allclose(twice, 2 * one - none, rtol=1e-4, atol=1e-4)
+  assert not np.allclose(one, none, atol=1e-3)
+
+
 @pytest.mark.parametrize("prefix", ["", "model.", "ema.model."])
 def test_tensors_alone_are_taken_to_be_preconditioned_as_edm(capsys, tmp_path, tensors, prefix):
   from safetensors.numpy import save_file
@@ -137,6 +152,7 @@ def test_tensors_alone_are_taken_to_be_preconditioned_as_edm(capsys, tmp_path, t
     ({"sigma_data": 0}, (), 1, "sigma_data: expected a positive number, got 0"),
     ({"sigma_min": 3.0, "sigma_max": 2.0}, (), 1, "expected ascending ends of 'karras', got 3.0 and 2.0"),
     ({}, ("--schedule=cosine",), 2, "--schedule: expected none, as edm.json says what its network is told, got cosine"),
+    ({}, ("--prediction=eps",), 2, "--prediction: expected none, as edm.json says what its network is told, got eps"),
     ({}, ("--num_heads=2",), 2, "--num_heads: expected none, as edm.json says"),
     ({}, ("--max_noise=25",), 2, "--max_noise: expected none, as the noise that this network knows"),
     ({}, ("--image_size=9",), 1, "image_shape: expected multiples of 2 pixels, got"),

@@ -266,7 +266,7 @@ def test_a_flipped_bit_in_any_array_of_a_prior_is_refused(command, world, work, 
     store.write(name, whole).result()
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", [field for field in FIELDS if field != "null_label"])  # null there is none
 @pytest.mark.parametrize("command", PRIOR_READERS)
 def test_null_for_any_field_of_a_prior_is_refused_by_its_name(command, field, world, work, capsys):
   shutil.copytree(world / "in" / "prior", work / "prior")

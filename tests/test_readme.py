@@ -83,7 +83,9 @@ def test_operator_of_the_readme_has_its_adjoint():
   np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
 
 
-MADE = ("checkpoints/mine", "checkpoints/ffhq256", "checkpoints/celebahq")  # priors that other commands write
+MADE = tuple(
+  f"checkpoints/{name}" for name in ("mine", "ffhq256", "celebahq", "classes")
+)  # priors that other commands write
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -330,8 +330,19 @@ def test_a_geometric_schedule_has_the_noise_of_the_variance_exploding_one(golden
     (Schedule("given", 2, betas=(0.1, 0.2, 0.3)), "expected 2 betas of 'given' alone, got 3"),
     (Schedule("linear", 2, betas=(0.1, 0.2)), "expected 2 betas of 'given' alone, got 2 of 'linear'"),
     (Schedule("cosine", 2, zero_snr=True), "expected 3 or more steps with zero_snr, got 2"),
+    (Schedule("flow", 2), "expected 3 or more steps of 'flow', got 2"),
+    (Schedule("flow", shift=0.0), r"expected a shift in \[1/1000, 1000\], got 0.0"),
+    (Schedule("flow", zero_snr=True), "expected no zero_snr of 'flow'"),
+    (Schedule("flow", ends=(0.1, 0.2)), "expected two ends .* got 2 of 'flow'"),
+    (Schedule("linear", shift=3.0), "expected a shift of 'flow' alone, got 3.0 of 'linear'"),
   ],
 )
 def test_numbers_of_no_schedule_are_told(schedule, message):
   with pytest.raises(ValueError, match=f"schedule: {message}"):
     schedule.alpha_bar()
+
+
+def test_the_text_of_a_schedule_leaves_out_what_says_nothing():
+  """Digests of priors hold it: with more fields they stay what they were."""
+  assert repr(Schedule("linear")) == "Schedule(name='linear', num_steps=1000)"
+  assert repr(Schedule("flow", 10, shift=3.0)) == "Schedule(name='flow', num_steps=10, shift=3.0)"

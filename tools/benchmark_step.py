@@ -1,6 +1,7 @@
 """Time one DPS step of the FFHQ network against a plain convolution, on this machine.
 
 usage: python tools/benchmark_step.py [--size=256] [--dtype=float32] [--rounds=5] [--small]
+       python tools/benchmark_step.py --against=torch [--python=FILE] [--dtype=float32] [--rounds=10]
 
 The yardstick is one 3x3 convolution of 128 channels at the same size: what XLA makes of the operation that a step
 mostly consists of. A step's share is its rate of floating-point operations over the yardstick's, both counted by XLA.
@@ -8,21 +9,29 @@ Step, network and yardstick take turns, and medians over the turns are printed, 
 step spends outside the network, a few per cent at most, is a difference that such noise swamps: it is told from the
 fastest turns, and from the processors' own time. Compilation is timed in processes of its own: with an empty
 persistent cache, then with the cache that the first one filled.
+
+Against PyTorch, a forward pass and a step of the same network with the same weights are timed in two processes that
+take turns, and the ratio of the medians is printed, with the least and the greatest of a round; and by how much the
+output and the gradient differ. `--python` names the interpreter of an environment with PyTorch and deepinv.
 """
 
+import contextlib
 import json
 import os
+import pathlib
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import turns
 from absl import app, flags
 
 from diffinv.methods.dps import DPS
@@ -34,7 +43,17 @@ from diffinv.problems import simulate
 from diffinv.schedules import Schedule, as_arrays
 from diffinv.tasks import TASKS
 
-TARGETS = {"share": 0.75, "outside": 0.03, "memory_gb": 4.0, "compile_s": 30.0, "cached_compile_s": 5.0}
+TARGETS = {
+  "forward_ratio": 1.05,
+  "step_ratio": 1.0,
+  "forward_error": 1e-5,
+  "gradient_error": 1e-5,
+  "share": 0.75,
+  "outside": 0.03,
+  "memory_gb": 2.5,
+  "compile_s": 30.0,
+  "cached_compile_s": 5.0,
+}
 YARDSTICK_CHANNELS = 128
 YARDSTICK_CALLS = 4  # a turn; one is short beside a step
 
@@ -43,6 +62,9 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", list(unet.DTYPES), "Of the network
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of step, network and yardstick.", lower_bound=1)
 SMALL = flags.DEFINE_boolean("small", False, "A network of 32 channels and 3 levels: a quick check of this tool.")
 TASK = flags.DEFINE_enum("task", "inpaint_random", list(TASKS), "What is measured.")
+AGAINST = flags.DEFINE_enum("against", None, ["torch"], "What takes turns with this library.")
+PYTHON = flags.DEFINE_string("python", sys.executable, "Interpreter that has PyTorch and deepinv.")
+TURNS = flags.DEFINE_string("turns", None, "Take turns as the other process says; exchange arrays in this folder.")
 COMPILE_ONLY = flags.DEFINE_boolean("compile_only", False, "Print the seconds that the step takes to compile, and end.")
 
 
@@ -113,19 +135,9 @@ def yardstick() -> tuple[jax.stages.Lowered, tuple]:
   return jax.jit(unet.convolve).lower(x, kernel), (x, kernel)
 
 
-class Seconds(NamedTuple):
-  """What a call takes."""
-
-  wall: float
-  cpu: float  # over all cores
-
-
-def seconds(function, args, calls: int = 1) -> Seconds:
+def seconds(function, args, calls: int = 1) -> turns.Seconds:
   """Return the time of a call, its result waited for."""
-  wall, cpu = time.perf_counter(), time.process_time()
-  for _ in range(calls):
-    jax.block_until_ready(function(*args))
-  return Seconds((time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls)
+  return turns.seconds(lambda: jax.block_until_ready(function(*args)), calls)
 
 
 def compile_seconds() -> tuple[float, float]:
@@ -147,40 +159,103 @@ def measure() -> dict[str, float]:
     jax.block_until_ready(function(*args))
   memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   flops, yard_flops = (function.cost_analysis()["flops"] for function in (step, convolution))
-  turns = []
+  rounds = []
   for turn in range(ROUNDS.value):
     before = seconds(convolution, yardstick_args, YARDSTICK_CALLS)
     jobs = {"whole": (step, step_args), "alone": (network, network_args)}
     order = sorted(jobs, reverse=turn % 2 == 0)  # a machine that slows down favors whoever goes first
     times = {name: seconds(*jobs[name]) for name in order}
     after = seconds(convolution, yardstick_args, YARDSTICK_CALLS)
-    turns.append({**times, "yard": (before.wall + after.wall) / 2})
-  yard = statistics.median(turn["yard"] for turn in turns)
+    rounds.append({**times, "yard": (before.wall + after.wall) / 2})
+  yard = statistics.median(each["yard"] for each in rounds)
   return {
-    "step_s": statistics.median(turn["whole"].wall for turn in turns),
-    "network_s": statistics.median(turn["alone"].wall for turn in turns),
+    "step_s": statistics.median(each["whole"].wall for each in rounds),
+    "network_s": statistics.median(each["alone"].wall for each in rounds),
     "yardstick_s": yard,
     "step_gflop": flops / 1e9,
     "yardstick_gflop_per_s": yard_flops / 1e9 / yard,
-    "share": statistics.median((flops / turn["whole"].wall) / (yard_flops / turn["yard"]) for turn in turns),
-    "outside": 1.0 - min(turn["alone"].wall for turn in turns) / min(turn["whole"].wall for turn in turns),
-    "outside_cpu": 1.0 - statistics.median(turn["alone"].cpu / turn["whole"].cpu for turn in turns),
+    "share": statistics.median((flops / each["whole"].wall) / (yard_flops / each["yard"]) for each in rounds),
+    "outside": 1.0 - min(each["alone"].wall for each in rounds) / min(each["whole"].wall for each in rounds),
+    "outside_cpu": 1.0 - statistics.median(each["alone"].cpu / each["whole"].cpu for each in rounds),
     "memory_gb": memory,
     "compile_s": first,
     "cached_compile_s": again,
   }
 
 
+def take_turns(folder: str) -> None:
+  """Write what the reference takes, the answers to it, and then do what is asked for."""
+  lowered_step, step_args, _, (params, x, t) = build()
+  apply = unet.apply_function(network_config())
+  channels_first = lambda v: np.asarray(v, np.float32).transpose(2, 0, 1)[None]
+  names = {path: source for path, source in guided_diffusion.sources(network_config()).items()}
+  flat = flax.traverse_util.flatten_dict(params)
+  np.savez(f"{folder}/weights.npz", **{s.name: _theirs(path, flat[path], s.shape) for path, s in names.items()})
+  rng = np.random.default_rng(2)
+  fields = {name: rng.standard_normal(x.shape, np.float32) for name in ("x", "y", "noise")}
+  fields["mask"] = np.broadcast_to(rng.random((*x.shape[:2], 1)) < 0.3, x.shape)
+  np.savez(f"{folder}/given.npz", t=np.float32([t]), **{name: channels_first(v) for name, v in fields.items()})
+  forward, step = jax.jit(apply).lower(params, x, t).compile(), lowered_step.compile()
+  loss = lambda params, x, t: jnp.sum(apply(params, x, t)[..., :3] ** 2)
+  answer = (params, jnp.asarray(fields["x"]), t)
+  both = {"forward": forward(*answer), "gradient": jax.jit(jax.grad(loss, 1))(*answer)}
+  np.savez(f"{folder}/ours.npz", **{name: channels_first(value) for name, value in both.items()})
+  jobs = {"forward": (forward, (params, x, t)), "step": (step, step_args)}
+  wait = lambda job: lambda: jax.block_until_ready(job[0](*job[1]))
+  turns.serve({name: wait(job) for name, job in jobs.items()}, {"jax": jax.__version__})
+
+
+def _theirs(path, value, shape) -> np.ndarray:
+  """Return a parameter as PyTorch has it."""
+  value = np.asarray(value)
+  if path[-1] != "kernel":
+    return value
+  return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T.reshape(shape)
+
+
+def against_torch() -> dict[str, float]:
+  """Return the ratios of the times, ours over PyTorch's, and the relative errors of our answers."""
+  here = os.path.dirname(os.path.abspath(__file__))
+  with tempfile.TemporaryDirectory() as folder:
+    ours = turns.Worker([sys.executable, *sys.argv, f"--turns={folder}"], os.environ)
+    command = [PYTHON.value, f"{here}/benchmark_torch.py", json.dumps([folder, DTYPE.value])]
+    theirs = turns.Worker(command, {**os.environ, "PYTHONPATH": here})
+    answers, expected = np.load(f"{folder}/ours.npz"), np.load(f"{folder}/answers.npz")
+    norm = np.linalg.norm
+    result = {f"{k}_error": norm(answers[k] - expected[k]) / norm(expected[k]) for k in ("forward", "gradient")}
+    print(f"ours: {ours.about}; theirs: {theirs.about}; {processor()}", flush=True)
+    found = turns.rounds({"ours": ours, "torch": theirs}, ("forward", "step"), ROUNDS.value)
+    ours.end()
+    theirs.end()
+  for job in ("forward", "step"):
+    a, b = found["ours", job], found["torch", job]
+    result |= {f"{job}_s": statistics.median(v.wall for v in a), f"{job}_torch_s": statistics.median(v.wall for v in b)}
+    result |= dict(zip((f"{job}_ratio", f"{job}_least", f"{job}_most"), turns.ratio(a, b), strict=True))
+  return {name: float(value) for name, value in result.items()}
+
+
+def processor() -> str:
+  """Return the name of the processor and how many cores this process may use."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+      if line.startswith("model name"):
+        return f"{line.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores"
+  return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
 def main(argv: list[str]) -> None:
   """Measure, and print beside the targets."""
   del argv
+  if TURNS.value is not None:
+    take_turns(TURNS.value)
+    return
   if COMPILE_ONLY.value:
     lowered, *_ = build()
     begin = time.perf_counter()
     lowered.compile()
     print(time.perf_counter() - begin)
     return
-  result = measure()
+  result = measure() if AGAINST.value is None else against_torch()
   for name, value in result.items():
     target = TARGETS.get(name)
     if target is None:

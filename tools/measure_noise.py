@@ -120,8 +120,8 @@ def doubted(prior, truths) -> str:
   for sigma in SIGMAS:
     for number, truth in enumerate(truths):
       y = simulate(jax.random.key(number), operator, Gaussian(sigma), truth).y
-      found = np.float32(noise_level.chosen(noise_level.estimate(jax.random.key(1), prior, operator, y)))
-      count += uneven_noise.doubt(uneven_noise.unevenness(jax.random.key(1), prior, y, found)) is not None
+      found = noise_level.estimate(jax.random.key(1), prior, operator, y)
+      count += found.settled and uneven_noise.doubt(uneven_noise.unevenness(y, found)) is not None
   return f"Of {len(SIGMAS) * len(truths)} measurements with noise of one sigma, {count} draw that note."
 
 

@@ -19,7 +19,7 @@ noise of sigma; and a blurred or a smaller one, where the prior of sharp picture
 Values that a file has clipped to [-1, 1] say less about the noise: where y goes no further, D must be 2 sigma within.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ from diffinv.operators.base import LinearOperator, Operator
 from diffinv.priors import AnyPrior
 from diffinv.problems import Problem
 
-STEPS = 6  # of the secant method; it settles in three or four
+EVALUATIONS = 8  # of the secant method, at most; it settles in three to five
+STILL = 1e-5  # of a step in log sigma: no further one is taken
 LONGEST = 0.7  # of a step in log sigma: a factor of two
 LEAST_SLOPE = 0.15  # of -h: where the noise hardly shows, steps would grow without bound
 SETTLED = 0.02  # |h|: within that part of sigma where the noise shows
@@ -48,6 +49,13 @@ class Estimate(NamedTuple):
   start: jax.Array  # [], the robust estimate that the search began with
   values: jax.Array  # [], the number of values that it rests on
   unbalanced: jax.Array  # [], h at the end: 0 where the search has settled
+  x0: Any = None  # [h, w, c], the picture without the noise, where a prior was asked
+  shrunk: Any = None  # [h, w, c], estimates of d x0_i / d y_i
+
+  @property
+  def settled(self) -> bool:
+    """Whether the prior explains sigma."""
+    return abs(float(self.unbalanced)) < SETTLED
 
 
 def excuse(operator: Operator, channels: int) -> str | None:
@@ -62,24 +70,28 @@ def excuse(operator: Operator, channels: int) -> str | None:
   return None
 
 
-@jax.jit
 def estimate(key: jax.Array, prior: AnyPrior, operator: LinearOperator, y: jax.Array) -> Estimate:
   """Estimate the standard deviation of the Gaussian noise in a measurement.
 
   Args:
     key: of the random signs, and of the noise in what fills gaps.
     prior: of the pictures.
-    operator: that measured, without an `excuse`.
+    operator: that measured, without an `excuse`; its values are known, not traced.
     y: the measurement, a picture, [h, w, c], [-1, 1]; 0 where nothing is observed.
   """
+  gaps = operator.in_shape == y.shape and bool(jnp.any(operator.observed(y) == 0))
+  return _estimate(key, prior, operator, y, gaps)
+
+
+@jax.jit(static_argnames="gaps")
+def _estimate(key, prior, operator, y, gaps: bool) -> Estimate:
   signs_key, gap_key, fill_key = jax.random.split(key, 3)
   observed = operator.observed(y)
   start = jnp.clip(robust(y, observed), MIN_START, MAX_START)
-  gaps = jnp.any(observed == 0)
-  grid = prior.schedule.grid(FILL_STEPS)
-  problem = Problem(operator, Gaussian(start), y)
-  fill = lambda: sampler.sample(fill_key, DPIR(weight=0.12, noise=1.0), prior, problem, grid)[0]
-  filled = jax.lax.cond(gaps, fill, lambda: y) if operator.in_shape == y.shape else y
+  filled = y
+  if gaps:
+    problem, grid = Problem(operator, Gaussian(start), y), prior.schedule.grid(FILL_STEPS)
+    filled = sampler.sample(fill_key, DPIR(weight=0.12, noise=1.0), prior, problem, grid)[0]
   signs = jax.random.rademacher(signs_key, (1, *y.shape), y.dtype)
   return most_likely(prior, y, observed, filled, jax.random.normal(gap_key, y.shape, y.dtype), signs, start)
 
@@ -104,38 +116,43 @@ def most_likely(
   """
   low, high = (jnp.log(bound) for bound in schedules.sbar_range(prior.schedule))
 
-  def balance(log_sigma):
-    sigma = jnp.exp(log_sigma)
-    z = jnp.where(observed > 0, y, filled + sigma * noise)
-    return _balance(prior, z, observed, signs, sigma)
-
-  def step(carry, _):
-    before, h_before, now = carry
-    h, _ = balance(now)
+  def step(carry):
+    count, before, seen_before, now = carry
+    sigma = jnp.exp(now)
+    seen = _balance(prior, jnp.where(observed > 0, y, filled + sigma * noise), observed, signs, sigma)
     moved = now - before
-    slope = jnp.where(jnp.abs(moved) > 1e-4, (h - h_before) / jnp.where(moved == 0, 1.0, moved), -1.0)
-    change = jnp.clip(h / jnp.maximum(-slope, LEAST_SLOPE), -LONGEST, LONGEST)
-    return (now, h, jnp.clip(now + change, low, high)), None
+    slope = jnp.where(jnp.abs(moved) > 1e-4, (seen.h - seen_before.h) / jnp.where(moved == 0, 1.0, moved), -1.0)
+    change = jnp.clip(seen.h / jnp.maximum(-slope, LEAST_SLOPE), -LONGEST, LONGEST)
+    return count + 1, now, seen, jnp.clip(now + change, low, high)
 
-  first = jnp.clip(jnp.log(start), low, high)
-  h_first, _ = balance(first)
-  second = jnp.clip(first + jnp.clip(h_first, -LONGEST, LONGEST), low, high)
-  (_, _, found), _ = jax.lax.scan(step, (first, h_first, second), length=STEPS)
-  h, count = balance(found)
-  return Estimate(jnp.exp(found), start, count, h)
+  def moves(carry):
+    count, before, _, now = carry
+    return (count == 0) | ((count < EVALUATIONS) & (jnp.abs(now - before) > STILL))
+
+  # One loop, so that the network is compiled once.
+  first, zero = jnp.clip(jnp.log(start), low, high), jnp.zeros((), y.dtype)
+  nothing = _Balance(zero, zero, jnp.zeros_like(y), jnp.zeros_like(y))
+  _, found, seen, _ = jax.lax.while_loop(moves, step, (0, first, nothing, first))
+  return Estimate(jnp.exp(found), start, seen.values, seen.h, seen.x0, seen.shrunk)
 
 
-def _balance(prior, z, observed, signs, sigma) -> tuple[jax.Array, jax.Array]:
-  """Return h, [], and the number of values that it rests on."""
+class _Balance(NamedTuple):
+  h: jax.Array  # []
+  values: jax.Array  # [], how many it rests on
+  x0: jax.Array  # [h, w, c]
+  shrunk: jax.Array  # [h, w, c], estimates of d x0_i / d y_i
+
+
+def _balance(prior, z, observed, signs, sigma) -> _Balance:
   level = schedules.level_within(prior.schedule, sigma)
   x0, backward = jax.vjp(lambda z: prior.denoise(level.alpha * z, level).x0, z)
   clipped = jnp.max(jnp.abs(observed * z)) <= 1.0
   within = jnp.where(jnp.abs(x0) < 1.0 - MARGIN * sigma, observed, 0.0)
   kept = jnp.where(clipped & (jnp.sum(within) > 0), within, observed)
-  along = jax.vmap(lambda b: jnp.sum(kept * b * backward(kept * b)[0]))(signs)
+  shrunk = jnp.mean(jax.vmap(lambda b: kept * b * backward(kept * b)[0])(signs), axis=0)
   count = jnp.sum(kept)
-  expected = sigma**2 * jnp.maximum(count - jnp.mean(along), 1e-3 * count)
-  return 0.5 * jnp.log(jnp.sum(kept * (z - x0) ** 2) / expected), count
+  expected = sigma**2 * jnp.maximum(count - jnp.sum(shrunk), 1e-3 * count)
+  return _Balance(0.5 * jnp.log(jnp.sum(kept * (z - x0) ** 2) / expected), count, x0, shrunk)
 
 
 def robust(y: jax.Array, observed: jax.Array) -> jax.Array:
@@ -172,7 +189,7 @@ def chosen(found: Estimate, *, rounded: float = 0.0, noisy: bool = False) -> flo
     noisy: whether a person says that there is noise.
   """
   sigma, start, unbalanced = float(found.sigma), float(found.start), float(found.unbalanced)
-  if abs(unbalanced) < SETTLED:
+  if found.settled:
     return max(sigma, rounded)
   if unbalanced < 0 and not (rounded or noisy):
     return min(sigma, start)
@@ -183,9 +200,9 @@ def described(found: Estimate, sigma: float, rounded: float = 0.0) -> str:
   """Say in a line what was `chosen` and what it rests on."""
   if sigma == rounded:
     return f"sigma {sigma:.3g}, what the compression of the file has rounded off; give sigma where you know it"
-  if abs(float(found.unbalanced)) >= SETTLED and sigma < float(found.start):
+  if not found.settled and sigma < float(found.start):
     return f"sigma {sigma:.3g}, as the prior sees no noise; give sigma where you know it"
-  if abs(float(found.unbalanced)) >= SETTLED:
+  if not found.settled:
     return f"sigma {sigma:.3g} by its finest details, as the prior explains none; give sigma where you know it"
   return (
     f"sigma {float(found.sigma):.3g}, the most likely one under the prior, from {int(found.values):,} values "

@@ -108,12 +108,16 @@ def update(prior, y, theta, features_of, x, signs, rounds: int = mmse.ROUNDS) ->
   a = features_of(x)
   variance = _variance(theta, a)
   left = 1.0 - jnp.mean(jax.vmap(lambda b: b * backward(b)[0])(signs), axis=0)
+  found, count = _found(y, x, variance, left, a)
+  return found, x, count
+
+
+def _found(y, x, variance, left, a) -> tuple[jax.Array, jax.Array]:
+  """Return theta, [k], and the number of values that it rests on; `left`: 1 - d x_i / d y_i, [h, w, c]."""
   kept = _kept(y, x, variance)
   weights = (kept / variance**2)[None] * a
-  found = _solved(
-    jnp.einsum("khwc,lhwc->kl", weights, left[None] * a), jnp.einsum("khwc,hwc->k", weights, (y - x) ** 2)
-  )
-  return found, x, jnp.sum(kept)
+  matrix = jnp.einsum("khwc,lhwc->kl", weights, left[None] * a)
+  return _solved(matrix, jnp.einsum("khwc,hwc->k", weights, (y - x) ** 2)), jnp.sum(kept)
 
 
 def mean(prior: AnyPrior, y: jax.Array, variance: jax.Array, rounds: int) -> jax.Array:
@@ -167,15 +171,18 @@ def described(found: Estimate, kind: str) -> str:
 
 
 @jax.jit
-def unevenness(key: jax.Array, prior: AnyPrior, y: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+def unevenness(y: jax.Array, found: noise_level.Estimate) -> tuple[jax.Array, jax.Array]:
   """Return by how much the noise differs, at most, between channels, and from black to white, [] each.
 
-  Both are ratios of standard deviations after one update from one `sigma` for all, 1 where that explains the picture.
+  Both are ratios of standard deviations after one update from one sigma for all, 1 where that explains the picture.
+
+  Args:
+    y: the picture with its noise, [h, w, c].
+    found: the noise of one sigma, by `noise_level.estimate`; what it saw of the picture is all that an update takes.
   """
-  signs = jax.random.rademacher(key, (1, *y.shape), y.dtype)
-  once = lambda kind, theta: update(prior, y, theta, lambda x: features(kind, x), y, signs, 0)[0]
-  variances = once(CHANNELS, jnp.full(y.shape[-1], sigma**2))
-  slope, black = once(BRIGHTNESS, jnp.stack([jnp.zeros_like(sigma), sigma**2]))
+  variance, left = jnp.broadcast_to(found.sigma**2, y.shape), 1.0 - found.shrunk
+  once = lambda kind: _found(y, found.x0, variance, left, features(kind, found.x0))[0]
+  variances, (slope, black) = once(CHANNELS), once(BRIGHTNESS)
   return jnp.sqrt(jnp.max(variances) / jnp.min(variances)), jnp.sqrt((slope + black) / jnp.maximum(black, LEAST))
 
 

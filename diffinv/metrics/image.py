@@ -86,25 +86,28 @@ def _mean(x):
 
 def _pool(mean_a, mean_b, var_a, var_b, cov, axis):
   """Join the weighted moments of the windows' parts along an axis, for windows that lie within the image."""
-  weights = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_STD) ** 2)
-  weights = weights / weights.sum()
+  offsets = np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)
+  weights = np.exp(-0.5 * (offsets / SSIM_STD) ** 2)
+  weights = jnp.asarray(weights / weights.sum(), mean_a.dtype)
   size = mean_a.shape[axis] - 2 * SSIM_RADIUS
 
-  def parts(x):
-    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(len(weights))]
+  def pool(count, values):
+    """Return the `count` weighted sums over a window of `values(part)`; `part` takes its i-th places of an array."""
 
-  def pool(values):
-    return sum(float(weight) * value for weight, value in zip(weights, values))
+    def add(i, sums):
+      part = lambda x: jax.lax.dynamic_slice_in_dim(x, i, size, axis=axis)
+      return tuple(total + weights[i] * value for total, value in zip(sums, values(part), strict=True))
 
-  a, b = pool(parts(mean_a)), pool(parts(mean_b))
-  off_a, off_b = [part - a for part in parts(mean_a)], [part - b for part in parts(mean_b)]
-  return (
-    a,
-    b,
-    pool(v + d**2 for v, d in zip(parts(var_a), off_a)),
-    pool(v + d**2 for v, d in zip(parts(var_b), off_b)),
-    pool(v + d * e for v, d, e in zip(parts(cov), off_a, off_b)),
-  )
+    zeros = jnp.zeros_like(jax.lax.slice_in_dim(mean_a, 0, size, axis=axis))
+    return jax.lax.fori_loop(0, len(offsets), add, (zeros,) * count)
+
+  a, b = pool(2, lambda part: (part(mean_a), part(mean_b)))
+
+  def spread(part):
+    off_a, off_b = part(mean_a) - a, part(mean_b) - b
+    return part(var_a) + off_a**2, part(var_b) + off_b**2, part(cov) + off_a * off_b
+
+  return a, b, *pool(3, spread)
 
 
 def _check_shapes(image, truth):

@@ -258,11 +258,11 @@ class ResBlock(nn.Module):
   def __call__(self, x, emb):
     """Return `[h', w', features]`, where h' and w' are those of the resampled `x` `[h, w, c]`."""
     resample = RESAMPLE[self.resample]
-    norm1, norm2 = (GroupNorm(n, self.eps, name=f"norm{i}") for i, n in enumerate(self.groups, 1))
-    h = Conv(self.features, name="conv1")(resample(nn.silu(norm1(x))))
+    norm1, norm2 = (GroupNorm(n, self.eps, silu=True, name=f"norm{i}") for i, n in enumerate(self.groups, 1))
+    h = Conv(self.features, name="conv1")(resample(norm1(x)))
     emb = Linear(self.features * (1 + self.scale_shift_norm), name="time_emb_proj")(nn.silu(emb))
     h = norm2(h, *jnp.split(emb, 2)) if self.scale_shift_norm else norm2(h + emb.astype(h.dtype)[None, None, :])
-    h = Conv(self.features, name="conv2")(nn.silu(h))
+    h = Conv(self.features, name="conv2")(h)
     x = resample(x)
     if self.shortcut or x.shape[-1] != self.features:
       x = Linear(self.features, name="conv_shortcut")(x)
@@ -309,8 +309,8 @@ class UNet2D(nn.Module):
     picture = None
     for i in range(len(config.block_out_channels)):
       h, picture = self.up(i, h, picture, emb, kept)
-    norm = GroupNorm(self.groups(Kind(), h.shape[-1]), config.norm_eps, name="conv_norm_out")
-    h = Conv(config.out_channels, name="conv_out")(nn.silu(norm(h.astype(jnp.float32))))
+    norm = GroupNorm(self.groups(Kind(), h.shape[-1]), config.norm_eps, silu=True, name="conv_norm_out")
+    h = Conv(config.out_channels, name="conv_out")(norm(h.astype(jnp.float32)))
     h = h if picture is None else h + picture.astype(jnp.float32)
     return h / t if config.time_embedding_type == "fourier" else h
 
@@ -414,8 +414,8 @@ class UNet2D(nn.Module):
     if last:
       return h, picture
     if kind.skip:
-      norm = GroupNorm(self.groups(kind, channels), self.config.norm_eps, name=f"{name}_skip_norm")
-      more = Conv(PICTURE_CHANNELS, name=f"{name}_skip_conv")(nn.silu(norm(h)))
+      norm = GroupNorm(self.groups(kind, channels), self.config.norm_eps, silu=True, name=f"{name}_skip_norm")
+      more = Conv(PICTURE_CHANNELS, name=f"{name}_skip_conv")(norm(h))
       h = self.residual(f"{name}_resnet_up", h, emb, channels, kind, resample="fir_up")
       return h, more if picture is None else picture + more
     name = f"{name}_upsamplers_0"

@@ -86,6 +86,11 @@ class EDMConfig:
     return self.in_channels
 
   @property
+  def num_labels(self) -> int | None:
+    """Labels that the network takes: its classes, and one more for none of them; None where it knows no classes."""
+    return None if self.num_classes is None else self.num_classes + 1
+
+  @property
   def size_multiple(self) -> int:
     """Pixels that height and width must be a multiple of."""
     return 2 ** (len(self.channels) - 1)

@@ -232,6 +232,7 @@ class GroupNorm(nn.Module):
 
   groups: int = GROUPS
   eps: float = NORM_EPS
+  silu: bool = False  # what comes after it
 
   @nn.compact
   def __call__(self, x, scale=None, shift=None):
@@ -242,6 +243,8 @@ class GroupNorm(nn.Module):
     a, b = self.affine(x, gamma, beta)
     if scale is not None:
       a, b = a * (1.0 + scale), b * (1.0 + scale) + shift
+    if self.silu:
+      return scaled_silu(x, a, b)
     return (x.astype(jnp.float32) * a[None, None, :] + b[None, None, :]).astype(x.dtype)
 
   def affine(self, x, gamma, beta):
@@ -252,6 +255,15 @@ class GroupNorm(nn.Module):
     rstd = lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.eps)
     mean, rstd = (jnp.repeat(v, gamma.shape[0] // self.groups) for v in (mean, rstd))
     return gamma * rstd, beta - mean * gamma * rstd
+
+
+@jax.checkpoint
+def scaled_silu(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+  """Return silu(x a + b), of the type of `x` `[h, w, c]`; `a`, `b`: `[c]`, float32.
+
+  Its gradient begins anew from x. Else it keeps two more arrays of the size of x: a fourth of a step's memory.
+  """
+  return nn.silu(x.astype(jnp.float32) * a[None, None, :] + b[None, None, :]).astype(x.dtype)
 
 
 class ResBlock(nn.Module):
@@ -265,13 +277,13 @@ class ResBlock(nn.Module):
   def __call__(self, x, emb):
     """Return `[h', w', features]`, where h' and w' are those of the resampled `x` `[h, w, c]`."""
     resample = RESAMPLE[self.resample]
-    h = Conv(self.features, name="in_conv")(resample(nn.silu(GroupNorm(name="in_norm")(x))))
+    h = Conv(self.features, name="in_conv")(resample(GroupNorm(silu=True, name="in_norm")(x)))
     emb = Linear(self.features * (1 + self.scale_shift_norm), name="emb")(nn.silu(emb))
     if self.scale_shift_norm:
-      h = GroupNorm(name="out_norm")(h, *jnp.split(emb, 2))
+      h = GroupNorm(silu=True, name="out_norm")(h, *jnp.split(emb, 2))
     else:
-      h = GroupNorm(name="out_norm")(h + emb.astype(h.dtype)[None, None, :])
-    h = Conv(self.features, zero=True, name="out_conv")(nn.silu(h))
+      h = GroupNorm(silu=True, name="out_norm")(h + emb.astype(h.dtype)[None, None, :])
+    h = Conv(self.features, zero=True, name="out_conv")(h)
     x = resample(x)
     x = x if x.shape[-1] == self.features else Linear(self.features, name="skip")(x)
     # Without the barrier the compiler fuses the residual path of many blocks into one loop, and in the gradient
@@ -324,7 +336,7 @@ class UNet(nn.Module):
       h = self.block(block, jnp.concatenate([h, skips.pop()], axis=-1), emb)
       if block.resample:
         h = self.up(block, h, emb)
-    h = nn.silu(GroupNorm(name="out_0")(h.astype(jnp.float32)))
+    h = GroupNorm(silu=True, name="out_0")(h.astype(jnp.float32))
     return Conv(config.out_channels, zero=True, name="out_2")(h)
 
   def embed(self, t, label):

@@ -89,14 +89,30 @@ def x0_from_edm(x_t, output, level):
   return c_skip * (x_t / level.alpha) + c_out * output
 
 
+def flow_time(level: Level) -> jax.Array:
+  """Return tau = sigma / (alpha + sigma): x_t / (alpha + sigma) is z = (1 - tau) x0 + tau eps."""
+  return level.sigma / (level.alpha + level.sigma)
+
+
+def x0_from_velocity(x_t, velocity, level):
+  """Return x0 = z - tau v at z = x_t / (alpha + sigma), where v = dz / dtau = eps - x0.
+
+  Liu et al., "Flow Straight and Fast", ICLR 2023, arXiv 2209.03003, Eq. 1, whose time is 1 - tau.
+  """
+  return x_t / (level.alpha + level.sigma) - flow_time(level) * velocity
+
+
 def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tuple[jax.Array, jax.Array]:
   """Return the factor of x_t and the time that a network is called with, each of the shape of `level`'s fields.
 
   Args:
     level: of the noise.
     prediction: of PREDICTIONS.
-    time_scale: factor of t, the index in the schedule; networks of OWN_TIME are told another time, and have none.
+    time_scale: factor of t, the index in the schedule, or of a flow's time; networks of OWN_TIME have none.
   """
+  if prediction in VELOCITIES:
+    tau = flow_time(level) if prediction == "velocity" else level.alpha / (level.alpha + level.sigma)
+    return 1 / (level.alpha + level.sigma), time_scale * tau
   if prediction not in OWN_TIME:
     return jnp.ones_like(level.alpha), level.t if time_scale == 1.0 else time_scale * level.t
   if prediction in ("ve", "denoiser"):
@@ -113,7 +129,10 @@ X0_FROM = {
   "edm": x0_from_edm,
   "ve": x0_from_eps,  # as "eps", of x_t / alpha = x0 + sbar eps, and told sbar
   "denoiser": lambda x_t, x0, level: x0,  # as "x0", of x_t / alpha, and told sbar
+  "velocity": x0_from_velocity,  # of a flow whose time runs from pictures at 0 to noise at 1
+  "velocity_to_data": lambda x_t, velocity, level: x0_from_velocity(x_t, -velocity, level),  # from noise to pictures
 }
+VELOCITIES = ("velocity", "velocity_to_data")  # predictions of flows, which are told their time
 OWN_TIME = ("edm", "ve", "denoiser")  # predictions of networks that are told the noise, not the index in the schedule
 PREDICTIONS = tuple(X0_FROM)
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
@@ -136,6 +155,9 @@ class Prior:
   size_multiple: int = static(default=1)  # pixels: what the network takes; other pictures are filled up for it
   tiling: sizes.Tiling | None = static(default=None)  # of large pictures
   time_scale: float = static(default=1.0)  # of t, for a network that was not told the index in its schedule
+  null_label: int | None = static(
+    default=None
+  )  # of no class, of a network that was trained with one beside its classes
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""

@@ -1,8 +1,9 @@
 """What `prior.json` says of a prior: its fields, and how they are written, read and checked.
 
   {"format", "network": {"name", its architecture}, "prediction", "variance", "clip",
-   "schedule": {"name", "num_steps", "ends", "betas", "zero_snr": see `diffinv.schedules.Schedule`}, "image_shape",
-   "size_multiple", "time_scale", "provenance", "digests": {array: its SHA-256, see `arrays.digest`}}
+   "schedule": {"name", "num_steps", "ends", "betas", "zero_snr", "shift": see `diffinv.schedules.Schedule`},
+   "image_shape", "size_multiple", "time_scale", "null_label", "provenance",
+   "digests": {array: its SHA-256, see `arrays.digest`}}
 
 Fields that came later, in LATER, are written where they differ from what they were before; `read` returns all of them.
 
@@ -25,6 +26,7 @@ import msgspec
 
 from diffinv import errors, files, reading
 from diffinv.nets import diffusers_unet, drunet, edm_unet, small, unet
+from diffinv.priors import classes
 from diffinv.priors.base import OWN_TIME, PREDICTIONS, VARIANCES, Prior
 from diffinv.reading import shown
 from diffinv.schedules import NAMES, Schedule
@@ -33,13 +35,13 @@ FORMAT = "diffinv-prior-1"
 DESCRIPTION = "prior.json"
 RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when loading it: not written
 # Fields that priors of earlier versions lack, and what they have in their place: of the prior, a schedule, a network.
-LATER: dict[str, Any] = {"time_scale": 1.0}
-LATER_OF_SCHEDULES: dict[str, Any] = {"ends": [], "betas": [], "zero_snr": False}
+LATER: dict[str, Any] = {"time_scale": 1.0, "null_label": None}
+LATER_OF_SCHEDULES: dict[str, Any] = {"ends": [], "betas": [], "zero_snr": False, "shift": 1.0}
 LATER_OF_NETWORKS: dict[str, Any] = {"num_heads_upsample": None}
 
 # No prior needs more than these. Building what a damaged description asks for could take hours, or all memory.
 MAX_SCHEDULE_STEPS = 100_000  # of a schedule
-MAX_TIME_SCALE = 1000  # of t: a schedule of one step, told the time of one of 1000
+MAX_TIME_SCALE = 1000  # of t: a schedule of one step, or a flow, told the time of one of 1000
 MAX_LEVELS = 16  # of a network
 MAX_NUMBER = 65536  # of channels, classes, pixels and the like
 MAX_BLOCKS: dict[str, int] = dict.fromkeys(
@@ -75,6 +77,7 @@ class ScheduleFields(TypedDict):
   ends: NotRequired[list[float]]
   betas: NotRequired[list[float]]
   zero_snr: NotRequired[bool]
+  shift: NotRequired[float]
 
 
 class Description(TypedDict):
@@ -89,6 +92,7 @@ class Description(TypedDict):
   image_shape: list[int | None]
   size_multiple: int
   time_scale: NotRequired[float]
+  null_label: NotRequired[int | None]
   provenance: dict[str, Any]
   digests: NotRequired[dict[str, Annotated[str, msgspec.Meta(min_length=64, max_length=64)]]]
 
@@ -123,6 +127,7 @@ def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
     "image_shape": prior.image_shape,
     "size_multiple": prior.size_multiple,
     "time_scale": prior.time_scale,
+    "null_label": prior.null_label,
     "provenance": files.plain(provenance or {}),  # file names need not be valid text
   }
 
@@ -214,6 +219,7 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
   scale = description.get("time_scale", 1.0)
   if not 0 < scale <= MAX_TIME_SCALE:
     raise ValueError(f"{where}: time_scale: expected a number in (0, {MAX_TIME_SCALE}], got {shown(scale)}; {ADVICE}")
+  _check_null(description.get("null_label"), classes.rows(config), where)
   prediction = description["prediction"]
   if scale != 1.0 and prediction in OWN_TIME:
     raise ValueError(
@@ -221,6 +227,12 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
     )
   _check_image(description, config, where)
   return config, _parse_schedule(description["schedule"], where)
+
+
+def _check_null(label: int | None, count: int | None, where: str) -> None:
+  if label is not None and not 0 <= label < (count or 0):
+    expected = "none of a network without classes" if count is None else f"one of the network's 0..{count - 1}"
+    raise ValueError(f"{where}: null_label: expected {expected}, got {shown(label)}")
 
 
 def _parse_network(network: dict, where: str) -> Any:

@@ -15,7 +15,7 @@ from diffinv import progress, reading
 from diffinv.nets import diffusers
 from diffinv.nets.diffusers_unet import DiffusersConfig
 from diffinv.reading import shown
-from diffinv.schedules import GIVEN, Schedule
+from diffinv.schedules import FLOW, GIVEN, Schedule
 
 CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -60,9 +60,13 @@ VARIANCES = {
   "learned_range": "learned_range",
 }
 EXPLODING = "ScoreSdeVeScheduler"  # of networks that are told the noise of pictures in [0, 1]
+# Of networks of velocity, which are told tau times the number of steps at x_t = (1 - tau) x0 + tau eps.
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW_PREDICTION = "flow_prediction"  # of other schedulers, which say so with `use_flow_sigmas`
 # Schedulers of networks that are none of a schedule of betas, by how their names begin.
 OTHER_SCHEDULERS = {
-  "FlowMatch": "whose networks give velocities",
+  "FlowMatchLCM": "of a distilled model, which is no denoiser",
+  "FlowMap": "of a model of jumps along a flow, which is no denoiser",
   "EDM": "whose networks are preconditioned",
   "CM": "of a consistency model, which is no denoiser",
   "LCM": "of a distilled model, which is no denoiser",
@@ -90,6 +94,11 @@ class SchedulerFields(TypedDict, total=False):
   clip_sample_range: float
   sigma_min: float
   sigma_max: float
+  shift: float
+  flow_shift: float
+  use_dynamic_shifting: bool
+  use_flow_sigmas: bool
+  invert_sigmas: bool
 
 
 class Scheduler(NamedTuple):
@@ -100,6 +109,7 @@ class Scheduler(NamedTuple):
   prediction: str  # of `base.PREDICTIONS`
   variance: str  # of `base.VARIANCES`
   clip: bool
+  time_scale: float = 1.0  # of t, see `base.Prior`
 
 
 class Found(NamedTuple):
@@ -257,6 +267,8 @@ def _scheduler(fields: Mapping[str, Any]) -> Scheduler:
       raise ValueError(f"expected a scheduler of betas, got {name}, {what}; convert a network of a DDPMScheduler")
   if name == EXPLODING:
     return _exploding(fields)
+  if name in FLOWS or fields.get("prediction_type") == FLOW_PREDICTION:
+    return _flow(name, fields)
   prediction = _known(fields, "prediction_type", PREDICTIONS, "epsilon")
   variance = "fixed_small"
   if fields.get("variance_type") is not None:
@@ -270,6 +282,19 @@ def _exploding(fields: Mapping[str, Any]) -> Scheduler:
   ends = tuple(2.0 * fields.get(name, default) for name, default in (("sigma_min", 0.01), ("sigma_max", 1348.0)))
   schedule = Schedule("geometric", fields.get("num_train_timesteps", 2000), ends=ends)
   return Scheduler(EXPLODING, schedule, "ve", "fixed_small", True)
+
+
+def _flow(name: str, fields: Mapping[str, Any]) -> Scheduler:
+  if name not in FLOWS and not fields.get("use_flow_sigmas", False):
+    raise ValueError(f"use_flow_sigmas: expected true with the prediction_type {FLOW_PREDICTION!r}, got false")
+  if fields.get("use_dynamic_shifting", False):
+    progress.note(
+      f"the shift of {name} depends on the size of pictures, which changes steps alone; it is taken to be 1"
+    )
+  steps, dynamic = fields.get("num_train_timesteps", 1000), fields.get("use_dynamic_shifting", False)
+  shift = 1.0 if dynamic else float(fields.get("shift" if name in FLOWS else "flow_shift", 1.0))
+  prediction = "velocity_to_data" if fields.get("invert_sigmas", False) else "velocity"
+  return Scheduler(name, Schedule(FLOW, steps, shift=shift), prediction, "fixed_small", True, float(steps))
 
 
 def _schedule(fields: Mapping[str, Any]) -> Schedule:

@@ -7,7 +7,6 @@ Both are data: loading a folder that someone else made runs no code.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import json
 import os
@@ -15,12 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from diffinv import files, output, progress, reading
 from diffinv.manifest import Manifest
 from diffinv.nets import unet
-from diffinv.priors import arrays, description
+from diffinv.priors import arrays, classes, description
 from diffinv.priors.arrays import PARAMS
 from diffinv.priors.base import Prior
 from diffinv.priors.description import (
@@ -137,6 +134,7 @@ def load_prior(
   dtype: str = "float32",
   remat: bool = False,
   label: int | None = None,
+  guidance: float | None = None,
   tile: int | str = "auto",
 ) -> Any:
   """Load a prior.
@@ -146,7 +144,9 @@ def load_prior(
       "natural" (analytic, no file).
     dtype: "float32" or "bfloat16", of the network's activations; parameters and output stay float32.
     remat: recompute activations in gradients: less memory, more time.
-    label: the class, for a class-conditional network; None for any other.
+    label: the class, for a class-conditional network; None for any other, and for no class where it has a null class.
+    guidance: of a network with a null class: 1 is `label`, more is more of it, see `classes`; two evaluations in the
+      place of one. None for none.
     tile: edge of the tiles, pixels, in which the network is evaluated on larger pictures; "auto" for TILE where the
       network allows it, "none" for never. The result is the same to rounding.
 
@@ -159,7 +159,8 @@ def load_prior(
   """
   name = os.fspath(name_or_folder)
   if name in ANALYTIC:
-    for option, value, default in (("dtype", dtype, "float32"), ("remat", remat, False), ("label", label, None)):
+    given = {"dtype": (dtype, "float32"), "remat": (remat, False), "label": (label, None), "guidance": (guidance, None)}
+    for option, (value, default) in given.items():
       if value != default:
         raise ValueError(f"{option}: expected none with {name}, which has no network, got {value}; leave it out")
     return ANALYTIC[name]()
@@ -168,7 +169,7 @@ def load_prior(
   config = _with_options(config, dtype, remat)
   params = _read_params(folder, fields, config)
   apply = NETWORKS[fields["network"]["name"]].apply_function(config)
-  params, apply = _with_label(apply, params, getattr(config, "num_classes", None), label)
+  params, apply = classes.conditioned(apply, params, classes.rows(config), fields["null_label"], label, guidance)
   return Prior(
     params=params,
     apply=apply,
@@ -180,6 +181,7 @@ def load_prior(
     size_multiple=fields["size_multiple"],
     tiling=_tiling(tile, config, fields["size_multiple"]),
     time_scale=fields["time_scale"],
+    null_label=fields["null_label"],
   )
 
 
@@ -267,26 +269,6 @@ def _with_options(config: Any, dtype: str, remat: bool) -> Any:
   if remat and not hasattr(config, "remat"):
     raise ValueError("remat: this network has no such option; leave it out")
   return dataclasses.replace(config, dtype=dtype, **({"remat": True} if remat else {}))
-
-
-def _with_label(apply, params, num_classes, label):
-  if num_classes is None and label is None:
-    return params, apply
-  if num_classes is None:
-    raise ValueError(f"label: expected none, the network is unconditional, got {label}; leave it out")
-  if label is None or not 0 <= label < num_classes:
-    got = "none" if label is None else label
-    raise ValueError(
-      f"label: expected a class in 0..{num_classes - 1} for this network, got {got}; it is class-conditional, choose "
-      "one with `label`"
-    )
-  return {"network": params, "label": jnp.asarray(label, jnp.int32)}, conditional_apply(apply)
-
-
-@functools.cache
-def conditional_apply(apply: Callable) -> Callable:
-  """Return `({"network": params, "label": []}, x_t, t) -> output`: another class does not recompile."""
-  return lambda params, x_t, t: apply(params["network"], x_t, t, params["label"])
 
 
 def is_shipped(name_or_folder: str | os.PathLike[str]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from diffinv import progress
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import portrait
-from diffinv.priors.base import Prior
+from diffinv.priors.base import VELOCITIES, Prior
 from diffinv.priors.portrait import Reading, Tried
 
 RESCALED_TO = 1000  # steps: networks trained with rescale_timesteps are told the time of a schedule of so many
@@ -23,7 +23,7 @@ HEADS: tuple[dict[str, int], ...] = (
 )
 PREDICTED = ("eps", "v", "x0")  # by networks that are told the index in a schedule, the likeliest first
 CHEAP = 1e11  # parameters times pixels up to which every reading is tried
-SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, schedule, num_steps"
+SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, prediction, schedule, num_steps"
 
 
 class Said(NamedTuple):
@@ -33,6 +33,8 @@ class Said(NamedTuple):
   preset: str | None
   rescaled: bool | None
   num_steps: int
+  flow: bool = False  # whether it is one of velocity
+  prediction: str | None = None
 
   @property
   def heads(self) -> bool:
@@ -46,8 +48,14 @@ class Said(NamedTuple):
 
   def time_scales(self) -> list[float]:
     """The factors of t, that of the flags, or the likeliest, first."""
-    scales = list(dict.fromkeys((RESCALED_TO / self.num_steps, 1.0)))
-    return scales[::-1] if self.rescaled is False else scales
+    scales = [1.0, float(RESCALED_TO)] if self.flow else list(dict.fromkeys((RESCALED_TO / self.num_steps, 1.0)))
+    return scales[::-1] if self.rescaled is self.flow else scales
+
+  def predictions(self) -> list[str | None]:
+    """What it may predict, that of the flags, or the likeliest, first."""
+    if not self.flow:
+      return [self.prediction]
+    return sorted(VELOCITIES, key=lambda one: one != (self.prediction or "velocity_to_data"))
 
 
 def first(shapes: Mapping[str, tuple[int, ...]], said: Said) -> Reading:
@@ -56,7 +64,9 @@ def first(shapes: Mapping[str, tuple[int, ...]], said: Said) -> Reading:
   Raises:
     ValueError: see `guided_diffusion.identify`: the heads are not said, or the network is another.
   """
-  return Reading(guided_diffusion.identify(shapes, preset=said.preset, **said.network), said.time_scales()[0])
+  return Reading(
+    guided_diffusion.identify(shapes, preset=said.preset, **said.network), said.time_scales()[0], said.predictions()[0]
+  )
 
 
 def possible(shapes: Mapping[str, tuple[int, ...]], said: Said) -> list[Reading]:
@@ -71,7 +81,8 @@ def possible(shapes: Mapping[str, tuple[int, ...]], said: Said) -> list[Reading]
   different: dict[tuple[Any, ...], unet.UNetConfig] = {}
   for network in networks:
     different.setdefault(_arithmetic(network), network)
-  return [Reading(network, scale) for network in different.values() for scale in said.time_scales()]
+  ways = [(scale, prediction) for prediction in said.predictions() for scale in said.time_scales()]
+  return [Reading(network, *way) for network in different.values() for way in ways]
 
 
 def _with_upsample(heads: dict[str, int], said: Said) -> dict[str, int]:
@@ -92,7 +103,8 @@ def fits(reading: Reading, said: Said, given: Reading | None) -> bool:
   order = said.network["attention_order"] if given is None else given.network.attention_order
   ordered = not said.order or reading.network.attention_order == order or max(heads) == 1
   timed = said.rescaled is None or reading.time_scale == said.time_scales()[0]
-  return ordered and timed and (given is None or heads == _heads(given.network))
+  predicted = said.prediction is None or reading.prediction == said.prediction
+  return ordered and timed and predicted and (given is None or heads == _heads(given.network))
 
 
 def _heads(network: unet.UNetConfig) -> tuple[int, ...]:
@@ -138,8 +150,9 @@ def choose_prediction(prior: Prior, network: Any, said: str | None) -> str:
     network: its config.
     said: what its files say that it predicts; None where they do not.
   """
-  first = PREDICTED[0] if said is None else said
-  possible = [Reading(network, prior.time_scale, one) for one in (PREDICTED if first in PREDICTED else (first,))]
+  first = prior.prediction if said is None else said
+  others = next((kind for kind in (PREDICTED, VELOCITIES) if first in kind), (first,))
+  possible = [Reading(network, prior.time_scale, one) for one in others]
   if said is not None and not _is_cheap(prior):
     [alone] = portrait.try_all(prior, [Reading(network, prior.time_scale, first)])
     if alone.error < portrait.WELL:
@@ -154,7 +167,7 @@ def choose_prediction(prior: Prior, network: Any, said: str | None) -> str:
     )
   elif portrait.is_better(best, plain) and said is not None:
     progress.warn(
-      f"the network's files say that it predicts {said}, which leaves {plain.error:.0%} of the noise on a portrait, as "
+      f"the network is said to predict {said}, which leaves {plain.error:.0%} of the noise on a portrait, as "
       f"{found} it leaves {best.error:.0%}: see how the network was trained"
     )
   elif portrait.is_better(best, plain):
@@ -215,4 +228,6 @@ def _words(one: Tried, tried: Sequence[Tried]) -> str:
   said = f"--{heads}={getattr(network, heads)} --attention_order={network.attention_order}"
   if len({other.reading.time_scale for other in tried}) > 1:
     said += " --rescale_timesteps" if one.reading.time_scale != 1.0 else " --norescale_timesteps"
+  if len({other.reading.prediction for other in tried}) > 1:
+    said += f" --prediction={one.reading.prediction}"
   return said

@@ -24,6 +24,7 @@ from diffinv import errors, options, output, progress, reading
 from diffinv.nets import diffusers, diffusers_unet, drunet, edm, edm_unet, guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import (
+  classes,
   description,
   diffusers_folder,
   drunet_files,
@@ -34,16 +35,21 @@ from diffinv.priors import (
   readings,
 )
 from diffinv.priors import folder as priors
-from diffinv.priors.base import Prior
+from diffinv.priors.base import VELOCITIES, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
-from diffinv.schedules import BETAS, Schedule
+from diffinv.schedules import BETAS, FLOW, Schedule
 
 SAFETENSORS = ".safetensors"
 CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
 # What is said of a guided-diffusion network alone.
 OF_GUIDED = ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample")
-OF_INDEX = ("schedule", "variance", "rescale_timesteps")  # of networks that are told the index in a schedule
+OF_INDEX = (
+  "schedule",
+  "variance",
+  "rescale_timesteps",
+  "prediction",
+)  # of networks that are told the index in a schedule
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
 MAX_BYTES = 40_000_000_000  # of a file
 MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
@@ -84,15 +90,31 @@ class ConvertConfig:
     None, "Pixels of the images that it is for. Not set: the preset's, or the folder's.", low=1, high=MAX_NUMBER
   )
   schedule: str | None = option(
-    None, "Noise schedule that it was trained with. Not set: the folder's, or linear.", choices=BETAS
+    None,
+    "Noise schedule that it was trained with; flow for networks of velocity on (1 - t) picture + t noise. Not set: the "
+    "folder's, or linear.",
+    choices=(*BETAS, FLOW),
+  )
+  prediction: str | None = option(
+    None,
+    "What it predicts: velocity is noise - picture, of a flow whose time runs from pictures to noise, velocity_to_data "
+    "the other way round. Not set: the folder's, or what the check finds, or eps, or of a flow velocity_to_data.",
+    choices=(*readings.PREDICTED, *VELOCITIES),
   )
   num_steps: int | None = option(
     None, "Steps of that schedule. Not set: the folder's, or 1000.", low=1, high=MAX_SCHEDULE_STEPS
   )
   rescale_timesteps: bool | None = option(
     None,
-    "Whether it was told the time as t 1000 / num_steps. Not set: so it is where num_steps is not 1000, as in "
-    "improved-diffusion, unless the check finds otherwise; not of a folder.",
+    "Whether it was told the time as t 1000 / num_steps; a flow as 1000 t. Not set: so it is where num_steps is not "
+    "1000, as in improved-diffusion, unless the check finds otherwise; not of a folder, but of a flow in one.",
+  )
+  null_label: int | str = option(
+    "auto",
+    "Index of the class that stands for no class, for guidance; or auto, the last of 11, 101 or 1001; or none.",
+    low=0,
+    high=MAX_NUMBER,
+    words=("auto", "none"),
   )
   max_noise: float | None = option(
     None,
@@ -118,6 +140,13 @@ class ConvertConfig:
     if self.num_heads_upsample is not None and self.num_head_channels is not None:
       raise errors.UsageError(
         "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
+      )
+    if (self.prediction in VELOCITIES and self.schedule not in (None, FLOW)) or (
+      self.schedule == FLOW and self.prediction not in (None, *VELOCITIES)
+    ):
+      raise errors.UsageError(
+        f"`prediction`: expected {' or '.join(VELOCITIES)} with `schedule={FLOW}` alone, got {self.prediction} with "
+        f"{self.schedule}; leave one of them out"
       )
     if edm_files.is_one(self.input):
       self.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{edm_files.CONFIG} says what its network is told")
@@ -156,6 +185,16 @@ class ConvertConfig:
         )
 
   @property
+  def flow(self) -> bool:
+    """Whether the flags say that it is a flow."""
+    return self.schedule == FLOW or self.prediction in VELOCITIES
+
+  @property
+  def schedule_name(self) -> str | None:
+    """The schedule that the flags say."""
+    return FLOW if self.flow else self.schedule
+
+  @property
   def steps(self) -> int:
     """Steps of the schedule of a file."""
     return readings.RESCALED_TO if self.num_steps is None else self.num_steps
@@ -190,9 +229,17 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
   made = _reader(path)(path, config)
   if not isinstance(made.network, drunet.DRUNetConfig):
     config.check_unsaid(("max_noise",), "the noise that this network knows is that of its schedule")
+  made = made._replace(prior=dataclasses.replace(made.prior, null_label=_null_label(path, made.network, config)))
   written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
   _tell(made.prior, made.network, config)
   return Converted(written, made.tensors, sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params)))
+
+
+def _null_label(path: pathlib.Path, network: Any, config: ConvertConfig) -> int | None:
+  try:
+    return classes.null_of(network, config.null_label)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
 
 
 class _Made(NamedTuple):
@@ -257,13 +304,27 @@ def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior
     params={},
     apply=diffusers_unet.apply_function(network),
     schedule=_folder_schedule(scheduler, config),
-    prediction="eps" if scheduler is None else scheduler.prediction,
+    prediction=_folder_prediction(scheduler, config),
     variance=_folder_variance(found, config),
     clip=scheduler is None or scheduler.clip,
     image_shape=(*edges, network.in_channels),
     size_multiple=network.size_multiple,
-    time_scale=readings.RESCALED_TO / config.steps if config.rescale_timesteps else 1.0,
+    time_scale=_folder_time_scale(scheduler, config),
   )
+
+
+def _folder_prediction(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> str:
+  if config.prediction is not None:
+    return config.prediction
+  said = "eps" if scheduler is None else scheduler.prediction
+  return VELOCITIES[0] if config.flow and said not in VELOCITIES else said
+
+
+def _folder_time_scale(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> float:
+  if _folder_prediction(scheduler, config) not in VELOCITIES:
+    return readings.RESCALED_TO / config.steps if config.rescale_timesteps else 1.0
+  told = readings.RESCALED_TO if scheduler is None or scheduler.time_scale == 1.0 else scheduler.time_scale
+  return 1.0 if config.rescale_timesteps is False else told
 
 
 def _folder_variance(found: diffusers_folder.Found, config: ConvertConfig) -> str:
@@ -282,14 +343,16 @@ def _checked(prior: Prior, found: diffusers_folder.Found, config: ConvertConfig)
     )
   if not config.check or found.network.in_channels not in CHECKED_CHANNELS:
     return prior
-  said = None if found.scheduler is None else found.scheduler.prediction
+  told = found.scheduler is not None or config.prediction is not None
+  said = prior.prediction if told else None
   return dataclasses.replace(prior, prediction=readings.choose_prediction(prior, found.network, said))
 
 
 def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> Schedule:
-  if scheduler is None or config.schedule is not None:
+  name = config.schedule_name
+  if scheduler is None or (name is not None and (name != FLOW or scheduler.schedule.name != FLOW)):
     steps = scheduler.schedule.num_steps if config.num_steps is None and scheduler is not None else config.steps
-    return Schedule(config.schedule or SCHEDULE, steps)
+    return Schedule(name or SCHEDULE, steps)
   if config.num_steps not in (None, scheduler.schedule.num_steps):
     return dataclasses.replace(scheduler.schedule, num_steps=config.num_steps)
   return scheduler.schedule
@@ -356,31 +419,52 @@ def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple
 
 def _tell(prior: Prior, network: Any, config: ConvertConfig) -> None:
   """Say what a user of the prior should know, and what was assumed."""
-  if network.num_classes is not None:
-    progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
-  if config.rescale_timesteps is None and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
+  _tell_classes(prior, network, config)
+  if prior.prediction in VELOCITIES and isinstance(network, unet.UNetConfig):
+    to_data = prior.prediction == "velocity_to_data"
+    told, ends = (
+      "t" if prior.time_scale == 1.0 else "1000 t",
+      ("noise", "pictures") if to_data else ("pictures", "noise"),
+    )
+    progress.note(
+      f"the network is told {told}, from {ends[0]} at t = 0 to {ends[1]} at 1; if it was trained otherwise, set "
+      "--prediction or --rescale_timesteps and --overwrite"
+    )
+  elif (
+    config.rescale_timesteps is None and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig)
+  ):
     told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
     progress.note(
       f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
     )
 
 
+def _tell_classes(prior: Prior, network: Any, config: ConvertConfig) -> None:
+  if network.num_classes is None:
+    return
+  null = prior.null_label
+  takes = "using it takes a label" if null is None else f"class {null} is none of them, without a label it is taken"
+  progress.note(f"the network is class-conditional, of {network.num_classes} classes: {takes}")
+  if null is not None and config.null_label == "auto":
+    progress.note("that is taken from the size of its table alone; if it is wrong, add --null_label=none --overwrite")
+
+
 def _said(config: ConvertConfig) -> readings.Said:
   names = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")
   network = {name: getattr(config, name) for name in names}
-  return readings.Said(network, config.preset, config.rescale_timesteps, config.steps)
+  return readings.Said(network, config.preset, config.rescale_timesteps, config.steps, config.flow, config.prediction)
 
 
 def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) -> Prior:
-  """Return the network as a prior that predicts the noise; `config.variance` applies if it has not learned its own."""
+  """Return the network as a prior; `config.variance` applies if it has not learned its own."""
   network = reading.network
   learned = network.out_channels == 2 * network.in_channels
   size = PRESET_SIZE if config.image_size is None else config.image_size
   return Prior(
     params=params,
     apply=unet.apply_function(network),
-    schedule=Schedule(config.schedule or SCHEDULE, config.steps),
-    prediction="eps",
+    schedule=Schedule(config.schedule_name or SCHEDULE, config.steps),
+    prediction=reading.prediction or "eps",
     variance="learned_range" if learned else config.variance or VARIANCE,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,

@@ -93,7 +93,12 @@ class Names:
 
 def case_keys(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Return the keys of the operator, of the noise, and of all chains."""
-  operator_key, noise_key, chains_key = jax.random.split(case.key, 3)
+  return _parted(case.key)
+
+
+@jax.jit
+def _parted(key):
+  operator_key, noise_key, chains_key = jax.random.split(key, 3)
   return operator_key, noise_key, chains_key
 
 

@@ -28,8 +28,8 @@ def load(config: Running) -> PicturePrior:
     FileNotFoundError, ValueError: see `load_prior`.
   """
   prior: Any = config.prior
-  given: dict[str, Any] = {"label": config.label, "dtype": config.dtype, "remat": config.remat or None}
-  given["tile"] = None if config.tile == Running.tile else config.tile
+  given: dict[str, Any] = {"label": config.label, "guidance": config.guidance, "dtype": config.dtype}
+  given |= {"remat": config.remat or None, "tile": None if config.tile == Running.tile else config.tile}
   given = {name: value for name, value in given.items() if value is not None}
   if is_named(prior):
     return load_prior(prior, **given)
@@ -120,7 +120,7 @@ def fingerprint(tree: Any) -> str:
 
 def _is_silent(name: str, value: Any) -> bool:
   """Tell whether a field of a prior changes nothing, so that results from before there was one go on."""
-  return name == "tiling" or (name, value) == ("time_scale", 1.0)
+  return name == "tiling" or (name, value) in (("time_scale", 1.0), ("null_label", None))
 
 
 def digest(array: np.ndarray) -> str:

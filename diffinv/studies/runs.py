@@ -42,7 +42,7 @@ FREE_SETTINGS = ("output", "overwrite", "restart", "compilation_cache", "devices
 FREE = ("device",)
 VERSIONS = "versions"
 LATER = ("lpips",)  # that plans of older versions do not have: where it is missing, it may be anything
-LATER_SETTINGS = {"antithetic": False}  # what older versions, which do not have them, do
+LATER_SETTINGS = {"antithetic": False, "guidance": None}  # what older versions, which do not have them, do
 MOST_ROWS = 2**30  # bytes of ROWS that are read
 
 

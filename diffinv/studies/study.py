@@ -22,6 +22,7 @@ from diffinv.noise import MAX_RATE, MAX_SIGMA, MIN_RATE, MIN_SIGMA
 from diffinv.operators import Operator
 from diffinv.options import MAX_SEED, option
 from diffinv.priors import PicturePrior
+from diffinv.priors.classes import MAX_GUIDANCE
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.schedules import SPACINGS, parse_spacing
 from diffinv.studies.presets import PRESETS, Preset
@@ -57,6 +58,13 @@ class Running:
   )
   label: int | None = option(
     None, "Class of the pictures, for a class-conditional network.", low=0, high=MAX_NUMBER - 1
+  )
+  guidance: float | None = option(
+    None,
+    "How much of the class, for a network that was trained without one now and then: 1 is the class, more is more of "
+    "it; takes twice the time. Not set: the class, as the network knows it.",
+    low=0.0,
+    high=MAX_GUIDANCE,
   )
   dtype: str | None = option(
     None,

@@ -196,7 +196,7 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
     row["sigma"] = noise_level.chosen(seen, rounded=rounded, noisy=noisy)
     progress.note(f"{case.name}: {noise_level.described(seen, row['sigma'], rounded)}")
     noise = Gaussian(row["sigma"])
-    if doubt := _unevenness(config, prior, case, simplest, y, noise):
+    if doubt := _unevenness(config, simplest, y, seen):
       progress.note(f"{case.name}: {doubt}")
   if config.unknown_blur is not None:
     is_white = isinstance(noise, Gaussian)
@@ -208,11 +208,11 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
   return row
 
 
-def _unevenness(config, prior, case, simplest, y, noise) -> str | None:
-  """Say how noise of one sigma looks uneven; None where it does not."""
-  if config.blur is not None or uneven_noise.excuse(simplest) is not None:
+def _unevenness(config, simplest, y, seen) -> str | None:
+  """Say how noise that one sigma explains in all looks uneven; None where it does not."""
+  if config.blur is not None or not seen.settled or seen.x0 is None or uneven_noise.excuse(simplest) is not None:
     return None
-  return uneven_noise.doubt(uneven_noise.unevenness(case_keys(case)[1], prior, y, np.float32(noise.sigma)))
+  return uneven_noise.doubt(uneven_noise.unevenness(y, seen))
 
 
 def _seen(prior, case, simplest, y) -> noise_level.Estimate:

@@ -107,7 +107,7 @@ def study_of(subject: Subject, who: str, purpose: str) -> Study:
   config = subject.config
   own: dict[str, Any] = {"prior": NATURAL}
   if who == NETWORK:
-    own = {name: getattr(config, name) for name in ("prior", "label", "dtype", "remat", "settings")}
+    own = {name: getattr(config, name) for name in ("prior", "label", "guidance", "dtype", "remat", "settings")}
   shared = ("steps", "seed", "batch_size", "devices", "tasks", "methods", "num_samples", "antithetic")
   count = _count(subject, purpose)
   data = subject.training.source if subject.in_set else list(subject.held_out(purpose, count))
