@@ -51,7 +51,7 @@ class Schedule:
 
   name: str  # a key of BETAS, or one of RANGES with `ends`, or "given" with `betas`, or "flow"
   num_steps: int = 1000
-  ends: tuple[float, ...] = ()  # of RANGES: first and last beta, or sigma / alpha of "geometric"
+  ends: tuple[float, ...] = ()  # of RANGES: first and last beta, or sigma / alpha of OF_SBAR
   betas: tuple[float, ...] = ()  # of "given", ascending in time
   zero_snr: bool = False  # rescaled so that the last step holds next to no signal, see `without_signal`
   shift: float = 1.0  # of "flow": sigma / alpha is so many times larger
@@ -135,6 +135,12 @@ def geometric_between(first: float, last: float, num_steps: int) -> np.ndarray:
   return 1.0 / (1.0 + np.geomspace(first, last, num_steps) ** 2)
 
 
+def karras_between(first: float, last: float, num_steps: int) -> np.ndarray:
+  """Return alpha_bar at sigma / alpha whose 7th roots lie at equal distances (Karras et al., 2206.00364, Eq. 5)."""
+  roots = np.linspace(first ** (1 / KARRAS_RHO), last ** (1 / KARRAS_RHO), num_steps)
+  return 1.0 / (1.0 + roots ** (2 * KARRAS_RHO))
+
+
 def flow_between(shift: float, num_steps: int) -> np.ndarray:
   """Return alpha_bar of a flow's levels (1 - tau) x0 + tau eps, scaled to variance 1, `[num_steps]`.
 
@@ -164,7 +170,9 @@ RANGES: dict[str, Callable[..., np.ndarray]] = {
   "scaled_linear": roots_between,
   "sigmoid": sigmoid_between,
   "geometric": geometric_between,
+  "karras": karras_between,
 }
+OF_SBAR = ("geometric", "karras")  # of RANGES: those whose ends are sigma / alpha, not betas
 GIVEN = "given"  # the name of a schedule of given betas
 FLOW = "flow"  # the name of that of a flow, see `flow_between`
 NAMES = tuple(dict.fromkeys((*BETAS, *RANGES, GIVEN, FLOW)))
@@ -182,11 +190,13 @@ def _check(schedule: Schedule) -> None:
     ends and (name not in RANGES or len(ends) != 2)
   ):
     raise ValueError(f"schedule: expected two ends of {', '.join(RANGES)} alone, got {len(ends)} of {name!r}")
-  most = math.inf if name == "geometric" else 1.0
+  most = math.inf if name in OF_SBAR else 1.0
   if not all(0.0 < value < most for value in (*ends, *betas)):
-    raise ValueError(f"schedule: expected betas in (0, 1), or positive ends of 'geometric', got {(*ends, *betas)[:4]}")
-  if name == "geometric" and not ends[0] < ends[1]:
-    raise ValueError(f"schedule: expected ascending ends of 'geometric', got {ends[0]} and {ends[1]}")
+    raise ValueError(
+      f"schedule: expected betas in (0, 1), or positive ends of {' or '.join(OF_SBAR)}, got {(*ends, *betas)[:4]}"
+    )
+  if name in OF_SBAR and not ends[0] < ends[1]:
+    raise ValueError(f"schedule: expected ascending ends of {name!r}, got {ends[0]} and {ends[1]}")
   if (schedule.zero_snr or name == FLOW) and schedule.num_steps < 3:
     what = "of 'flow'" if name == FLOW else "with zero_snr"
     raise ValueError(f"schedule: expected 3 or more steps {what}, got {schedule.num_steps}")

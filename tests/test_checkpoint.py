@@ -352,7 +352,7 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     ),
     (
       lambda d: d["network"].update(name="transformer"),
-      "network: expected the name of one of guided_diffusion, diffusers, small",
+      "network: expected the name of one of guided_diffusion, diffusers, edm, drunet, small",
     ),
     (lambda d: d["network"].update(depth=3), "network: unknown field 'depth'; the fields are model_channels"),
     (lambda d: d["network"].pop("num_res_blocks"), "network: the field 'num_res_blocks' is missing"),

@@ -304,6 +304,13 @@ def test_a_schedule_without_signal_equals_the_table_but_for_its_end(golden):
   assert np.all(np.isfinite(grid.alpha)) and grid.alpha[0] < 3e-4 and np.all(np.diff(grid.alpha) > 0)
 
 
+def test_a_karras_schedule_has_the_noise_of_edms_sampler():
+  got = np.exp(schedules.log_sbar(Schedule("karras", 18, ends=(0.002, 80.0))))
+  i = np.arange(18)  # Karras et al., Eq. 5, from the highest to the lowest
+  theirs = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+  np.testing.assert_allclose(got[::-1], theirs, rtol=1e-9)
+
+
 def test_a_geometric_schedule_has_the_noise_of_the_variance_exploding_one(golden):
   want = golden("diffusers_schedules.npz")["score_sde_ve"]
   got = np.exp(schedules.log_sbar(Schedule("geometric", 2000, ends=(0.01, 1348.0))))
@@ -313,7 +320,8 @@ def test_a_geometric_schedule_has_the_noise_of_the_variance_exploding_one(golden
 @pytest.mark.parametrize(
   "schedule, message",
   [
-    (Schedule("sigmoid"), "expected two ends of linear, scaled_linear, sigmoid, geometric alone, got 0 of 'sigmoid'"),
+    (Schedule("sigmoid"), "expected two ends of linear, scaled_linear, sigmoid, geometric, karras alone, got 0"),
+    (Schedule("karras", ends=(80.0, 0.002)), "expected ascending ends of 'karras', got 80.0 and 0.002"),
     (Schedule("cosine", ends=(0.1, 0.2)), "expected two ends .* got 2 of 'cosine'"),
     (Schedule("linear", ends=(0.1,)), "expected two ends .* got 1 of 'linear'"),
     (Schedule("linear", ends=(0.1, 1.0)), r"expected betas in \(0, 1\)"),

@@ -1,11 +1,16 @@
-"""Turn a network of others into a prior: a folder of the diffusers library, or a checkpoint of guided-diffusion.
+"""Turn a network of others into a prior: of the diffusers library, guided-diffusion, EDM, or a DRUNet.
 
 usage: diffinv convert --input=DIFFUSERS_FOLDER --output=FOLDER
+       diffinv convert --input=EDM_FOLDER --output=FOLDER
+       diffinv convert --input=DRUNET_FILE --output=FOLDER
        diffinv convert --input=FILE --output=FOLDER [--preset=ffhq256|imagenet256]
        diffinv convert --input=FILE --output=FOLDER --image_size=N [--num_heads=N|--num_head_channels=N]
 
 DIFFUSERS_FOLDER holds an unconditional UNet2DModel, by itself or as unet/ of a pipeline: config.json, the weights, and
 the scheduler's json, which say all that a prior needs. docs/checkpoints.md lists what is read and what was verified.
+
+EDM_FOLDER is what tools/export_edm.py wrote of a checkpoint of EDM or InverseBench; DRUNET_FILE a state_dict of the
+denoiser of plug-and-play methods.
 
 FILE holds a state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). Shapes tell the
 architecture except how attention splits its channels, which a preset or the flags say, or else the check finds: the

@@ -138,6 +138,15 @@ def check_noise(method: Method, noise: Any, schedule: Schedule) -> None:
   getattr(method, "check_noise", lambda noise, schedule: None)(noise, schedule)
 
 
+def check_start(method: Method, operator: Operator, schedule: Schedule) -> None:
+  """Check that chains of the method for this operator can start with a prior of this schedule.
+
+  Raises:
+    ValueError: the prior knows too little noise; the message says what can be done.
+  """
+  getattr(method, "check_start", lambda operator, schedule: None)(operator, schedule)
+
+
 def fitted(method: Method, noise: Any) -> Method:
   """Return the method as problems of this noise take it: with more evaluations, where it needs them."""
   return getattr(method, "fitted", lambda noise: method)(noise)

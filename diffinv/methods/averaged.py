@@ -76,6 +76,14 @@ class Averaged:
     """
     self.method.check_noise(noise, schedule)
 
+  def check_start(self, operator, schedule):
+    """Check what the method checks.
+
+    Raises:
+      ValueError: it cannot work.
+    """
+    self.method.check_start(operator, schedule)
+
   def _keys(self, key):
     paired = self.samples % 2 == 0 and jax.random.key_impl(key) == antithetic.BASE
     keys = jax.random.split(key, self.samples // 2 if paired else self.samples)

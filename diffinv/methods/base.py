@@ -10,6 +10,7 @@ A method is a frozen pytree of hyper-parameters that guides ONE image through a 
   cost(num_levels)                            -> network evaluations and gradients per image
   check(operator)                             -> ValueError if the method cannot work; on the host, before the chain
   check_noise(noise, schedule)                -> the same, of the measurement's noise and the prior's schedule
+  check_start(operator, schedule)             -> the same, of where a chain starts with a prior of that schedule
 
 The sampler (`diffinv.sampler`) scans `step` over neighboring pairs of levels and knows nothing else.
 
@@ -29,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from diffinv import options
+from diffinv.methods import starts
 from diffinv.methods.cases import Case, Descent, Mean, MixtureCase, ScalarCase
 from diffinv.operators.base import Operator
 from diffinv.priors import AnyPrior, Denoised, eps_from_x0
@@ -107,6 +109,8 @@ class Method(Protocol):
 
   def check_noise(self, noise: Any, schedule: Schedule) -> None: ...
 
+  def check_start(self, operator: Operator, schedule: Schedule) -> None: ...
+
   @classmethod
   def cases(cls) -> tuple[Case | Descent | Mean, ...]: ...
 
@@ -118,7 +122,7 @@ class Method(Protocol):
 
 
 class Iteration(abc.ABC):
-  """What most methods share: every level once, starting from pure noise and ending with the iterate.
+  """What most methods share: every level once, starting from noise (`starts`) and ending with the iterate.
 
   The state has the iterate as `x`, `[h, w, c]`.
   """
@@ -142,8 +146,8 @@ class Iteration(abc.ABC):
     return grid
 
   def init(self, key: jax.Array, prior: AnyPrior, problem: Problem, start: Level) -> Any:
-    """Return x_T ~ N(0, I)."""
-    return XState(jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype))
+    """Return x_T ~ N(0, I), or what there is of a prior that knows less noise, see `starts`."""
+    return XState(starts.begun(key, prior, problem, start))
 
   @abc.abstractmethod
   def step(
@@ -168,6 +172,14 @@ class Iteration(abc.ABC):
 
   def check_noise(self, noise: Any, schedule: Schedule) -> None:
     """Accept any noise, with a prior of any schedule."""
+
+  def check_start(self, operator: Operator, schedule: Schedule) -> None:
+    """Accept a prior that knows pure noise, and any for linear operators.
+
+    Raises:
+      ValueError: the prior knows less.
+    """
+    starts.check(self.name, operator, schedule)
 
   def fitted(self, noise: Any) -> "Iteration":
     """Return the method as problems of this noise take it: itself."""

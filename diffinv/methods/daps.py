@@ -29,12 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.methods import affine, base
+from diffinv.methods import affine, base, starts
 from diffinv.methods.cases import Case, MixtureCase
 from diffinv.operators.base import LinearOperator, norm_squared
 from diffinv.problems import MISFITS
 from diffinv.pytree import pytree, static
-from diffinv.schedules import Level, level_at
+from diffinv.schedules import Level, level_at, sbar_range
 
 POWER = 7  # of the spacing
 # Of its case: few and large Langevin steps, so that the law is far from its limit.
@@ -96,6 +96,14 @@ class DAPS(base.Iteration):
       raise ValueError(
         f"daps: the Langevin steps are stable while step_size ||A||^2 / tau^2 < 2, got {bound:.3g}; "
         "lower step_size or raise tau"
+      )
+
+  def check_start(self, operator, schedule):
+    starts.check(self.name, operator, schedule)
+    high = sbar_range(schedule)[1]
+    if not starts.knows_pure_noise(schedule) and float(self.sigma_max) > high:
+      raise ValueError(
+        f"daps: {starts.limit(schedule)}: expected sigma_max of at most {high:.3g}, got {float(self.sigma_max):g}"
       )
 
   def step(self, key, state, now, nxt, prior, problem):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffinv.methods import affine, base, proximal
+from diffinv.methods import affine, base, proximal, starts
 from diffinv.methods.cases import Case, MixtureCase, Reference, each
 from diffinv.pytree import pytree
 
@@ -45,10 +45,12 @@ class DDRM(base.Chain):
     basis, sbar = problem.operator.spectral(), start.sigma / start.alpha
     seen, y_bar, y_std = in_basis(problem, basis)
     z = jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype)
-    unseen = basis.analyze(sbar * z)
+    # Where nothing is seen: noise alone, or of a prior that knows less than pure noise, a picture below it.
+    around = 0.0 if starts.knows_pure_noise(prior.schedule) else starts.picture(problem)
+    unseen = basis.analyze(around + sbar * z)
     std = jnp.sqrt(jnp.maximum(sbar**2 - y_std**2, 0.0))
     change = jnp.where(seen & (sbar > y_std), y_bar + std * basis.analyze(z) - unseen, 0.0)  # Eq. 7
-    return base.XState(start.alpha * (sbar * z + basis.synthesize(change)))
+    return base.XState(start.alpha * (around + sbar * z + basis.synthesize(change)))
 
   def update(self, z, x_t, now, nxt, prior, problem):
     basis, sbar = problem.operator.spectral(), nxt.sigma / nxt.alpha

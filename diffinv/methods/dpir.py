@@ -77,6 +77,9 @@ class DPIR(base.Chain):
     """
     return Level(jnp.arange(grid.t.shape[0])[::-1].astype(grid.t.dtype), jnp.ones_like(grid.alpha), _way(grid))
 
+  def check_start(self, operator, schedule):
+    """Accept a prior of any schedule: levels are cut to those that it knows."""
+
   def init(self, key, prior, problem, start):
     """Start at the smoothest image that explains y."""
     return base.XState(proximal.smoothest(problem, self.iterations))

@@ -81,6 +81,9 @@ class MMSE(base.Iteration):
     steps = self.rounds or min(self.views, grid.t.shape[0] - 1)
     return jax.tree.map(lambda v: v[jnp.array([*[0] * steps, -1])], grid)
 
+  def check_start(self, operator, schedule):
+    """Accept a prior of any schedule: y is at a level of it, see `check_noise`."""
+
   def init(self, key, prior, problem, start):
     if not self.rounds:
       return Mean(problem.y, jnp.int32(0))

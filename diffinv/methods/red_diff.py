@@ -56,6 +56,9 @@ class REDDiff(base.Iteration):
   entering = "Adam on ‖y − A(μ)‖², the prior as regularizer"
   search = {"learning_rate": (0.03, 0.1, 0.3), "weight": (0.01, 0.03, 0.1, 0.25, 0.5, 1.0)}
 
+  def check_start(self, operator, schedule):
+    """Accept a prior of any schedule: no chain starts at noise."""
+
   def init(self, key, prior, problem, start):
     """Start at A^T (A A^T + sigma_y^2 I)^-1 y, or at noise if A is not linear."""
     operator, variance = problem.operator, proximal.noise_variance(problem)

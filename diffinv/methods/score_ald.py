@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import priors
-from diffinv.methods import affine, base
+from diffinv.methods import affine, base, starts
 from diffinv.methods.cases import Case, MixtureCase, each
 from diffinv.operators.base import norm_squared
 from diffinv.pytree import pytree, static
@@ -112,8 +112,10 @@ class ScoreALD(base.Chain):
     return Level(*map(repeat, grid))
 
   def init(self, key, prior, problem, start):
-    z = jax.random.normal(key, problem.operator.in_shape, start.alpha.dtype)
-    return base.XState(z if self.sampler == "ddpm" else start.sigma / start.alpha * z)
+    x_t = starts.begun(key, prior, problem, start)
+    if self.sampler == "ddpm":
+      return base.XState(x_t)
+    return base.XState((start.sigma if starts.knows_pure_noise(prior.schedule) else 1.0) / start.alpha * x_t)
 
   def update(self, z, x_t, now, nxt, prior, problem):
     return SAMPLERS[self.sampler](self, z, x_t, now, nxt, prior, problem)

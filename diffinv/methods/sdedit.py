@@ -71,6 +71,9 @@ class SDEdit(base.Chain):
     if self.keep_known and not isinstance(operator, Inpainting):
       raise ValueError(f"sdedit: keep_known re-imposes observed pixels, got {type(operator).__name__}; set it to false")
 
+  def check_start(self, operator, schedule):
+    """Accept a prior of any schedule: the guide is noised to a level of it."""
+
   def init(self, key, prior, problem, start):
     return base.XState(GUIDES[self.guide](self, problem))
 

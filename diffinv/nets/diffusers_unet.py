@@ -188,12 +188,12 @@ def _check_divides(name, value, widths):
       raise ValueError(f"{name}: expected a divisor of the {channels} channels of a level, got {value}")
 
 
-def fir_down(x: jax.Array) -> jax.Array:
-  """Halve `x`, `[h, w, c]`, by the filter (1, 3, 3, 1) / 8 along each axis, zero padding."""
+def fir_down(x: jax.Array, zeros: int = 1) -> jax.Array:
+  """Halve `x`, `[h, w, c]`, by the filter (1, 3, 3, 1) / 8 along each axis; `zeros`: around it, 1 or none."""
   for axis in (0, 1):
-    size = x.shape[axis]
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(3)])
-    a, b, c, d = (lax.slice_in_dim(padded, i, i + size - 1, stride=2, axis=axis) for i in range(4))
+    padded = jnp.pad(x, [(zeros, zeros) if i == axis else (0, 0) for i in range(3)])
+    last = padded.shape[axis] - 3
+    a, b, c, d = (lax.slice_in_dim(padded, i, i + last, stride=2, axis=axis) for i in range(4))
     x = (a + 3 * b + 3 * c + d) / 8
   return x
 

@@ -115,7 +115,7 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
     return 1 / (level.alpha + level.sigma), time_scale * tau
   if prediction not in OWN_TIME:
     return jnp.ones_like(level.alpha), level.t if time_scale == 1.0 else time_scale * level.t
-  if prediction == "ve":
+  if prediction in ("ve", "denoiser"):
     return 1 / level.alpha, jnp.maximum(level.sigma / level.alpha, LEAST_SBAR)
   _, _, c_in, c_noise = edm_scales(level)
   return c_in / level.alpha, c_noise
@@ -128,11 +128,12 @@ X0_FROM = {
   "x0": lambda x_t, x0, level: x0,
   "edm": x0_from_edm,
   "ve": x0_from_eps,  # as "eps", of x_t / alpha = x0 + sbar eps, and told sbar
+  "denoiser": lambda x_t, x0, level: x0,  # as "x0", of x_t / alpha, and told sbar
   "velocity": x0_from_velocity,  # of a flow whose time runs from pictures at 0 to noise at 1
   "velocity_to_data": lambda x_t, velocity, level: x0_from_velocity(x_t, -velocity, level),  # from noise to pictures
 }
 VELOCITIES = ("velocity", "velocity_to_data")  # predictions of flows, which are told their time
-OWN_TIME = ("edm", "ve")  # predictions of networks that are told the noise, not the index in the schedule
+OWN_TIME = ("edm", "ve", "denoiser")  # predictions of networks that are told the noise, not the index in the schedule
 PREDICTIONS = tuple(X0_FROM)
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 

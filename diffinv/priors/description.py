@@ -25,7 +25,7 @@ import jax
 import msgspec
 
 from diffinv import errors, files, reading
-from diffinv.nets import diffusers_unet, small, unet
+from diffinv.nets import diffusers_unet, drunet, edm_unet, small, unet
 from diffinv.priors import classes
 from diffinv.priors.base import OWN_TIME, PREDICTIONS, VARIANCES, Prior
 from diffinv.reading import shown
@@ -44,7 +44,9 @@ MAX_SCHEDULE_STEPS = 100_000  # of a schedule
 MAX_TIME_SCALE = 1000  # of t: a schedule of one step, or a flow, told the time of one of 1000
 MAX_LEVELS = 16  # of a network
 MAX_NUMBER = 65536  # of channels, classes, pixels and the like
-MAX_BLOCKS: dict[str, int] = dict.fromkeys(("blocks", "middle_blocks", "num_res_blocks", "layers_per_block"), 64)
+MAX_BLOCKS: dict[str, int] = dict.fromkeys(
+  ("blocks", "middle_blocks", "num_res_blocks", "layers_per_block", "num_blocks"), 64
+)
 
 
 class Network(NamedTuple):
@@ -61,6 +63,8 @@ NETWORKS = {
   "diffusers": Network(
     diffusers_unet.DiffusersConfig, diffusers_unet.make_config, diffusers_unet.apply_function, diffusers_unet.init
   ),
+  "edm": Network(edm_unet.EDMConfig, edm_unet.make_config, edm_unet.apply_function, edm_unet.init),
+  "drunet": Network(drunet.DRUNetConfig, drunet.make_config, drunet.apply_function, drunet.init),
   "small": Network(small.SmallConfig, small.SmallConfig, small.apply_function, small.initialize),
 }
 

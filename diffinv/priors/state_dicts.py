@@ -1,7 +1,8 @@
 """State dicts of others: reading PyTorch and safetensors files, and making priors of them.
 
-Files of the guided-diffusion UNet become priors, and folders of the diffusers library; `diffinv.nets.guided_diffusion`
-and `diffinv.nets.diffusers` know their tensors. No code in a file is run.
+Files of the guided-diffusion UNet, of EDM's networks and of DRUNets become priors, and folders of the diffusers
+library; `guided_diffusion`, `edm`, `drunet` and `diffusers` of `diffinv.nets` know their tensors. No code in a file is
+run.
 """
 
 import dataclasses
@@ -13,15 +14,26 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from diffinv import errors, options, output, progress, reading
-from diffinv.nets import diffusers, diffusers_unet, guided_diffusion, unet
+from diffinv.nets import diffusers, diffusers_unet, drunet, edm, edm_unet, guided_diffusion, unet
 from diffinv.options import option
-from diffinv.priors import classes, description, diffusers_folder, file_kinds, key_prefixes, portrait, readings
+from diffinv.priors import (
+  classes,
+  description,
+  diffusers_folder,
+  drunet_files,
+  edm_files,
+  file_kinds,
+  key_prefixes,
+  portrait,
+  readings,
+)
 from diffinv.priors import folder as priors
 from diffinv.priors.base import VELOCITIES, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
@@ -30,6 +42,14 @@ from diffinv.schedules import BETAS, FLOW, Schedule
 SAFETENSORS = ".safetensors"
 CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
+# What is said of a guided-diffusion network alone.
+OF_GUIDED = ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample")
+OF_INDEX = (
+  "schedule",
+  "variance",
+  "rescale_timesteps",
+  "prediction",
+)  # of networks that are told the index in a schedule
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
 MAX_BYTES = 40_000_000_000  # of a file
 MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
@@ -45,7 +65,7 @@ class ConvertConfig:
   """What to convert, and what the file does not say of itself."""
 
   input: str | os.PathLike[str] = option(
-    help="File to read, .pt or .safetensors, or a folder of the diffusers library; required."
+    help="File to read, .pt or .safetensors, or a folder of the diffusers library or of tools/export_edm.py; required."
   )
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
   num_heads: int | None = option(
@@ -96,6 +116,12 @@ class ConvertConfig:
     high=MAX_NUMBER,
     words=("auto", "none"),
   )
+  max_noise: float | None = option(
+    None,
+    "Noise up to which a DRUNet was trained, standard deviation of 255 gray levels. Not set: 50, as published.",
+    low=1,
+    high=255,
+  )
   check: bool = option(
     True,
     "Denoise a portrait with the network, to see whether it works, and to tell what was not said: heads, "
@@ -122,18 +148,35 @@ class ConvertConfig:
         f"`prediction`: expected {' or '.join(VELOCITIES)} with `schedule={FLOW}` alone, got {self.prediction} with "
         f"{self.schedule}; leave one of them out"
       )
-    if diffusers_folder.is_one(self.input):
+    if edm_files.is_one(self.input):
+      self.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{edm_files.CONFIG} says what its network is told")
+    elif diffusers_folder.is_one(self.input):
       self._check_said()
-    elif self.image_size is None and self.preset is None and self._is_file():
+    elif not reading.is_file(self.input) and pathlib.Path(self.input).suffix:  # else it may be meant to be a folder
+      self.check_size()
+
+  def check_size(self) -> None:
+    """Check that a size was said, of a file that does not say it.
+
+    Raises:
+      UsageError: it was not.
+    """
+    if self.image_size is None and self.preset is None:
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
 
-  def _is_file(self) -> bool:
-    """Tell whether the input is a file, or named as one: what is not there may have been meant to be a folder."""
-    return reading.is_file(self.input) or bool(pathlib.Path(self.input).suffix)
+  def check_unsaid(self, names: tuple[str, ...], why: str) -> None:
+    """Check that nothing was said that has no meaning for a network.
+
+    Raises:
+      UsageError: it was.
+    """
+    for name in names:
+      if getattr(self, name) is not None:
+        raise errors.UsageError(f"`{name}`: expected none, as {why}, got {getattr(self, name)}; leave it out")
 
   def _check_said(self):
     """Check that there is a folder's config.json, and that nothing was said that it says."""
-    for name in ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample"):
+    for name in OF_GUIDED:
       if getattr(self, name) is not None:
         diffusers_folder.find(self.input)
         raise errors.UsageError(
@@ -183,7 +226,9 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
   output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
   if overwrite or not priors.holds_prior(folder):  # which may be this one
     priors.check_free(folder, overwrite=overwrite)
-  made = (_from_folder if diffusers_folder.is_one(path) else _from_file)(path, config)
+  made = _reader(path)(path, config)
+  if not isinstance(made.network, drunet.DRUNetConfig):
+    config.check_unsaid(("max_noise",), "the noise that this network knows is that of its schedule")
   made = made._replace(prior=dataclasses.replace(made.prior, null_label=_null_label(path, made.network, config)))
   written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
   _tell(made.prior, made.network, config)
@@ -206,11 +251,20 @@ class _Made(NamedTuple):
   tensors: int  # in the files
 
 
+def _reader(path: pathlib.Path) -> Callable[[pathlib.Path, ConvertConfig], _Made]:
+  if edm_files.is_one(path):
+    return _from_edm
+  return _from_folder if diffusers_folder.is_one(path) else _from_file
+
+
 def _from_file(path: pathlib.Path, config: ConvertConfig) -> _Made:
   state_dict = read_state_dict(path)
+  anchors = next((found for found in FAMILIES if key_prefixes.find(state_dict, found)), None)
   try:
-    state_dict = key_prefixes.select(state_dict, config.key_prefix)
-    prior, network = _identify(state_dict, config)
+    state_dict = key_prefixes.select(state_dict, config.key_prefix, anchors or key_prefixes.ANCHORS)
+    prior, network = FAMILIES[anchors](state_dict, config) if anchors else _identify(state_dict, config)
+  except errors.UsageError:
+    raise
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   return _Made(prior, network, {"source": path.name, "sha256": sha256(path), "preset": config.preset}, len(state_dict))
@@ -304,8 +358,53 @@ def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: Conve
   return scheduler.schedule
 
 
+def _from_edm(path: pathlib.Path, config: ConvertConfig) -> _Made:
+  found = edm_files.find(path)
+  tensors = read_state_dict(found.weights)
+  try:
+    tensors = key_prefixes.select(tensors, config.key_prefix, edm.ANCHORS)
+    prior, network = edm_files.make_prior(tensors, found.fields, num_steps=config.num_steps, size=config.image_size)
+    description.describe(prior, network, None)
+  except ValueError as error:
+    raise ValueError(f"{found.config}: {error}") from None
+  if config.check and network.in_channels in CHECKED_CHANNELS:
+    readings.choose_prediction(prior, network, prior.prediction)
+  said = {name: found.fields.get(name) for name in ("source", "weights", "network")}
+  return _Made(prior, network, {**said, "sha256": sha256(found.weights)}, len(tensors))
+
+
+def _edm_alone(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, Any]:
+  """Return a state dict of EDM's networks, which does not say how its network is preconditioned, as a prior."""
+  config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a network of EDM is told the noise itself")
+  prior, network = edm_files.make_prior(state_dict, {}, num_steps=config.num_steps, size=config.image_size)
+  description.describe(prior, network, None)
+  if config.check and network.in_channels in CHECKED_CHANNELS:
+    network = edm_files.choose_preconditioning(prior, network)
+  return dataclasses.replace(prior, apply=edm_unet.apply_function(network)), network
+
+
+def _drunet(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, Any]:
+  """Return a state dict of a DRUNet as a prior."""
+  config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a DRUNet is told the noise itself")
+  prior, network = drunet_files.make_prior(
+    state_dict, most=config.max_noise, num_steps=config.num_steps, size=config.image_size
+  )
+  description.describe(prior, network, None)
+  if config.check and network.in_channels in CHECKED_CHANNELS:
+    readings.choose_prediction(prior, network, prior.prediction)
+  return prior, network
+
+
+# By tensors that all networks of a family have: what makes a prior of its state dicts.
+FAMILIES: dict[tuple[str, ...], Callable[[dict[str, np.ndarray], ConvertConfig], tuple[Prior, Any]]] = {
+  edm.ANCHORS: _edm_alone,
+  drunet.ANCHORS: _drunet,
+}
+
+
 def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
   """Return a state dict as a prior, and the architecture of its network."""
+  config.check_size()
   shapes = {name: value.shape for name, value in state_dict.items()}
   guided_diffusion.check_unconditional(shapes)
   plain = guided_diffusion.infer_config(shapes, num_heads=1)  # raises where it is no such network
@@ -466,7 +565,7 @@ def _load_torch(torch: Any, path: pathlib.Path) -> Any:
     raise
   except Exception as error:  # PyTorch may raise anything on a damaged file
     reading.raise_system_error(error, path)
-    raise ValueError(f"{path}: {_refusal(error)}") from None
+    raise ValueError(f"{path}: {_refusal(error, path)}") from None
 
 
 class _Refused(ValueError):
@@ -499,7 +598,7 @@ def _directory_size(path: pathlib.Path) -> int:
   return size if size < 0xFFFFFFFF else struct.unpack_from("<Q", tail, tail.rindex(b"PK\x06\x06") + 40)[0]
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception, path: pathlib.Path) -> str:
   """Return why PyTorch did not read a file."""
   said = str(error)
   if isinstance(error, _Refused):
@@ -507,6 +606,11 @@ def _refusal(error: Exception) -> str:
   if "TorchScript" in said:
     return "expected a state_dict, got a TorchScript archive, which holds code; save the network's state_dict alone"
   if isinstance(error, pickle.UnpicklingError) and "weights_only" in said:
+    if edm_files.is_pickle(path):
+      return (
+        "refused: it is a checkpoint of EDM's code, and opening it would run code; where you trust it, run "
+        "tools/export_edm.py on it, and convert the folder that it writes"
+      )
     return (
       "refused: it holds Python objects besides tensors, and loading them could run code; save its state_dict alone"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from diffinv import devices, errors, memory, progress
 from diffinv.data import images, sheet
 from diffinv.launch import Team
+from diffinv.methods import starts
 from diffinv.methods.base import Method
 from diffinv.methods.unconditional import DDIM, SAMPLERS
 from diffinv.options import check, option
@@ -112,6 +113,8 @@ def plan(config: Drawing) -> Job:
   """
   devices.split_cpu(config.devices)
   prior = identity.load(config)
+  with errors.usage():
+    starts.check_nothing_given("`prior`", prior.schedule)
   shape = picture_shape(config, prior)
   method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
   config = with_batch_size(config, prior, method, grid, shape)

@@ -136,6 +136,7 @@ def excuse(method: Method, operator: Operator, noise: Any, schedule: Schedule) -
   try:
     methods.check(method, operator)
     methods.check_noise(method, noise, schedule)
+    methods.check_start(method, operator, schedule)
   except ValueError as error:
     return str(error)
   return None

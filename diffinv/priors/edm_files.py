@@ -1,0 +1,158 @@
+"""Files of EDM's networks: what tools/export_edm.py writes, and state dicts alone.
+
+  FOLDER/edm.safetensors   the tensors of the network, of the averaged one where there are both
+  FOLDER/edm.json          how it is preconditioned, see `Fields`
+
+Checkpoints of EDM and of InverseBench are pickles of code. They are never opened here: their owner runs the tool, where
+he trusts one, and converts the folder that it writes.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from diffinv import progress, reading
+from diffinv.nets import edm, edm_unet
+from diffinv.nets.edm_unet import EDMConfig
+from diffinv.priors import portrait
+from diffinv.priors.base import Prior
+from diffinv.reading import shown
+from diffinv.schedules import Schedule
+
+CONFIG, WEIGHTS = "edm.json", "edm.safetensors"
+FORMAT = "diffinv-edm-1"
+AGAIN = "write it again with tools/export_edm.py"
+PREDICTION = "denoiser"  # of `base.PREDICTIONS`
+# Noise of the authors' sampler, at the steps of which their images were made, and what a network can bound it to.
+LEAST_SIGMA, MOST_SIGMA = 0.002, 80.0
+STEPS = 1000  # of the schedule: the network is told the noise, so more or fewer only place the levels
+LIKELY = ("edm", "ve", "vp")  # how a network may be preconditioned whose file does not say it, the likeliest first
+
+
+# What pickles of the authors' code name, near their beginning.
+NAMED = re.compile(rb"persistence|(EDM|VP|VE|DDPM)Precond|SongUNet|DhariwalUNet")
+HEAD = 1_000_000  # bytes that are looked at for it
+
+
+class Fields(TypedDict, total=False):
+  """The fields of edm.json, with their types; what is left out is as in the authors' code."""
+
+  format: str
+  preconditioning: str  # of `edm_unet.PRECONDITIONINGS`
+  sigma_data: float
+  beta_d: float
+  beta_min: float
+  num_steps: int
+  c_1: float
+  c_2: float
+  sigma_min: float
+  sigma_max: float
+  network: str  # the class that it was
+  weights: str  # which of a file's: "ema"
+  source: str  # the file that it was in
+
+
+class Found(NamedTuple):
+  """What a folder of the tool holds."""
+
+  config: pathlib.Path
+  weights: pathlib.Path
+  fields: Fields
+
+
+def is_one(path: Any) -> bool:
+  """Tell whether a path is a folder of the tool, or one of its two files."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return reading.is_file(path / CONFIG)
+  return path.name in (CONFIG, WEIGHTS) and reading.is_file(path.parent / CONFIG)
+
+
+def is_pickle(path: pathlib.Path) -> bool:
+  """Tell whether a file that holds code names that of EDM; none of it is run."""
+  with open(path, "rb") as file:
+    return NAMED.search(file.read(HEAD)) is not None
+
+
+def find(path: Any) -> Found:
+  """Return what a folder of the tool holds; tensors are not read.
+
+  Raises:
+    ValueError: its edm.json is damaged, or of another version.
+    OSError: it cannot be read.
+  """
+  path = pathlib.Path(path)
+  folder = path if path.is_dir() else path.parent
+  fields = reading.read_json(folder / CONFIG, Fields, advice=AGAIN)
+  for name in fields:
+    if name not in Fields.__annotations__:
+      known = ", ".join(Fields.__annotations__)
+      raise ValueError(f"{folder / CONFIG}: expected the fields {known}, got {shown(name)}; {AGAIN}")
+  if fields.get("format") != FORMAT:
+    raise ValueError(f"{folder / CONFIG}: format: expected {FORMAT!r}, got {shown(fields.get('format'))}; {AGAIN}")
+  return Found(folder / CONFIG, folder / WEIGHTS, fields)
+
+
+def make_prior(
+  tensors: Mapping[str, np.ndarray], fields: Fields, *, num_steps: int | None = None, size: int | None = None
+) -> tuple[Prior, EDMConfig]:
+  """Return a network as a prior, and its config.
+
+  Args:
+    tensors: by the authors' names, without a prefix.
+    fields: of an edm.json; {} where nothing is said.
+    num_steps: of the schedule; None for STEPS.
+    size: pixels an edge; None for those that it was trained with.
+
+  Raises:
+    ValueError: it is none of the networks that are known here.
+  """
+  names = {field.name for field in dataclasses.fields(EDMConfig)} & fields.keys()
+  config = edm.infer_config(tensors, **{name: fields[name] for name in names})  # type: ignore[literal-required]
+  edge = edm.resolution(tensors) if size is None else size
+  prior = Prior(
+    params=edm.params_from_state_dict(tensors, config),
+    apply=edm_unet.apply_function(config),
+    schedule=Schedule("karras", STEPS if num_steps is None else num_steps, ends=_ends(fields)),
+    prediction=PREDICTION,
+    clip=False,  # as its authors use it
+    image_shape=(edge, edge, config.in_channels),
+    size_multiple=config.size_multiple,
+  )
+  return prior, config
+
+
+def _ends(fields: Fields) -> tuple[float, float]:
+  """Return the noise that a chain ends and starts with: that of the authors' sampler, where the network knows it."""
+  low, high = fields.get("sigma_min", LEAST_SIGMA), fields.get("sigma_max", MOST_SIGMA)
+  return max(float(low), LEAST_SIGMA), min(float(high), MOST_SIGMA)
+
+
+def choose_preconditioning(prior: Prior, config: EDMConfig) -> EDMConfig:
+  """Try how a network may be preconditioned on the portrait, and return the config to take; a note tells of it.
+
+  Args:
+    prior: of the parameters, see `portrait.try_all`.
+    config: as its tensors tell it.
+  """
+  likely = LIKELY if config.preconditioning in LIKELY else (config.preconditioning,)
+  readings = [portrait.Reading(dataclasses.replace(config, preconditioning=name), 1.0) for name in likely]
+  best, *others = portrait.try_all(prior, readings)
+  plain = next(one for one in (best, *others) if one.reading.network.preconditioning == likely[0])
+  if best.error >= portrait.WORKS:
+    progress.note(
+      f"the check on a portrait is inconclusive: {plain.error:.0%} of the noise is left; if the network was trained on "
+      f"photographs, see how it is preconditioned, which is taken to be {likely[0]}"
+    )
+    return plain.reading.network
+  taken = best if portrait.is_better(best, plain) else plain
+  name = taken.reading.network.preconditioning
+  progress.note(
+    f"the network is taken to be preconditioned as {name!r}, which its tensors do not tell: {taken.error:.0%} of the "
+    "noise is left on a portrait"
+  )
+  return taken.reading.network
