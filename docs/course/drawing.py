@@ -18,20 +18,22 @@ MARGIN = 0.15  # of the card around a figure, inches
 
 def style():
   """Set how figures look: a white card, text that reads at the width of a telephone."""
-  plt.rcParams.update({
-    "figure.figsize": (6.4, 3.4),
-    "figure.dpi": 160,
-    "figure.facecolor": "white",
-    "savefig.pad_inches": MARGIN,
-    "figure.constrained_layout.use": True,
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 12,
-    "legend.frameon": False,
-    "legend.fontsize": 11,
-    "lines.linewidth": 2,
-  })
+  plt.rcParams.update(
+    {
+      "figure.figsize": (6.4, 3.4),
+      "figure.dpi": 160,
+      "figure.facecolor": "white",
+      "savefig.pad_inches": MARGIN,
+      "figure.constrained_layout.use": True,
+      "font.size": 12,
+      "axes.spines.top": False,
+      "axes.spines.right": False,
+      "axes.titlesize": 12,
+      "legend.frameon": False,
+      "legend.fontsize": 11,
+      "lines.linewidth": 2,
+    }
+  )
 
 
 def density(law, x):
