@@ -40,6 +40,7 @@ OF_LAUNCH = "DIFFINV_OF_LAUNCH"  # environment: set in the child of `supervised`
 CHILD = "import os; from diffinv.apps import main; main.run(end=os._exit)"  # for the runtime's farewell it would wait
 PAGES = re.compile(rb"[EWF]\d{4} \S+ +\d+ (coordination_service|preemption_sync|client\.h)|terminate called")
 NOISE = re.compile(rb"\[Gloo\]|W\d{4} .*preemption_notifier")  # what libraries say of connections and of signals
+LOOK_SECONDS = 0.5  # between looks for a stop while others are waited for
 GRACE_SECONDS = 20.0  # for which a process that was told to stop waits for others that were told the same
 AGAIN = "what is finished is kept; give the same command again to go on"
 
@@ -138,7 +139,7 @@ class Joined(Team):
       text=True,
     )
     threading.Thread(target=self._listen, name="launch", daemon=True).start()
-    about = self._heard.get() or {"error": "the runtime ended"}
+    about = self._answer() or {"error": "the runtime ended"}
     if "error" in about:
       raise _refusal(about["error"])
     self.index, self.count = about["index"], about["count"]
@@ -162,12 +163,12 @@ class Joined(Team):
   def meet(self) -> None:
     """Wait until all processes have come here."""
     self._tell(member.MEET)
-    self._heard.get()
+    self._answer()
 
   def leave(self) -> None:
     """Wait until all processes leave."""
     self._tell(member.LEAVE)
-    self._heard.get()
+    self._answer()
 
   def part(self, seconds: float) -> None:
     """Leave for good, whether the others do so within so many seconds or not."""
@@ -176,6 +177,14 @@ class Joined(Team):
     with contextlib.suppress(subprocess.TimeoutExpired):
       self._child.wait(seconds)
     self._child.kill()
+
+  def _answer(self) -> dict[str, Any] | None:
+    """Return what the child says next; None if it ends. Signals to stop are heard meanwhile."""
+    while True:
+      try:
+        return self._heard.get(timeout=LOOK_SECONDS)
+      except queue.Empty:
+        stopping.check()
 
   def _tell(self, word: str) -> None:
     assert self._child.stdin is not None
