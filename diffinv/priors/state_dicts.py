@@ -21,7 +21,7 @@ import numpy as np
 from diffinv import errors, options, output, progress, reading
 from diffinv.nets import diffusers, diffusers_unet, guided_diffusion, unet
 from diffinv.options import option
-from diffinv.priors import description, diffusers_folder, file_kinds, key_prefixes, portrait, readings
+from diffinv.priors import description, diffusers_folder, file_kinds, hub, key_prefixes, portrait, readings
 from diffinv.priors import folder as priors
 from diffinv.priors.base import Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
@@ -45,7 +45,8 @@ class ConvertConfig:
   """What to convert, and what the file does not say of itself."""
 
   input: str | os.PathLike[str] = option(
-    help="File to read, .pt or .safetensors, or a folder of the diffusers library; required."
+    help="File to read, .pt or .safetensors, or a folder of the diffusers library, or either of the Hugging Face hub, "
+    "hf:OWNER/NAME[/FOLDER_OR_FILE][@REVISION]; required."
   )
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
   num_heads: int | None = option(
@@ -99,7 +100,9 @@ class ConvertConfig:
       raise errors.UsageError(
         "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
       )
-    if diffusers_folder.is_one(self.input):
+    if hub.is_one(self.input):
+      hub.parse(str(self.input))
+    elif diffusers_folder.is_one(self.input):
       self._check_said()
     elif self.image_size is None and self.preset is None and self._is_file():
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
@@ -146,11 +149,15 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
     ValueError: the file is damaged, or not the network that it should be; the message names the file.
     OSError: the file cannot be opened.
   """
-  path = pathlib.Path(config.input)
-  output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
+  output.check_apart(folder, [("input", pathlib.Path(config.input))], suffix=priors.BUILDING)
   if overwrite or not priors.holds_prior(folder):  # which may be this one
     priors.check_free(folder, overwrite=overwrite)
+  fetched = hub.fetch(str(config.input)) if hub.is_one(config.input) else None
+  config = config if fetched is None else dataclasses.replace(config, input=fetched.path)
+  path = pathlib.Path(config.input)
   made = (_from_folder if diffusers_folder.is_one(path) else _from_file)(path, config)
+  if fetched is not None:
+    made.provenance.update(repository=fetched.repository, commit=fetched.commit)
   written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
   _tell(made.prior, made.network, config)
   return Converted(written, made.tensors, sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params)))
