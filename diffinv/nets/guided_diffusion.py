@@ -14,7 +14,6 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import numpy as np
 
 from diffinv.nets import unet, weights
 from diffinv.nets.unet import UNetConfig, make_config
@@ -215,7 +214,7 @@ def _summary(config):
   )
 
 
-def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
+def params_from_state_dict(state_dict: Mapping[str, Any], config: UNetConfig) -> dict:
   """Return the parameters of `unet.apply_function(config)` from a state_dict, float32 NumPy.
 
   Args:

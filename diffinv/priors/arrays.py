@@ -23,6 +23,8 @@ from diffinv import errors, files, reading
 
 PARAMS = "params"  # the folder, in that of the prior
 ABOUT_EACH, ABOUT_ALL = 2000, 2**18  # bytes, generously: what Orbax writes of each array, and besides
+LARGE = 2**28  # bytes from which each array has files of its own: packed, all are held until the last is written
+WRITTEN_AT_ONCE = 1  # GB
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file that describes an array
 DAMAGED = "the weights are damaged: convert them again, or take the folder from where it came"
 
@@ -74,8 +76,10 @@ def write(folder: Path, params: Any) -> None:
       files.check_space(place, size)
     written = Path(scratch, PARAMS)
     # Not the asynchronous one, whose threads wait for one another after an error and print what they think of it.
-    with full_disk(written), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-      checkpointer.save(written, args=ocp.args.StandardSave(params))
+    handler = ocp.StandardCheckpointHandler(save_concurrent_gb=WRITTEN_AT_ONCE, use_ocdbt=size < LARGE)
+    with full_disk(written), ocp.Checkpointer(handler) as checkpointer:
+      # Of arrays of NumPy it makes copies first, all at once; those of JAX it takes as they are.
+      checkpointer.save(written, args=ocp.args.StandardSave(jax.device_put(params)))
     shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 

@@ -55,7 +55,7 @@ def try_all(prior: Prior, readings: list[Reading]) -> list[Tried]:
     prior: with the parameters, and all that every reading shares; of 1 or 3 channels.
     readings: to try.
   """
-  prior = dataclasses.replace(prior, params=jax.tree.map(jnp.asarray, prior.params))
+  prior = dataclasses.replace(prior, params=jax.device_put(prior.params))
   tried = [Tried(reading, _relative_errors(_read_as(prior, reading))) for reading in readings]
   return sorted(tried, key=lambda one: one.error)
 

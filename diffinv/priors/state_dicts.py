@@ -1,18 +1,13 @@
-"""State dicts of others: reading PyTorch and safetensors files, and making priors of them.
+"""State dicts of others, made priors.
 
 Files of the guided-diffusion UNet become priors, and folders of the diffusers library; `diffinv.nets.guided_diffusion`
 and `diffinv.nets.diffusers` know their tensors. No code in a file is run.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
-import pickle
-import re
-import struct
-import warnings
-import zipfile
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,23 +16,16 @@ import numpy as np
 from diffinv import errors, options, output, progress, reading
 from diffinv.nets import diffusers, diffusers_unet, guided_diffusion, unet
 from diffinv.options import option
-from diffinv.priors import description, diffusers_folder, file_kinds, hub, key_prefixes, portrait, readings
+from diffinv.priors import description, diffusers_folder, hub, key_prefixes, portrait, readings
 from diffinv.priors import folder as priors
 from diffinv.priors.base import Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
+from diffinv.priors.tensor_files import Tensor, read_state_dict, sha256
 from diffinv.schedules import BETAS, Schedule
 
-SAFETENSORS = ".safetensors"
 CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
 PRESET_SIZE = 256  # pixels; of every preset
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
-MAX_BYTES = 40_000_000_000  # of a file
-MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
-MAX_DEPTH = 4  # of tables within tables
-TAIL = 66_000  # bytes at the end of an archive in which its list is described
-OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate|out of memory", re.IGNORECASE)
-SAVE_AGAIN = "save it again with torch.save"
-INSTALL = 'pip install "diffinv[convert]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +242,7 @@ def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: Conve
   return scheduler.schedule
 
 
-def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
+def _identify(state_dict: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
   """Return a state dict as a prior, and the architecture of its network."""
   shapes = {name: value.shape for name, value in state_dict.items()}
   guided_diffusion.check_unconditional(shapes)
@@ -300,153 +288,3 @@ def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) 
     size_multiple=network.size_multiple,
     time_scale=reading.time_scale,
   )
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Return the arrays of a file by name, as stored; bfloat16 in a .pt file becomes float32.
-
-  Raises:
-    ValueError: the file is damaged, holds something other than tensors, or the package that reads it is missing.
-    OSError: it cannot be opened.
-  """
-  path = pathlib.Path(path)
-  with reading.open_file(path, most=MAX_BYTES, advice="save the network's state_dict alone"):
-    pass  # it is there and may be read: what goes wrong from here on is about its contents
-  kind = file_kinds.tell(path)
-  if (kind == file_kinds.SAFETENSORS) != (path.suffix == SAFETENSORS):
-    progress.note(f"{path} is a file of {kind}, whatever its name, and read as one")
-  return _read_safetensors(path) if kind == file_kinds.SAFETENSORS else _read_torch(path)
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    import safetensors
-    from safetensors.numpy import load_file
-  except ImportError:
-    raise ValueError(f"{path}: reading .safetensors needs the package of that name; {INSTALL}") from None
-  try:
-    return load_file(path)
-  except OSError as error:
-    reading.raise_system_error(error, path)
-    raise
-  except safetensors.SafetensorError as error:
-    if "unknown variant" in str(error):
-      raise ValueError(f"{path}: expected tensors of known types, got others ({errors.brief(error)})") from None
-    raise ValueError(
-      f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)}); {file_kinds.AGAIN}"
-    ) from None
-  except (AttributeError, TypeError) as error:  # a type that NumPy lacks
-    raise ValueError(f"{path}: expected tensors of NumPy's types, got others ({errors.brief(error)})") from None
-
-
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    import torch  # nothing else in the library needs it
-  except ImportError:
-    raise ValueError(f"{path}: reading it needs PyTorch; {INSTALL}, or give a .safetensors file") from None
-  table = _load_torch(torch, path)
-  if not isinstance(table, dict):
-    raise ValueError(f"{path}: expected a state_dict, a table of tensors, got {type(table).__name__}")
-  table = _tensors(torch, table)
-  if not table:
-    raise ValueError(f"{path}: expected a state_dict, a table of tensors, got a table without one; check the file")
-  for name, value in table.items():
-    _check_held(name, value, path)
-  try:
-    return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
-  except (TypeError, RuntimeError) as error:  # sparse, quantized, or of a type that NumPy lacks
-    raise ValueError(f"{path}: expected dense tensors of NumPy's types, got others ({errors.brief(error)})") from None
-
-
-def _tensors(torch: Any, table: dict[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-  """Return the tensors in a table and in those within it, "model.NAME" being NAME of the table "model"."""
-  found: dict[str, Any] = {}
-  for name, value in table.items():
-    if isinstance(name, str) and isinstance(value, torch.Tensor):
-      found[prefix + name] = value
-    elif isinstance(name, str) and isinstance(value, dict) and depth < MAX_DEPTH:
-      found |= _tensors(torch, value, f"{prefix}{name}.", depth + 1)
-  return found
-
-
-def _check_held(name: str, tensor: Any, path: pathlib.Path) -> None:
-  """Check that a tensor is no larger than its file: one of few numbers, repeated, would fill the memory when copied."""
-  size, most = tensor.numel() * tensor.element_size(), os.path.getsize(path)
-  if size > most:
-    raise ValueError(
-      f"{path}: tensor {reading.shown(name)}: expected at most the {most:,} bytes of the file, got {size:,}"
-    )
-
-
-def _load_torch(torch: Any, path: pathlib.Path) -> Any:
-  """Return what a PyTorch file holds; code in it is not run."""
-  zipped = zipfile.is_zipfile(path)
-  try:
-    if zipped:
-      _check_archive(path)
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      if path.suffix == SAFETENSORS:  # PyTorch goes by the name of a file, not by that of an open one
-        with open(path, "rb") as file:
-          return torch.load(file, map_location="cpu", weights_only=True)
-      # Only the current format, a zip archive, can be mapped into memory instead of read.
-      return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-  except MemoryError:
-    raise
-  except Exception as error:  # PyTorch may raise anything on a damaged file
-    reading.raise_system_error(error, path)
-    raise ValueError(f"{path}: {_refusal(error)}") from None
-
-
-class _Refused(ValueError):
-  """An archive that PyTorch does not write."""
-
-
-def _check_archive(path: pathlib.Path) -> None:
-  """Check that the parts of an archive are what PyTorch writes: not compressed, so no larger than the file."""
-  size = os.path.getsize(path)
-  if _directory_size(path) > MAX_DIRECTORY:
-    raise _Refused(f"one of too many parts; {SAVE_AGAIN}")
-  with zipfile.ZipFile(path) as archive:
-    parts = archive.infolist()
-  other = file_kinds.other_archive([part.filename for part in parts])
-  if other is not None:
-    raise _Refused("{}; {}".format(*other))
-  if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-    raise _Refused(f"one with compressed parts; {SAVE_AGAIN}")
-  promised = sum(part.file_size for part in parts)
-  if promised > size:
-    raise _Refused(f"one whose parts promise {promised:,} bytes, of which the file has {size:,}; {SAVE_AGAIN}")
-
-
-def _directory_size(path: pathlib.Path) -> int:
-  """Return how many bytes the list of the parts of an archive has."""
-  with open(path, "rb") as file:
-    file.seek(max(0, os.path.getsize(path) - TAIL))
-    tail = file.read()
-  size = struct.unpack_from("<I", tail, tail.rindex(b"PK\x05\x06") + 12)[0]
-  return size if size < 0xFFFFFFFF else struct.unpack_from("<Q", tail, tail.rindex(b"PK\x06\x06") + 40)[0]
-
-
-def _refusal(error: Exception) -> str:
-  """Return why PyTorch did not read a file."""
-  said = str(error)
-  if isinstance(error, _Refused):
-    return f"expected a PyTorch checkpoint, got {said}"
-  if "TorchScript" in said:
-    return "expected a state_dict, got a TorchScript archive, which holds code; save the network's state_dict alone"
-  if isinstance(error, pickle.UnpicklingError) and "weights_only" in said:
-    return (
-      "refused: it holds Python objects besides tensors, and loading them could run code; save its state_dict alone"
-    )
-  if "maximum supported version" in said:
-    return f"expected a PyTorch checkpoint, got one of a newer version ({errors.brief(error)}); update PyTorch"
-  if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(said):
-    raise MemoryError from None
-  return f"expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)}); {file_kinds.AGAIN}"
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-  """Return the SHA-256 of a file, hexadecimal."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
