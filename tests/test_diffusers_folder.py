@@ -291,9 +291,8 @@ WIDE = {**TINY, "block_out_channels": [32], "norm_num_groups": 8}
 def predicts_v():
   """Give the weights of a network that predicts v and denoises the portrait."""
   config = diffusers.config_from(WIDE)
-  params = reference_networks.random_params(checkpoint.param_shapes(config))
-  network = diffusers_unet.UNet2D(config)
-  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", v=True)
+  known = denoising_network.Known(prediction="v")
+  params = denoising_network.trained(diffusers_unet.apply_function(config), checkpoint.param_shapes(config), known)
   flat = flax.traverse_util.flatten_dict(params)
   return {s.name: denoising_network.to_theirs(flat[path], s) for path, s in diffusers.sources(config).items()}
 

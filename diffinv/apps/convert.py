@@ -32,8 +32,9 @@ def main(argv: list[str]) -> None:
   shared.require(FLAGS, "input", "the file to read")
   shared.require(FLAGS, "output", "the folder to write")
   config = config_flags.make(FLAGS, CONFIG)
-  folder, tensors, parameters = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
-  print(f"wrote {folder}: {tensors} tensors, {parameters:,} parameters")
+  made = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
+  denoised = f"; {made.denoised}" if made.denoised else ""
+  print(f"wrote {made.folder}: {made.tensors} tensors, {made.parameters:,} parameters{denoised}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from diffinv.nets import diffusers_unet, weights
 from diffinv.nets.diffusers_unet import DiffusersConfig
 
 UNET = "UNet2DModel"
+ENDS = ("conv_in", "conv_out")  # the first and the last layer, of which the channels of the picture can be reversed
 ACTIVATIONS = ("silu", "swish")  # two names of one
 # What the library takes where a config.json is silent.
 DEFAULTS: dict[str, Any] = {

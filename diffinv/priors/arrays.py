@@ -7,6 +7,7 @@ names it. Digests tell the last: a changed byte may well leave numbers that look
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -77,10 +78,22 @@ def write(folder: Path, params: Any) -> None:
     written = Path(scratch, PARAMS)
     # Not the asynchronous one, whose threads wait for one another after an error and print what they think of it.
     handler = ocp.StandardCheckpointHandler(save_concurrent_gb=WRITTEN_AT_ONCE, use_ocdbt=size < LARGE)
-    with full_disk(written), ocp.Checkpointer(handler) as checkpointer:
+    with full_disk(written), _quiet(), ocp.Checkpointer(handler) as checkpointer:
       # Of arrays of NumPy it makes copies first, all at once; those of JAX it takes as they are.
       checkpointer.save(written, args=ocp.args.StandardSave(jax.device_put(params)))
     shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keep Orbax from warning that what is not packed is not packed."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
 
 
 def _fits_half(values: np.ndarray) -> bool:

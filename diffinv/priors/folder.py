@@ -180,6 +180,7 @@ def load_prior(
     size_multiple=fields["size_multiple"],
     tiling=_tiling(tile, config, fields["size_multiple"]),
     time_scale=fields["time_scale"],
+    unit_range=fields["unit_range"],
   )
 
 

@@ -4,10 +4,11 @@ Files of the guided-diffusion UNet become priors, and folders of the diffusers l
 and `diffinv.nets.diffusers` know their tensors. No code in a file is run.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,28 @@ import numpy as np
 from diffinv import errors, options, output, progress, reading
 from diffinv.nets import diffusers, diffusers_unet, guided_diffusion, unet
 from diffinv.options import option
-from diffinv.priors import description, diffusers_folder, hub, key_prefixes, portrait, readings
+from diffinv.priors import description, diffusers_folder, families, hub, key_prefixes, readings, trial
 from diffinv.priors import folder as priors
-from diffinv.priors.base import Prior
+from diffinv.priors.base import OWN_TIME, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.priors.tensor_files import Tensor, read_state_dict, sha256
 from diffinv.schedules import BETAS, Schedule
 
-CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
+CHECKED_CHANNELS = (1, 3)  # of networks that pictures can be given to
+LATENT_CHANNELS = 4
+RANGES = {"-1,1": False, "0,1": True}  # whether it is that of `Prior.unit_range`
+ORDERS = {"RGB": False, "BGR": True}  # whether the channels are reversed
 PRESET_SIZE = 256  # pixels; of every preset
+COLOR = 3  # channels
+HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")  # flags of attention
+# Flags that answer a question of `readings`.
+ANSWERED = {
+  "time_scale": ("time_scale", "rescale_timesteps"),
+  "schedule": ("schedule",),
+  "prediction": ("prediction",),
+  "unit_range": ("pixel_range",),
+  "reversed_channels": ("channel_order",),
+}
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
 
 
@@ -69,11 +83,29 @@ class ConvertConfig:
     "Whether it was told the time as t 1000 / num_steps. Not set: so it is where num_steps is not 1000, as in "
     "improved-diffusion, unless the check finds otherwise; not of a folder.",
   )
+  time_scale: float | None = option(
+    None,
+    "Factor of the index in the schedule that it was told as the time, such as 0.001 for t / 1000; in place of "
+    "`rescale_timesteps`.",
+    low=1e-6,
+    high=description.MAX_TIME_SCALE,
+  )
+  prediction: str | None = option(
+    None,
+    "What it predicts: the noise, the picture, or v. Not set: what the folder says, or what the check finds.",
+    choices=readings.PREDICTED,
+  )
+  pixel_range: str | None = option(
+    None, "Of the pictures that it knows. Not set: what the check finds, or -1,1.", choices=tuple(RANGES)
+  )
+  channel_order: str | None = option(
+    None, "Of the pictures that it knows. Not set: what the check finds, or RGB.", choices=tuple(ORDERS)
+  )
   check: bool = option(
     True,
-    "Denoise a portrait with the network, to see whether it works, and to tell what was not said: heads, "
-    "`attention_order` and `rescale_timesteps`.",
+    "Denoise bundled pictures with the network, to see whether it works, and to tell what neither flags nor files say.",
   )
+  unchecked: bool = option(False, "Convert a network all the same that does not denoise bundled pictures.")
   variance: str | None = option(
     None,
     "Reverse variance, for networks that have not learned it. Not set: the folder's, or fixed_large.",
@@ -88,6 +120,8 @@ class ConvertConfig:
       raise errors.UsageError(
         "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
       )
+    if self.time_scale is not None and self.rescale_timesteps is not None:
+      raise errors.UsageError("`time_scale`, `rescale_timesteps`: expected one of them, got both")
     if hub.is_one(self.input):
       hub.parse(str(self.input))
     elif diffusers_folder.is_one(self.input):
@@ -121,6 +155,7 @@ class Converted(NamedTuple):
   folder: pathlib.Path
   tensors: int  # in the file
   parameters: int  # numbers in them
+  denoised: str  # how well it denoises, in words; "" where it was not tried
 
 
 def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Converted:
@@ -146,9 +181,12 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
   made = (_from_folder if diffusers_folder.is_one(path) else _from_file)(path, config)
   if fetched is not None:
     made.provenance.update(repository=fetched.repository, commit=fetched.commit)
+  if made.check is not None:
+    made.provenance["check"] = made.check.figures
   written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
   _tell(made.prior, made.network, config)
-  return Converted(written, made.tensors, sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params)))
+  parameters = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params))
+  return Converted(written, made.tensors, parameters, "" if made.check is None else made.check.words)
 
 
 class _Made(NamedTuple):
@@ -158,16 +196,19 @@ class _Made(NamedTuple):
   network: Any  # the config of one of `description.NETWORKS`
   provenance: dict[str, Any]
   tensors: int  # in the files
+  check: readings.Chosen | None  # None where it was not tried
 
 
 def _from_file(path: pathlib.Path, config: ConvertConfig) -> _Made:
-  state_dict = read_state_dict(path)
+  stored = read_state_dict(path)
+  family = families.of(list(stored))
   try:
-    state_dict = key_prefixes.select(state_dict, config.key_prefix)
-    prior, network = _identify(state_dict, config)
+    stored = key_prefixes.select(stored, config.key_prefix, family.anchors)
+    prior, network, check = _identify(stored, family, config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
-  return _Made(prior, network, {"source": path.name, "sha256": sha256(path), "preset": config.preset}, len(state_dict))
+  provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
+  return _Made(prior, network, provenance, len(stored), check)
 
 
 def _from_folder(path: pathlib.Path, config: ConvertConfig) -> _Made:
@@ -181,16 +222,21 @@ def _from_folder(path: pathlib.Path, config: ConvertConfig) -> _Made:
   try:
     tensors = key_prefixes.select(tensors, config.key_prefix, diffusers_folder.ANCHORS)
     params = diffusers.params_from_state_dict(tensors, found.network)
+    prior, _, check = _checked(dataclasses.replace(prior, params=params), _of_folder(found, prior, config), config)
   except ValueError as error:
     raise ValueError(f"{found.weights[0]}: {error}") from None
-  prior = _checked(dataclasses.replace(prior, params=params), found, config)
+  if found.scheduler is None and config.schedule is None:
+    progress.note(
+      f"{found.config}: no {diffusers_folder.SCHEDULER} is with it; its noise schedule is taken to be "
+      f"{prior.schedule.name} of {prior.schedule.num_steps} steps: if it was another, add --schedule --overwrite"
+    )
   provenance = {
     "source": "/".join(found.weights[0].parts[-2:]),
     "sha256": ", ".join(map(sha256, found.weights)),
     "diffusers": found.version,
     "scheduler": None if found.scheduler is None else found.scheduler.name,
   }
-  return _Made(prior, found.network, provenance, len(tensors))
+  return _Made(prior, found.network, provenance, len(tensors), check)
 
 
 def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
@@ -204,12 +250,12 @@ def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior
     params={},
     apply=diffusers_unet.apply_function(network),
     schedule=_folder_schedule(scheduler, config),
-    prediction="eps" if scheduler is None else scheduler.prediction,
+    prediction=config.prediction or (readings.PREDICTED[0] if scheduler is None else scheduler.prediction),
     variance=_folder_variance(found, config),
     clip=scheduler is None or scheduler.clip,
     image_shape=(*edges, network.in_channels),
     size_multiple=network.size_multiple,
-    time_scale=readings.RESCALED_TO / config.steps if config.rescale_timesteps else 1.0,
+    time_scale=config.time_scale or (readings.RESCALED_TO / config.steps if config.rescale_timesteps else 1.0),
   )
 
 
@@ -220,17 +266,80 @@ def _folder_variance(found: diffusers_folder.Found, config: ConvertConfig) -> st
   return config.variance or (said if said in ("fixed_small", "fixed_large") else VARIANCE)
 
 
-def _checked(prior: Prior, found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
-  """Return the prior of a folder as it denoises the portrait; tell what its files do not say."""
-  if found.scheduler is None:
-    progress.note(
-      f"{found.config}: no {diffusers_folder.SCHEDULER} is with it; its noise schedule is taken to be "
-      f"{prior.schedule.name} of {prior.schedule.num_steps} steps: if it was another, add --schedule --overwrite"
+class _Question(NamedTuple):
+  """What a file leaves open of a network."""
+
+  space: readings.Space
+  allowed: readings.Space
+  heads_said: bool
+  ends: tuple[str, str]  # see `families.Family`
+
+
+def _checked(prior: Prior, question: _Question, config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a prior as it denoises pictures, its network, and how it denoises; None where it was not tried."""
+  channels = prior.image_shape[2]
+  tried = config.check and channels in CHECKED_CHANNELS
+  if not tried and not config.unchecked:
+    _check_channels(channels, config)
+  chosen = None
+  if tried:
+    chosen = readings.choose(
+      trial.Trial(prior), question.space, question.allowed, heads_said=question.heads_said, unchecked=config.unchecked
     )
-  if not config.check or found.network.in_channels not in CHECKED_CHANNELS:
-    return prior
-  said = None if found.scheduler is None else found.scheduler.prediction
-  return dataclasses.replace(prior, prediction=readings.choose_prediction(prior, found.network, said))
+  taken = question.allowed.first() if chosen is None else chosen.tried.reading
+  params = families.reversed_channels(prior.params, question.ends) if taken.reversed_channels else prior.params
+  apply = description.network_of(taken.network).apply_function(taken.network)
+  return dataclasses.replace(trial.read_as(prior, taken), params=params, apply=apply), taken.network, chosen
+
+
+def _check_channels(channels: int, config: ConvertConfig) -> None:
+  """Check that a network that is not tried may be one of pictures, or of what its user says."""
+  what = ", as of the latents of an autoencoder" if channels == LATENT_CHANNELS else ""
+  if what or config.check:
+    raise ValueError(
+      f"expected a network of pictures, of 1 or 3 channels, got one of {channels}{what}, which cannot be tried on "
+      "pictures; if it is one of pixels, add `unchecked`"
+    )
+
+
+def _space(networks: Sequence[Any], first: Prior, predictions: Sequence[str], config: ConvertConfig) -> readings.Space:
+  """Return every reading; `first`: a prior as flags and files have it, or as is likeliest."""
+  own, steps, color = first.prediction in OWN_TIME, first.schedule.num_steps, first.image_shape[2] == COLOR
+  known = (readings.RESCALED_TO / steps, 1.0, 1.0 / steps)
+  unit, reverse = RANGES[config.pixel_range or "-1,1"], ORDERS[config.channel_order or "RGB"]
+  return readings.Space(
+    network=tuple(networks),
+    time_scale=(1.0,) if own else _unique(first.time_scale, *known),
+    schedule=(first.schedule,) if own else _unique(first.schedule, *_schedules(steps)),
+    prediction=(first.prediction,) if own else _unique(first.prediction, *predictions),
+    unit_range=(unit,) if own else (unit, not unit),
+    reversed_channels=(reverse, not reverse) if color and not own else (reverse,),
+  )
+
+
+def _unique(*values: Any) -> tuple[Any, ...]:
+  return tuple(dict.fromkeys(values))
+
+
+def _schedules(steps: int) -> list[Schedule]:
+  """Return the schedules that networks are trained with, those of so many steps that there are."""
+  found = []
+  for name in BETAS:
+    with contextlib.suppress(ValueError):
+      Schedule(name, steps).alpha_bar()
+      found.append(Schedule(name, steps))
+  return found
+
+
+def _said(config: ConvertConfig) -> list[str]:
+  """Return the questions that flags answer, besides the network."""
+  return [name for name, flags in ANSWERED.items() if any(getattr(config, flag) is not None for flag in flags)]
+
+
+def _of_folder(found: diffusers_folder.Found, prior: Prior, config: ConvertConfig) -> _Question:
+  space = _space([found.network], prior, readings.PREDICTED, config)
+  said = ["time_scale", *_said(config)] + ([] if found.scheduler is None else ["schedule", "prediction"])
+  return _Question(space, space.within(said), True, diffusers.ENDS)
 
 
 def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> Schedule:
@@ -242,49 +351,48 @@ def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: Conve
   return scheduler.schedule
 
 
-def _identify(state_dict: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
-  """Return a state dict as a prior, and the architecture of its network."""
-  shapes = {name: value.shape for name, value in state_dict.items()}
-  guided_diffusion.check_unconditional(shapes)
-  plain = guided_diffusion.infer_config(shapes, num_heads=1)  # raises where it is no such network
-  checks = config.check and plain.in_channels in CHECKED_CHANNELS
-  said = _said(config)
-  possible = readings.possible(shapes, said) if checks else [readings.first(shapes, said)]
-  prior = _make_prior(guided_diffusion.params_from_state_dict(state_dict, plain), possible[0], config)
-  description.describe(prior, possible[0].network, None)
-  reading = readings.choose(prior, possible, said) if checks else possible[0]
-  return _make_prior(prior.params, reading, config), reading.network
+def _identify(
+  stored: Mapping[str, Tensor], family: families.Family, config: ConvertConfig
+) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a file's tensors as a prior, its network, and how it denoises; None where it was not tried."""
+  shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+  family.check(shapes)
+  said = families.Said({name: getattr(config, name) for name in HEADS}, config.preset)
+  networks = family.networks(shapes, said)  # raises where it is no such network
+  tries = config.check and networks.possible[0].in_channels in CHECKED_CHANNELS
+  network = networks.allowed[0] if tries else family.first(shapes, said)
+  prior = _file_prior(network, family.predictions[0], config)
+  description.describe(prior, network, None)  # before anything is built of numbers without bounds
+  space = _space(networks.possible, prior, family.predictions, config)
+  allowed = space.within(_said(config))._replace(network=networks.allowed if tries else (network,))
+  prior = dataclasses.replace(prior, params=family.params(stored, network))
+  return _checked(prior, _Question(space, allowed, said.heads, family.ends), config)
 
 
 def _tell(prior: Prior, network: Any, config: ConvertConfig) -> None:
   """Say what a user of the prior should know, and what was assumed."""
   if network.num_classes is not None:
     progress.note(f"the network is class-conditional, of {network.num_classes} classes: using it takes a label")
-  if config.rescale_timesteps is None and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
+  said = config.rescale_timesteps is not None or config.time_scale is not None
+  if not said and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
     told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
     progress.note(
       f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
     )
 
 
-def _said(config: ConvertConfig) -> readings.Said:
-  names = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")
-  network = {name: getattr(config, name) for name in names}
-  return readings.Said(network, config.preset, config.rescale_timesteps, config.steps)
-
-
-def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) -> Prior:
-  """Return the network as a prior that predicts the noise; `config.variance` applies if it has not learned its own."""
-  network = reading.network
+def _file_prior(network: Any, prediction: str, config: ConvertConfig) -> Prior:
+  """Return a network as a prior without its parameters, as the flags have it, or as is likeliest."""
   learned = network.out_channels == 2 * network.in_channels
   size = PRESET_SIZE if config.image_size is None else config.image_size
+  rescaled = 1.0 if config.rescale_timesteps is False else readings.RESCALED_TO / config.steps
   return Prior(
-    params=params,
-    apply=unet.apply_function(network),
+    params={},
+    apply=description.network_of(network).apply_function(network),
     schedule=Schedule(config.schedule or SCHEDULE, config.steps),
-    prediction="eps",
+    prediction=config.prediction or prediction,
     variance="learned_range" if learned else config.variance or VARIANCE,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,
-    time_scale=reading.time_scale,
+    time_scale=rescaled if config.time_scale is None else config.time_scale,
   )
