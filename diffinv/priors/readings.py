@@ -21,7 +21,10 @@ PREDICTED = ("eps", "x0", "v")  # by networks that are told the index in a sched
 CHEAP = 1e11  # parameters times pixels up to which every reading is tried
 ROUNDS = 3
 # Questions that are tried together; each group with the best answers to the others.
-GROUPS = (("prediction",), ("time_scale", "schedule", "prediction", "unit_range"), ("network",))
+TOGETHER = ("time_scale", "schedule", "prediction", "unit_range", "reversed_channels")
+NETWORKS = ("network", "schedule")
+GROUPS = (("prediction",), TOGETHER, NETWORKS)
+CLEAR = 0.8  # ratio of errors below which another answer than the likeliest is taken, other than of the network
 ORDER = 0.98  # ratio of errors from which an order of the channels is taken: many networks hardly see a difference
 
 
@@ -85,9 +88,12 @@ def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = T
     ValueError: none denoises, or several networks do so about as well.
   """
   cheap = is_cheap(try_one)
+  if not cheap and len(allowed.network) > 1:
+    progress.note(f"{len(allowed.network)} networks are tried on bundled pictures, which may take minutes")
   found = other = _search(try_one, allowed, cheap)
   if space != allowed and (cheap or not try_one(found).error < trial.WELL):
     other = _search(try_one, space, cheap, start=found)
+    found = _nearest(try_one, allowed, found, other)
   tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
   better = best if trial.is_better(best, tried) and trial.denoises(best) else None
   if not trial.denoises(tried) and not unchecked:
@@ -99,14 +105,21 @@ def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = T
   return Chosen(tried, max((r for r in rivals.values() if r is not None), key=lambda one: one.shown, default=None))
 
 
+def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
+  """Return an allowed reading that is as the best one where that is allowed: what was said wrongly misleads the rest."""
+  answers = {name: getattr(best, name) for name in Reading._fields if getattr(best, name) in getattr(allowed, name)}
+  near = found._replace(**answers)
+  return near if trial.denoises(try_one(near)) else found
+
+
 def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:
   """Return the best reading in a space, or the nearest to its first answers of those that do about as well."""
   found = space.first() if start is None else start
   for _ in range(ROUNDS):
     before = found
     for group in GROUPS:
-      if cheap or group == ("network",) or try_one(found).error >= trial.WELL:
-        found = _improved(try_one, space, found, group)
+      if cheap or group is NETWORKS or try_one(found).error >= trial.WELL:
+        found = _improved(try_one, space, found, group if cheap else group[:1] if group is NETWORKS else group)
     if found == before:
       break
   return _ordered(try_one, space, found)
@@ -117,17 +130,16 @@ def _improved(try_one: Trial, space: Space, found: Reading, group: Sequence[str]
   readings = [found, *(found._replace(**dict(zip(group, some))) for some in answers)]
   tried = [try_one(reading) for reading in dict.fromkeys(readings)]
   best = min(tried, key=lambda one: one.error)
-  near = [one for one in tried if one is best or not trial.is_better(best, one)]
+  clear = trial.CLEAR if "network" in group else CLEAR
+  near = [one for one in tried if one is best or not trial.is_better(best, one, clear)]
   return min(near, key=lambda one: sum(a != b for a, b in zip(one.reading, found))).reading
 
 
 def _ordered(try_one: Trial, space: Space, found: Reading) -> Reading:
   """Return a reading with the order of the channels that denoises better."""
   readings = [found._replace(reversed_channels=answer) for answer in space.reversed_channels]
-  if len(readings) == 1 or not trial.denoises(try_one(found)):
-    return found._replace(reversed_channels=found.reversed_channels if len(readings) > 1 else readings[0][-1])
-  first, other = (try_one(reading, trial.ALL) for reading in readings)
-  return (other if other.error < ORDER * first.error else first).reading
+  first, *others = (try_one(reading, trial.ALL) for reading in readings)
+  return next((other.reading for other in others if other.error < ORDER * first.error), first.reading)
 
 
 def _rival(try_one: Trial, space: Space, found: Reading, question: str) -> Tried | None:

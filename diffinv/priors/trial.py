@@ -28,6 +28,7 @@ MOST = 128  # pixels an edge: the middle of a larger picture
 WORKS = 0.8  # part of a trivial denoiser's error below which a network denoises; untrained ones leave 1 and more
 WELL = 0.5  # below which a large network needs no comparison with others
 CLEAR = 0.9  # ratio of errors below which one reading is clearly better than another
+FAR = 0.7  # the same where it is worse at some level
 SLACK = 1.05  # ratio of errors at one level up to which it is not worse there
 
 
@@ -118,9 +119,15 @@ class Trial:
     return float(np.mean((denoised - x0) ** 2)), _trivial(noisy, x0)
 
 
-def is_better(one: Tried, other: Tried) -> bool:
-  """Tell whether a reading is clearly better than another: overall, and not worse at any level."""
-  return one.error < CLEAR * other.error and bool(np.all(one.errors <= SLACK * other.errors))
+def is_better(one: Tried, other: Tried, clear: float = CLEAR) -> bool:
+  """Tell whether a reading is clearly better than another: by far, or overall and not worse at any level.
+
+  Args:
+    one, other: tried at the same places.
+    clear: ratio of errors below which it is, where it is nowhere worse.
+  """
+  nowhere_worse = bool(np.all(one.errors <= SLACK * other.errors))
+  return one.error < (clear if nowhere_worse else FAR) * other.error
 
 
 def denoises(tried: Tried) -> bool:
