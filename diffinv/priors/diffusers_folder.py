@@ -50,6 +50,16 @@ PARTS = {
   "movq": "whose network knows the latents of an autoencoder",
 }
 
+# Other folders, by a file in them.
+FOLDERS = {
+  "prior.json": ("a prior of diffinv", "use it with --prior as it is"),
+  "_CHECKPOINT_METADATA": ("a checkpoint of Orbax, of JAX", "give the network as a .safetensors file or for PyTorch"),
+  "_METADATA": ("a checkpoint of Orbax, of JAX", "give the network as a .safetensors file or for PyTorch"),
+  "saved_model.pb": ("a model of TensorFlow", "give the network's checkpoint of PyTorch"),
+  "data.pkl": ("a checkpoint of PyTorch that was unpacked", "give the file as it was downloaded"),
+  "latest": ("a checkpoint of DeepSpeed", "run the zero_to_fp32.py in it, and give the file that it writes"),
+}
+
 BETA_SCHEDULES = {
   "linear": "linear",
   "scaled_linear": "scaled_linear",
@@ -187,6 +197,9 @@ def network_folder(folder: pathlib.Path) -> pathlib.Path:
   if not there:
     if reading.is_file(folder / INDEX):
       _check_pipeline(folder / INDEX)
+    for name, (what, advice) in FOLDERS.items():
+      if (folder / name).exists():
+        raise ValueError(f"{folder}: expected a folder of the diffusers library, got {what}; {advice}")
     raise ValueError(
       f"{folder}: expected a folder of the diffusers library, found no {CONFIG} in it or in unet/; give that which "
       "holds it, or the file of the weights of another library"

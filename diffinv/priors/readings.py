@@ -106,10 +106,10 @@ def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = T
 
 
 def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
-  """Return an allowed reading that is as the best one where that is allowed: what was said wrongly misleads the rest."""
+  """Return an allowed reading that is as the best one where it may be: what was said wrongly misleads the rest."""
   answers = {name: getattr(best, name) for name in Reading._fields if getattr(best, name) in getattr(allowed, name)}
   near = found._replace(**answers)
-  return near if trial.denoises(try_one(near)) else found
+  return near if try_one(near).error < try_one(found).error / trial.FAR else found
 
 
 def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:

@@ -164,6 +164,11 @@ class _TorchFile:
     if not isinstance(found, dict):
       raise ValueError(f"{self._path}: expected a state_dict, a table of tensors, got {type(found).__name__}")
     self._table, self._taken = _tensors(self._torch, found), 0
+    if not self._table and "param_groups" in found:
+      raise ValueError(
+        f"{self._path}: expected a state_dict, a table of tensors, got the state of an optimizer without its network; "
+        "give the file of the weights, often without opt in its name"
+      )
     if not self._table:
       raise ValueError(
         f"{self._path}: expected a state_dict, a table of tensors, got a table without one; check the file"
