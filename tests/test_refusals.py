@@ -7,7 +7,7 @@ from denoising_network import convert
 NETWORKS = {
   "first_stage_model.encoder.conv_in.weight": "a latent diffusion model",
   "down.lora_up.weight": "changes to another network (LoRA)",
-  "control_model.input_blocks.0.0.weight": "a ControlNet",
+  "control_model.zero_convs.0.0.weight": "a ControlNet",
   "transformer.resblocks.0.attn.c_qkv.weight": "a text-conditional network, as of GLIDE",
   "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": "a text-conditional network, as of Stable Diffusion",
   "encoder.down.0.block.0.conv1.weight": "an autoencoder",
