@@ -25,6 +25,7 @@ TOGETHER = ("time_scale", "schedule", "prediction", "unit_range", "reversed_chan
 NETWORKS = ("network", "schedule")
 GROUPS = (("prediction",), TOGETHER, NETWORKS)
 CLEAR = 0.8  # ratio of errors below which another answer than the likeliest is taken, other than of the network
+MISLED = 2.0  # ratio of errors up to which the answers of the best reading are kept beside one that was said wrongly
 ORDER = 0.98  # ratio of errors from which an order of the channels is taken: many networks hardly see a difference
 
 
@@ -109,7 +110,7 @@ def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> R
   """Return an allowed reading that is as the best one where it may be: what was said wrongly misleads the rest."""
   answers = {name: getattr(best, name) for name in Reading._fields if getattr(best, name) in getattr(allowed, name)}
   near = found._replace(**answers)
-  return near if try_one(near).error < try_one(found).error / trial.FAR else found
+  return near if try_one(near).error < MISLED * try_one(found).error else found
 
 
 def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:
