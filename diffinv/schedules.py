@@ -163,6 +163,13 @@ def without_signal(alpha_bar: np.ndarray) -> np.ndarray:
   return np.append(found[:-1], min(LEAST_SIGNAL, found[-2] / 4))
 
 
+def of_unit_range(schedule: Schedule) -> Schedule:
+  """Return a schedule of pictures in [0, 1] as one of [-1, 1], where sigma / alpha is twice as large at each step."""
+  alpha_bar = schedule.alpha_bar()
+  doubled = alpha_bar / (4 - 3 * alpha_bar)
+  return Schedule(GIVEN, schedule.num_steps, betas=tuple(map(float, 1 - doubled / np.append(1.0, doubled[:-1]))))
+
+
 BETAS = {"linear": betas_linear, "cosine": betas_cosine}
 # Schedules of two given ends: the first's and the last's, and the number of steps, to alpha_bar.
 RANGES: dict[str, Callable[..., np.ndarray]] = {

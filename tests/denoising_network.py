@@ -28,8 +28,6 @@ RIDGE = 1e-5
 TARGETS = {
   "eps": lambda x0, eps, level: eps,
   "v": lambda x0, eps, level: level.alpha * eps - level.sigma * x0,
-  "velocity": lambda x0, eps, level: eps - x0,
-  "velocity_to_data": lambda x0, eps, level: x0 - eps,
 }
 
 CONFIG = unet.make_config(
@@ -60,6 +58,12 @@ def state_dict(config=CONFIG, schedule=Schedule("linear", 1000), time_scale=1.0,
   return {source.name: to_theirs(flat[path], source) for path, source in guided_diffusion.sources(config).items()}
 
 
+def random_state_dict(config=CONFIG):
+  """Return random weights of a network by the names of its authors."""
+  flat = traverse_util.flatten_dict(reference_networks.random_params(description.param_shapes(config)))
+  return {source.name: to_theirs(flat[path], source) for path, source in guided_diffusion.sources(config).items()}
+
+
 def _strengthened(path, leaf):
   return leaf * STRENGTH.get(path[1].key, 1.0) if path[-1].key == "kernel" else leaf
 
@@ -70,7 +74,7 @@ def last_layer(network, params, norm, schedule=Schedule("linear", 1000), time_sc
   Args:
     network: a module.
     params: its parameters.
-    norm: the name of its layer before the last activation.
+    norm: the name of its layer before the last, a norm with its activation.
     schedule: of the noise.
     time_scale: of t.
     prediction: of TARGETS.
@@ -85,7 +89,7 @@ def _features(network, params, norm, schedule, time_scale, prediction):
   @reference_networks.compiled
   def last(x_t, t):
     _, found = network.apply({"params": params}, x_t, t, capture_intermediates=lambda m, _: m.name == norm)
-    return jax.nn.silu(found["intermediates"][norm]["__call__"][0])
+    return found["intermediates"][norm]["__call__"][0]
 
   rng = np.random.RandomState(1)
   for sbar in np.repeat(np.float32(SBARS), DRAWS):

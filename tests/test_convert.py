@@ -17,7 +17,7 @@ import reference_networks
 from diffinv import errors
 from diffinv.apps import main
 from diffinv.nets import guided_diffusion, unet
-from diffinv.priors import classes, state_dicts
+from diffinv.priors import classes, state_dicts, tensor_files
 from diffinv.priors import folder as checkpoint
 from diffinv.priors.state_dicts import ConvertConfig
 
@@ -99,7 +99,7 @@ def test_torch_file_becomes_a_prior(capsys, state_dict, tmp_path, zipped):
 def test_bfloat16_torch_file_is_read(tmp_path):
   torch = pytest.importorskip("torch")
   torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pt")
-  value = state_dicts.read_state_dict(tmp_path / "a.pt")["a"]
+  value = np.asarray(tensor_files.read_state_dict(tmp_path / "a.pt")["a"])
   assert value.dtype == np.float32 and value.tolist() == [1.5, -2.0]
 
 
@@ -162,7 +162,7 @@ def test_an_archive_of_other_files_says_what_it_holds(tmp_path, names, got, comp
     for name in names:
       archive.writestr(name, b"0" * 100)
   with pytest.raises(ValueError, match=f"a.pt: expected a PyTorch checkpoint.*, got {re.escape(got)}"):
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
 
 
 def test_an_archive_is_read_once_unpacked_as_the_message_says(tmp_path):
@@ -171,10 +171,10 @@ def test_an_archive_is_read_once_unpacked_as_the_message_says(tmp_path):
   with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
     archive.write(tmp_path / "net.pt", "net.pt")
   with pytest.raises(ValueError, match="unpack it, and give the checkpoint in it"):
-    state_dicts.read_state_dict(tmp_path / "a.zip")
+    tensor_files.read_state_dict(tmp_path / "a.zip")
   with zipfile.ZipFile(tmp_path / "a.zip") as archive:
     archive.extract("net.pt", tmp_path / "unpacked")
-  assert list(state_dicts.read_state_dict(tmp_path / "unpacked" / "net.pt")) == ["a"]
+  assert list(tensor_files.read_state_dict(tmp_path / "unpacked" / "net.pt")) == ["a"]
 
 
 def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path, capsys):
@@ -184,7 +184,7 @@ def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path, capsys):
   save_file({"a": np.ones(3, np.float32)}, tmp_path / "a.pt")
   torch.save({"a": torch.ones(3)}, tmp_path / "a.safetensors")
   for name, kind in (("a.pt", "safetensors"), ("a.safetensors", "torch")):
-    np.testing.assert_array_equal(state_dicts.read_state_dict(tmp_path / name)["a"], np.ones(3, np.float32))
+    np.testing.assert_array_equal(tensor_files.read_state_dict(tmp_path / name)["a"], np.ones(3, np.float32))
     assert f"{tmp_path / name} is a file of {kind}, whatever its name" in capsys.readouterr().err
 
 
@@ -224,19 +224,19 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch, case):
   torch = pytest.importorskip("torch")
   change, message = HOSTILE[case]
   torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
-  assert list(state_dicts.read_state_dict(tmp_path / "a.pt")) == ["a"]
+  assert list(tensor_files.read_state_dict(tmp_path / "a.pt")) == ["a"]
   change(tmp_path / "a.pt")
   monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read"))
   with pytest.raises(ValueError, match=f"a.pt: {message}"):
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
 
 
 def test_an_archive_of_too_many_parts_is_refused(tmp_path, monkeypatch):
   torch = pytest.importorskip("torch")
   torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
-  monkeypatch.setattr(state_dicts, "MAX_DIRECTORY", 100)
+  monkeypatch.setattr(tensor_files, "MAX_DIRECTORY", 100)
   with pytest.raises(ValueError, match="a.pt: expected a PyTorch checkpoint, got one of too many parts"):
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -247,14 +247,14 @@ def test_a_tensor_of_one_number_repeated_is_refused(tmp_path, zipped):
   with pytest.raises(
     ValueError, match="a.pt: tensor 'a': expected at most the .* bytes of the file, got 2,000,000,000,000"
   ):
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, ending):
   for name, path in odd_files.make(tmp_path, ending).items():
     with pytest.raises((ValueError, OSError)) as caught:
-      state_dicts.read_state_dict(path)
+      tensor_files.read_state_dict(path)
     assert odd_files.WORDS[name] in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -279,7 +279,7 @@ def test_a_whole_file_is_not_called_damaged(tmp_path, monkeypatch, error, kind, 
   torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
   monkeypatch.setattr(torch, "load", fail)
   with pytest.raises(kind) as caught:
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
   said = errors.one_line(caught.value)
   assert message in said and "damaged" not in said and (kind is MemoryError or str(tmp_path / "a.pt") in said)
 
@@ -297,14 +297,14 @@ def test_what_a_safetensors_header_promises_is_checked(tmp_path, header, message
   text = json.dumps(header).encode()
   (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
   with pytest.raises(ValueError, match=f"a.safetensors: .*{message}"):
-    state_dicts.read_state_dict(tmp_path / "a.safetensors")
+    tensor_files.read_state_dict(tmp_path / "a.safetensors")
 
 
 def test_tensors_of_nested_tables_are_read(tmp_path):
   torch = pytest.importorskip("torch")
   optimizer = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
   torch.save({"step": 3, "model": {"a": torch.zeros(2)}, "optimizer": optimizer}, tmp_path / "a.pt")
-  assert list(state_dicts.read_state_dict(tmp_path / "a.pt")) == ["model.a"]
+  assert list(tensor_files.read_state_dict(tmp_path / "a.pt")) == ["model.a"]
 
 
 @pytest.mark.parametrize("table, got", [({"step": 3}, "a table without one"), ([1, 2], "list")])
@@ -312,7 +312,7 @@ def test_a_file_without_tensors_is_named(tmp_path, table, got):
   torch = pytest.importorskip("torch")
   torch.save(table, tmp_path / "a.pt")
   with pytest.raises(ValueError, match=f"a.pt: expected a state_dict, a table of tensors, got {got}"):
-    state_dicts.read_state_dict(tmp_path / "a.pt")
+    tensor_files.read_state_dict(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -377,8 +377,8 @@ def test_missing_flags_are_usage_errors(capsys, safetensors_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_file_is_converted_from_python_as_by_the_command(safetensors_file, state_dict, tmp_path):
-  config = ConvertConfig(str(safetensors_file), num_head_channels=32, attention_order="new", image_size=64)
-  folder, tensors, parameters = state_dicts.convert(config, tmp_path / "tiny")
+  config = ConvertConfig(str(safetensors_file), num_head_channels=32, attention_order="new", image_size=64, check=False)
+  folder, tensors, parameters, _ = state_dicts.convert(config, tmp_path / "tiny")
   assert (folder, tensors, parameters) == (tmp_path / "tiny", 199, 1_499_974)
   check_prior(folder, state_dict)
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import reference_networks
 from denoising_network import convert
+from oracle_network import Oracle
 
 from diffinv.nets import guided_diffusion, unet
-from diffinv.priors import Prior, key_prefixes, portrait, readings
+from diffinv.priors import Prior, families, key_prefixes
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Level, Schedule
 
@@ -23,7 +24,14 @@ RIGHT = ("--num_heads=4", "--attention_order=new")
 
 @pytest.fixture(scope="module")
 def weights():
-  return denoising_network.state_dict()
+  shapes = {s.name: s.shape for s in guided_diffusion.sources(denoising_network.CONFIG).values()}
+  return reference_networks.state_dict(shapes)
+
+
+@pytest.fixture
+def works(monkeypatch):
+  """Let the network denoise when it is read with 4 heads in the new order."""
+  Oracle(heads=(4, "new")).install(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -44,71 +52,73 @@ def network(folder):
   return json.loads((folder / "prior.json").read_text())["network"]
 
 
-def test_heads_and_order_that_were_not_said_are_found(capsys, save, tmp_path):
+def test_heads_and_order_that_were_not_said_are_found(capsys, save, works, tmp_path):
   said = convert(capsys, save(), tmp_path / "p", SIZE)
-  assert "--num_heads=4 --attention_order=new is taken, as it was not said and denoises a portrait best" in said
+  assert "--num_heads=4 --attention_order=new is taken, as it was not said and denoises best: 33" in said
   assert (network(tmp_path / "p")["num_heads"], network(tmp_path / "p")["attention_order"]) == (4, "new")
 
 
-def test_the_order_alone_is_found(capsys, save, tmp_path):
+def test_the_order_alone_is_found(capsys, save, works, tmp_path):
   said = convert(capsys, save(), tmp_path / "p", SIZE, "--num_heads=4")
-  assert "--attention_order=new is taken" in said
+  assert "--num_heads=4 --attention_order=new is taken" in said
   assert network(tmp_path / "p")["attention_order"] == "new"
 
 
-def test_what_is_right_is_converted_without_a_word(capsys, save, tmp_path):
+def test_what_is_right_is_converted_without_a_word_and_its_figures_are_kept(capsys, save, works, tmp_path):
   assert convert(capsys, save(), tmp_path / "p", SIZE, *RIGHT) == ""
+  check = json.loads((tmp_path / "p" / "prior.json").read_text())["provenance"]["check"]
+  assert check["denoises"] and check["sbar"] == [0.1, 0.3, 1.0] and np.shape(check["psnr"]) == (3, 3)
+  assert np.all(np.array(check["psnr"]) > np.array(check["psnr_trivial"]))
 
 
-def test_heads_that_are_clearly_wrong_are_warned_of_and_kept(capsys, save, tmp_path):
+def test_heads_that_are_clearly_wrong_are_warned_of_and_kept(capsys, save, works, tmp_path):
   said = convert(capsys, save(), tmp_path / "p", SIZE, "--num_heads=2", "--attention_order=new")
-  assert said.startswith("warning: --num_heads=2 --attention_order=new leaves ")
+  assert said.startswith("warning: --num_heads=2 --attention_order=new gives ")
   assert network(tmp_path / "p")["num_heads"] == 2
-  advice = said.partition("on a portrait, ")[2].split()[:2]
+  advice = said.partition("on bundled pictures, ")[2].split()[:2]
   assert convert(capsys, save(), tmp_path / "p", SIZE, *advice, "--overwrite") == ""  # followed, it works
   assert network(tmp_path / "p")["num_heads"] == 4
 
 
-def test_an_untrained_network_is_neither_refused_nor_warned_of(capsys, save, tmp_path):
-  config = denoising_network.CONFIG
-  shapes = {s.name: s.shape for s in guided_diffusion.sources(config).values()}
-  source = save(reference_networks.state_dict(shapes), "random.safetensors")
-  said = convert(capsys, source, tmp_path / "p", SIZE, *RIGHT)
-  assert said.startswith("note: the check on a portrait is inconclusive: ") and said.count("\n") == 1
-  said = convert(capsys, source, tmp_path / "q", SIZE, code=1)
-  assert "shapes cannot tell and neither was given; none that was tried denoises a portrait" in said
-  assert convert(capsys, source, tmp_path / "q", SIZE, *RIGHT, "--nocheck") == ""
+def test_everything_that_is_found_is_written(capsys, save, weights, monkeypatch, tmp_path):
+  Oracle(Schedule("cosine", 1000), 0.001, "v", True, True, (4, "new")).install(monkeypatch)
+  said = convert(capsys, save(), tmp_path / "p", SIZE)
+  assert said.count("is taken, as it was not said and denoises best") == 6
+  prior = checkpoint.load_prior(tmp_path / "p")
+  assert (prior.prediction, prior.time_scale, prior.unit_range, prior.schedule.name) == ("v", 0.001, True, "given")
+  first = weights["input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(prior.params["input_blocks_0_0"]["kernel"], first[:, :, ::-1])
+  flags = ("--schedule=cosine", "--time_scale=0.001", "--prediction=v", "--pixel_range=0,1", "--channel_order=BGR")
+  assert convert(capsys, save(), tmp_path / "q", SIZE, *RIGHT, *flags, "--nocheck") == ""  # said, it is the same
+  other = checkpoint.load_prior(tmp_path / "q")
+  jax.tree.map(np.testing.assert_array_equal, prior.params, other.params)
+  assert prior.schedule == other.schedule and other.unit_range and other.prediction == "v"
+
+
+def test_a_real_network_denoises_best_as_it_was_made(capsys, save, tmp_path):
+  others = ("--prediction=eps", "--pixel_range=-1,1", "--schedule=linear", "--channel_order=RGB", "--time_scale=1")
+  source = save(denoising_network.state_dict(), "real.safetensors")
+  said = convert(capsys, source, tmp_path / "p", SIZE, "--unchecked", *others)
+  assert "--num_heads=4 --attention_order=new is taken" in said
+
+
+def test_an_untrained_network_is_refused_unless_told(capsys, save, tmp_path):
+  said = convert(capsys, save(), tmp_path / "p", SIZE, *RIGHT, code=1)
+  assert "no reading that was tried denoises bundled pictures" in said and "add --unchecked to convert it" in said
+  assert said.count("\n") == 1 and not (tmp_path / "p").exists()
+  convert(capsys, save(), tmp_path / "q", SIZE, *RIGHT, "--unchecked")
+  assert not json.loads((tmp_path / "q" / "prior.json").read_text())["provenance"]["check"]["denoises"]
+  assert convert(capsys, save(), tmp_path / "r", SIZE, *RIGHT, "--nocheck") == ""
+
+
+def test_the_time_is_said_once(capsys, save, tmp_path):
+  said = convert(capsys, save(), tmp_path / "p", SIZE, "--time_scale=0.1", "--rescale_timesteps", code=2)
+  assert "--time_scale, --rescale_timesteps: expected one of them, got both" in said
 
 
 def test_without_the_check_heads_must_be_said(capsys, save, tmp_path):
   said = convert(capsys, save(), tmp_path / "p", SIZE, "--nocheck", code=1)
   assert "shapes cannot tell and neither was given; see how the network was trained" in said
-
-
-def tried(scale, *errors):
-  return portrait.Tried(portrait.Reading(denoising_network.CONFIG, scale), np.array(errors))
-
-
-def choose(monkeypatch, best, other, rescaled=None):
-  """Let `readings.choose` choose among two factors of time, `best` the better on the portrait."""
-  monkeypatch.setattr(portrait, "try_all", lambda prior, readings: [best, other])
-  names = ("num_head_channels", "num_heads_upsample", "attention_order")
-  said = readings.Said({"num_heads": 4, **dict.fromkeys(names), "attention_order": "new"}, None, rescaled, 4000)
-  shapes = {s.name: s.shape for s in guided_diffusion.sources(denoising_network.CONFIG).values()}
-  possible = [one for one in readings.possible(shapes, said) if one.network == denoising_network.CONFIG]
-  prior = Prior({}, None, Schedule("cosine", 4000), image_shape=(16, 16, 3))
-  return readings.choose(prior, possible, said).time_scale
-
-
-def test_the_factor_of_time_that_denoises_clearly_better_is_taken(monkeypatch, capsys):
-  good, bad = (0.3, 0.2, 0.1), (0.5, 0.4, 0.3)
-  assert choose(monkeypatch, tried(1.0, *good), tried(0.25, *bad)) == 1.0
-  assert "--norescale_timesteps is taken" in capsys.readouterr().err
-  assert choose(monkeypatch, tried(1.0, 0.3, 0.4, 0.3), tried(0.25, 0.31, 0.4, 0.3)) == 0.25  # no clear winner
-  assert choose(monkeypatch, tried(1.0, *good), tried(0.25, *bad), rescaled=True) == 0.25  # said
-  assert capsys.readouterr().err.startswith("warning: ")
-  assert choose(monkeypatch, tried(1.0, 1.5, 1.2, 1.1), tried(0.25, 3.0, 3.0, 3.0)) == 0.25  # none works
-  assert "inconclusive" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps, flags, scale", [
@@ -151,8 +161,10 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "model.diffusion_model.", "ema_mo
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_prefix_of_all_names_is_taken_off(capsys, prefix):
-  names = dict.fromkeys((*key_prefixes.ANCHORS, "middle_block.1.qkv.weight"), 1)
-  assert key_prefixes.select({prefix + name: value for name, value in names.items()}, None) == names
+  names = dict.fromkeys((*families.GUIDED.anchors, "middle_block.1.qkv.weight"), 1)
+  assert (
+    key_prefixes.select({prefix + name: value for name, value in names.items()}, None, families.GUIDED.anchors) == names
+  )
   assert f"the prefix {prefix!r} is taken off the names of 4 tensors" in capsys.readouterr().err
 
 
@@ -166,16 +178,19 @@ def test_a_prefixed_file_becomes_the_same_prior(capsys, save, weights, tmp_path)
 
 
 @pytest.mark.parametrize("prefixes", [("model.", "ema_model."), ("", "ema.")])
-def test_of_several_networks_one_must_be_chosen(capsys, save, weights, tmp_path, prefixes):
+def test_of_several_networks_the_averaged_one_is_taken(capsys, save, weights, tmp_path, prefixes):
   tensors = {
     prefix + name: np.full_like(value, i) for i, prefix in enumerate(prefixes) for name, value in weights.items()
   }
   source, flags = save({**tensors, "decay": np.zeros(1)}, "two.safetensors"), (SIZE, *RIGHT, "--nocheck")
-  said = convert(capsys, source, tmp_path / "p", *flags, code=1)
-  assert "--key_prefix is missing: the file holds 2 networks" in said
-  assert f"; {prefixes[1]!r} looks like the average" in said
-  said = convert(capsys, source, tmp_path / "p", *flags, f"--key_prefix={prefixes[1]}")
+  said = convert(capsys, source, tmp_path / "p", *flags)
+  assert f"{prefixes[1]!r} is taken, as the average of the weights" in said
   assert np.all(checkpoint.load_prior(tmp_path / "p").params["out_2"]["bias"] == 1)
+  if prefixes[0]:  # or else the other tensor is one of it
+    convert(capsys, source, tmp_path / "o", *flags, f"--key_prefix={prefixes[0]}")
+    assert np.all(checkpoint.load_prior(tmp_path / "o").params["out_2"]["bias"] == 0)
+  said = convert(capsys, source, tmp_path / "q", *flags, f"--key_prefix={prefixes[1]}")
+  assert np.all(checkpoint.load_prior(tmp_path / "q").params["out_2"]["bias"] == 1)
   assert "other tensors are left out" in said
   said = convert(capsys, source, tmp_path / "p", *flags, "--key_prefix=other", code=1)
   assert "--key_prefix: expected one of " in said and "got 'other'" in said

@@ -4,17 +4,16 @@ import json
 import os
 import re
 
-import denoising_network
 import diffusers_networks
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_networks
 from denoising_network import convert
+from oracle_network import Oracle
 
-from diffinv.nets import diffusers, diffusers_unet
+from diffinv.nets import diffusers
 from diffinv.priors import folder as checkpoint
 from diffinv.schedules import Level, Schedule
 
@@ -288,42 +287,23 @@ def test_weights_without_their_config_are_told_where_it_is(capsys, tmp_path):
   assert said.count("\n") == 1
 
 
-WIDE = {**TINY, "block_out_channels": [32], "norm_num_groups": 8}
-
-
-@pytest.fixture(scope="module")
-def predicts_v():
-  """Give the weights of a network that predicts v and denoises the portrait."""
-  config = diffusers.config_from(WIDE)
-  params = reference_networks.random_params(checkpoint.param_shapes(config))
-  network = diffusers_unet.UNet2D(config)
-  params["conv_out"] = denoising_network.last_layer(network, params, "conv_norm_out", prediction="v")
-  flat = flax.traverse_util.flatten_dict(params)
-  return {s.name: denoising_network.to_theirs(flat[path], s) for path, s in diffusers.sources(config).items()}
-
-
-@pytest.mark.slow
-def test_a_network_that_denoises_is_converted_without_a_word(capsys, tmp_path, predicts_v):
-  source = write(tmp_path / "in", WIDE, {**DDPM, "prediction_type": "v_prediction"}, weights=predicts_v)
+def test_a_network_that_denoises_is_converted_without_a_word(capsys, tmp_path, monkeypatch):
+  Oracle(prediction="v").install(monkeypatch)
+  source = write(tmp_path / "in", TINY, {**DDPM, "prediction_type": "v_prediction"})
   assert convert(capsys, source, tmp_path / "p") == ""
 
 
-@pytest.mark.slow
-def test_a_network_that_predicts_another_thing_than_its_files_say_is_warned_of(capsys, tmp_path, predicts_v):
-  said = convert(capsys, write(tmp_path / "in", WIDE, DDPM, weights=predicts_v), tmp_path / "p")
-  assert said.startswith("warning: the network is said to predict eps, which leaves ") and "as v it" in said
-  assert checkpoint.load_prior(tmp_path / "p").prediction == "eps"
+def test_a_network_that_predicts_another_thing_than_its_files_say_is_told(capsys, tmp_path, monkeypatch):
+  Oracle(prediction="x0").install(monkeypatch)
+  said = convert(capsys, write(tmp_path / "in", TINY, DDPM), tmp_path / "p", code=1)
+  assert "as it is said, the network does not denoise" in said and "--prediction=x0 does" in said
+  flags = ("--prediction=x0",)
+  assert convert(capsys, write(tmp_path / "again", TINY, DDPM), tmp_path / "p", *flags) == ""
+  assert checkpoint.load_prior(tmp_path / "p").prediction == "x0"
 
 
-@pytest.mark.slow
-def test_a_network_that_was_not_trained_is_told(capsys, tmp_path):
-  said = convert(capsys, write(tmp_path / "in"), tmp_path / "p")
-  assert said.startswith("note: the check on a portrait is inconclusive: ") and said.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_what_a_network_without_a_scheduler_predicts_is_found(capsys, tmp_path, predicts_v):
-  source = write(tmp_path / "in", WIDE, None, weights=predicts_v, index=None)
-  said = convert(capsys, source, tmp_path / "p")
-  assert "the network is taken to predict v, as nothing says what it does and so it denoises a portrait best" in said
+def test_what_a_network_without_a_scheduler_predicts_is_found(capsys, tmp_path, monkeypatch):
+  Oracle(prediction="v", schedule=Schedule("cosine", 1000)).install(monkeypatch)
+  said = convert(capsys, write(tmp_path / "in", TINY, None, index=None), tmp_path / "p")
+  assert "--prediction=v is taken" in said and "--schedule=cosine is taken" in said
   assert checkpoint.load_prior(tmp_path / "p").prediction == "v"

@@ -3,6 +3,7 @@
 usage: diffinv convert --input=DIFFUSERS_FOLDER --output=FOLDER
        diffinv convert --input=EDM_FOLDER --output=FOLDER
        diffinv convert --input=DRUNET_FILE --output=FOLDER
+       diffinv convert --input=hf:OWNER/NAME[/FOLDER_OR_FILE][@REVISION] --output=FOLDER
        diffinv convert --input=FILE --output=FOLDER [--preset=ffhq256|imagenet256]
        diffinv convert --input=FILE --output=FOLDER --image_size=N [--num_heads=N|--num_head_channels=N]
 
@@ -12,9 +13,9 @@ the scheduler's json, which say all that a prior needs. docs/checkpoints.md list
 EDM_FOLDER is what tools/export_edm.py wrote of a checkpoint of EDM or InverseBench; DRUNET_FILE a state_dict of the
 denoiser of plug-and-play methods.
 
-FILE holds a state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). Shapes tell the
-architecture except how attention splits its channels, which a preset or the flags say, or else the check finds: the
-network denoises a portrait, and a clearly better way to read it is taken or warned of. No code in FILE is run.
+FILE holds a state_dict, .pt (needs PyTorch: pip install "diffinv[convert]") or .safetensors (does not). What neither
+shapes nor flags nor a preset tell is found by denoising bundled pictures, and said; a network that denoises none is
+refused, unless --unchecked. No code in FILE is run.
 """
 
 from absl import flags
@@ -37,8 +38,9 @@ def main(argv: list[str]) -> None:
   shared.require(FLAGS, "input", "the file to read")
   shared.require(FLAGS, "output", "the folder to write")
   config = config_flags.make(FLAGS, CONFIG)
-  folder, tensors, parameters = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
-  print(f"wrote {folder}: {tensors} tensors, {parameters:,} parameters")
+  made = state_dicts.convert(config, FLAGS.output, overwrite=FLAGS.overwrite)
+  denoised = f"; {made.denoised}" if made.denoised else ""
+  print(f"wrote {made.folder}: {made.tensors} tensors, {made.parameters:,} parameters{denoised}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from typing import Any, TypedDict
 
 import flax.traverse_util
 import jax
-import numpy as np
 
 from diffinv.nets import diffusers_unet, weights
 from diffinv.nets.diffusers_unet import DiffusersConfig
 
 UNET = "UNet2DModel"
+ENDS = ("conv_in", "conv_out")  # the first and the last layer, of which the channels of the picture can be reversed
 ACTIVATIONS = ("silu", "swish")  # two names of one
 # What the library takes where a config.json is silent.
 DEFAULTS: dict[str, Any] = {
@@ -116,7 +116,7 @@ def _source(path, shape):
   return weights.Source(f"{block}.{leaf}", weights.their_shape(path, shape, ones))
 
 
-def renamed(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def renamed(state_dict: Mapping[str, Any]) -> dict[str, Any]:
   """Return a state_dict with the names of the library's present version."""
 
   def now(name):
@@ -129,7 +129,7 @@ def renamed(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return found
 
 
-def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: DiffusersConfig) -> dict[str, Any]:
+def params_from_state_dict(state_dict: Mapping[str, Any], config: DiffusersConfig) -> dict[str, Any]:
   """Return the parameters of `diffusers_unet.apply_function(config)` from a state_dict, float32 NumPy.
 
   Args:

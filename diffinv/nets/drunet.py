@@ -18,7 +18,6 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from diffinv.nets import unet, weights
@@ -231,7 +230,7 @@ def _source(path, shape):
   return weights.Source(f"{block}.weight", weights.their_shape(path, shape))
 
 
-def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: DRUNetConfig) -> dict[str, Any]:
+def params_from_state_dict(state_dict: Mapping[str, Any], config: DRUNetConfig) -> dict[str, Any]:
   """Return the parameters of `apply_function(config)` from a state_dict, float32 NumPy.
 
   Args:

@@ -46,7 +46,7 @@ def _resolutions(names):
   return found
 
 
-def infer_config(state_dict: Mapping[str, np.ndarray], **said: Any) -> EDMConfig:
+def infer_config(state_dict: Mapping[str, Any], **said: Any) -> EDMConfig:
   """Return the architecture that tensors have.
 
   Args:
@@ -138,7 +138,7 @@ def _source(path, shape, size):
   return weights.Source(f"{block}.{leaf}", weights.their_shape(path, shape, ones))
 
 
-def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: EDMConfig) -> dict[str, Any]:
+def params_from_state_dict(state_dict: Mapping[str, Any], config: EDMConfig) -> dict[str, Any]:
   """Return the parameters of `edm_unet.apply_function(config)` from a state_dict, float32 NumPy.
 
   Args:

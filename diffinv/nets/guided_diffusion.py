@@ -14,7 +14,6 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import numpy as np
 
 from diffinv.nets import unet, weights
 from diffinv.nets.unet import UNetConfig, make_config
@@ -69,19 +68,39 @@ def _source(path, shape):
 
 
 UNCONDITIONAL = "convert an unconditional one"
+PIXELS = "convert one of pixels"
+DENOISER = "convert a diffusion model"
 # Names of tensors that tell other networks, what these are and what to do.
 OTHERS = {
+  r"(^|\.)first_stage_model\.": ("a latent diffusion model, whose network knows the latents of an autoencoder", PIXELS),
+  r"(^|\.)cond_stage_model\.": ("a network that a text or a class conditions, with what embeds it", UNCONDITIONAL),
+  r"(^|\.)lora_(up|down|A|B|unet|te)\b|\.lora_": ("changes to another network (LoRA)", "convert the network itself"),
+  r"(^|\.)(control_model|controlnet_cond_embedding|zero_convs)\.": (
+    "a ControlNet, which only steers another network",
+    UNCONDITIONAL,
+  ),
   r"(^|\.)(transformer\.|token_embedding|positional_embedding)|encoder_kv": (
     "a text-conditional network, as of GLIDE",
     UNCONDITIONAL,
   ),
   r"transformer_blocks\.|\.attn2\.": ("a text-conditional network, as of Stable Diffusion", UNCONDITIONAL),
+  r"(^|\.)(encoder\.down\.|quant_conv|post_quant_conv|decoder\.up\.)": ("an autoencoder", PIXELS),
+  r"(^|\.)(x_embedder|pos_embed)\b": ("a transformer of latents, as of DiT", PIXELS),
+  r"(^|\.)(discriminator|netD|D)\.|\.b4\.mbstd|epilogue\.": ("the discriminator of a GAN", DENOISER),
+  r"(^|\.)(synthesis|mapping|style)\.": ("the generator of a GAN, which takes no noisy picture", DENOISER),
+  r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer)\b|^(state|optimizer|optimizer_states)\.": (
+    "the state of an optimizer without its network",
+    "give the file of the weights, often without opt in its name",
+  ),
+  r"(^|\.)(running_mean|bn1\.weight|fc\.weight|classifier\.\d+\.weight|head\.weight)$": (
+    "a classifier, or another network that takes no noise level",
+    DENOISER,
+  ),
   r"(^|\.)down_blocks\.": (
     "a network of the diffusers library without its config.json",
     "give the folder that holds both",
   ),
   r"(^|\.)all_modules\.": ("a network of score_sde, which is another", UNCONDITIONAL),
-  r"(^|\.)(enc|dec|map_layer0|img_in)\.\S": ("a network of EDM, or another", UNCONDITIONAL),
 }
 
 
@@ -215,7 +234,7 @@ def _summary(config):
   )
 
 
-def params_from_state_dict(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
+def params_from_state_dict(state_dict: Mapping[str, Any], config: UNetConfig) -> dict:
   """Return the parameters of `unet.apply_function(config)` from a state_dict, float32 NumPy.
 
   Args:

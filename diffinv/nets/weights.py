@@ -10,6 +10,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+ALIGNMENT = 64  # bytes
 ADVICE = "the file is incomplete or another network's"
 
 
@@ -49,11 +50,19 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], sources: Sources, advice
       raise ValueError(f"tensor {name!r}: expected {want}, {have}{more}; {advice}")
 
 
-def params(state_dict: Mapping[str, np.ndarray], sources: Sources, advice: str = ADVICE) -> dict[str, Any]:
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+  """Return an empty array, float32, that lies where JAX takes it without a copy on a CPU."""
+  size = 4 * int(np.prod(shape))
+  memory = np.empty(size + ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % ALIGNMENT
+  return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def params(state_dict: Mapping[str, Any], sources: Sources, advice: str = ADVICE) -> dict[str, Any]:
   """Return the tree of parameters that a state_dict holds, float32 NumPy.
 
   Args:
-    state_dict: arrays of any floating type.
+    state_dict: arrays of any floating type, or what `np.asarray` makes one of: each is asked for once.
     sources: of each parameter.
     advice: what to do about tensors that do not fit; ends a message.
 
@@ -68,7 +77,9 @@ def params(state_dict: Mapping[str, np.ndarray], sources: Sources, advice: str =
     if not floating or not np.all(np.isfinite(value)):
       got = "nan or infinity" if floating else f"type {value.dtype}"
       raise ValueError(f"tensor {source.name!r}: expected finite floating-point values, got {got}; the file is damaged")
-    found[path] = np.ascontiguousarray(_to_ours(path, value), dtype=np.float32)
+    ours = _to_ours(path, value)
+    found[path] = aligned(ours.shape)
+    found[path][...] = ours
   return flax.traverse_util.unflatten_dict(found)
 
 

@@ -7,6 +7,7 @@ names it. Digests tell the last: a changed byte may well leave numbers that look
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ from diffinv import errors, files, reading
 
 PARAMS = "params"  # the folder, in that of the prior
 ABOUT_EACH, ABOUT_ALL = 2000, 2**18  # bytes, generously: what Orbax writes of each array, and besides
+LARGE = 2**28  # bytes from which each array has files of its own: packed, all are held until the last is written
+WRITTEN_AT_ONCE = 1  # GB
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file that describes an array
 DAMAGED = "the weights are damaged: convert them again, or take the folder from where it came"
 
@@ -76,10 +79,25 @@ def write(folder: Path, params: Any) -> None:
     # Not the asynchronous one, whose threads wait for one another after an error and print what they think of it.
     one = jax.process_index()  # of a launch of several, only this process writes
     alone = ocp.options.MultiprocessingOptions(primary_host=one, active_processes={one}, barrier_sync_key_prefix="one")
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    with full_disk(written), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-      checkpointer.save(written, args=ocp.args.StandardSave(params))
+    handler = ocp.StandardCheckpointHandler(
+      save_concurrent_gb=WRITTEN_AT_ONCE, use_ocdbt=size < LARGE, multiprocessing_options=alone
+    )
+    with full_disk(written), _quiet(), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+      # Of arrays of NumPy it makes copies first, all at once; those of JAX it takes as they are.
+      checkpointer.save(written, args=ocp.args.StandardSave(jax.device_put(params, jax.local_devices()[0])))
     shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keep Orbax from warning that what is not packed is not packed."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
 
 
 def _fits_half(values: np.ndarray) -> bool:

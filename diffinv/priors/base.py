@@ -121,6 +121,13 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
   return c_in / level.alpha, c_noise
 
 
+def of_unit_range(x_t: jax.Array, level: Level) -> tuple[jax.Array, Level]:
+  """Return x_t of a picture in [-1, 1] as that of (x0 + 1) / 2 in [0, 1], and its level: with half of sigma / alpha."""
+  sbar = level.sigma / level.alpha / 2
+  alpha = 1 / jnp.sqrt(1 + sbar**2)
+  return alpha * (x_t / level.alpha + 1) / 2, Level(level.t, alpha, alpha * sbar)
+
+
 # By what a network predicts: (x_t, its output, level) -> x0, not clipped; fields of the level broadcast.
 X0_FROM = {
   "eps": x0_from_eps,
@@ -155,16 +162,18 @@ class Prior:
   size_multiple: int = static(default=1)  # pixels: what the network takes; other pictures are filled up for it
   tiling: sizes.Tiling | None = static(default=None)  # of large pictures
   time_scale: float = static(default=1.0)  # of t, for a network that was not told the index in its schedule
-  null_label: int | None = static(
-    default=None
-  )  # of no class, of a network that was trained with one beside its classes
+  null_label: int | None = static(default=None)  # of no class, where a network was trained with one
+  unit_range: bool = static(default=False)  # whether the network knows pictures in [0, 1]; `schedule` is of [-1, 1]
 
   def denoise(self, x_t: jax.Array, level: Level) -> Denoised:
     """Return Tweedie's estimate at `level`; `x_t`: `[h, w, c]`."""
     channels = x_t.shape[-1]
-    scale, t = network_input(level, self.prediction, self.time_scale)
-    output = sizes.filled(self.apply, self.params, scale * x_t, t, self.size_multiple, self.tiling)
-    x0 = X0_FROM[self.prediction](x_t, output[..., :channels], level)
+    known, within = of_unit_range(x_t, level) if self.unit_range else (x_t, level)
+    scale, t = network_input(within, self.prediction, self.time_scale)
+    output = sizes.filled(self.apply, self.params, scale * known, t, self.size_multiple, self.tiling)
+    x0 = X0_FROM[self.prediction](known, output[..., :channels], within)
+    if self.unit_range:
+      x0 = 2 * x0 - 1
     if self.clip:
       x0 = jnp.clip(x0, -1.0, 1.0)
     var_frac: jax.Array | float

@@ -2,7 +2,7 @@
 
   {"format", "network": {"name", its architecture}, "prediction", "variance", "clip",
    "schedule": {"name", "num_steps", "ends", "betas", "zero_snr", "shift": see `diffinv.schedules.Schedule`},
-   "image_shape", "size_multiple", "time_scale", "null_label", "provenance",
+   "image_shape", "size_multiple", "time_scale", "null_label", "unit_range", "provenance",
    "digests": {array: its SHA-256, see `arrays.digest`}}
 
 Fields that came later, in LATER, are written where they differ from what they were before; `read` returns all of them.
@@ -35,7 +35,7 @@ FORMAT = "diffinv-prior-1"
 DESCRIPTION = "prior.json"
 RUNTIME = ("dtype", "remat")  # fields of a network that its user chooses when loading it: not written
 # Fields that priors of earlier versions lack, and what they have in their place: of the prior, a schedule, a network.
-LATER: dict[str, Any] = {"time_scale": 1.0, "null_label": None}
+LATER: dict[str, Any] = {"time_scale": 1.0, "null_label": None, "unit_range": False}
 LATER_OF_SCHEDULES: dict[str, Any] = {"ends": [], "betas": [], "zero_snr": False, "shift": 1.0}
 LATER_OF_NETWORKS: dict[str, Any] = {"num_heads_upsample": None}
 
@@ -93,6 +93,7 @@ class Description(TypedDict):
   size_multiple: int
   time_scale: NotRequired[float]
   null_label: NotRequired[int | None]
+  unit_range: NotRequired[bool]
   provenance: dict[str, Any]
   digests: NotRequired[dict[str, Annotated[str, msgspec.Meta(min_length=64, max_length=64)]]]
 
@@ -128,6 +129,7 @@ def _fields(prior: Prior, config: Any, provenance: dict | None) -> dict:
     "size_multiple": prior.size_multiple,
     "time_scale": prior.time_scale,
     "null_label": prior.null_label,
+    "unit_range": prior.unit_range,
     "provenance": files.plain(provenance or {}),  # file names need not be valid text
   }
 
@@ -225,6 +227,8 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
     raise ValueError(
       f"{where}: time_scale: expected 1 with the prediction {prediction!r}, got {shown(scale)}; {ADVICE}"
     )
+  if description.get("unit_range", False) and prediction in OWN_TIME:
+    raise ValueError(f"{where}: unit_range: expected false with the prediction {prediction!r}, got true; {ADVICE}")
   _check_image(description, config, where)
   return config, _parse_schedule(description["schedule"], where)
 

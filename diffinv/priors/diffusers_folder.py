@@ -8,8 +8,8 @@ All are data: no code in a folder is run, and no Python that a config names is l
 """
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from diffinv import progress, reading
 from diffinv.nets import diffusers
@@ -17,9 +17,14 @@ from diffinv.nets.diffusers_unet import DiffusersConfig
 from diffinv.reading import shown
 from diffinv.schedules import FLOW, GIVEN, Schedule
 
+_Path = TypeVar("_Path", bound=pathlib.PurePath)
+
 CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 ENDINGS = (".safetensors", ".bin")
+FOREIGN = (".msgpack", ".h5", ".onnx", ".ckpt", ".pt")  # of weights that are not read here
+SHARDS = ".index.json"  # ends the name of the list of files that the weights are split into
+NETWORKS = ("", "unet_ema", "unet")  # folders in that of a pipeline that may hold the network, the likeliest first
 # Every UNet2DModel has these; what stands before them is a prefix.
 ANCHORS = ("conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight")
 AGAIN = "download the folder again"
@@ -43,6 +48,16 @@ PARTS = {
   "vae": "whose network knows the latents of an autoencoder",
   "vqvae": "whose network knows the latents of an autoencoder",
   "movq": "whose network knows the latents of an autoencoder",
+}
+
+# Other folders, by a file in them.
+FOLDERS = {
+  "prior.json": ("a prior of diffinv", "use it with --prior as it is"),
+  "_CHECKPOINT_METADATA": ("a checkpoint of Orbax, of JAX", "give the network as a .safetensors file or for PyTorch"),
+  "_METADATA": ("a checkpoint of Orbax, of JAX", "give the network as a .safetensors file or for PyTorch"),
+  "saved_model.pb": ("a model of TensorFlow", "give the network's checkpoint of PyTorch"),
+  "data.pkl": ("a checkpoint of PyTorch that was unpacked", "give the file as it was downloaded"),
+  "latest": ("a checkpoint of DeepSpeed", "run the zero_to_fp32.py in it, and give the file that it writes"),
 }
 
 BETA_SCHEDULES = {
@@ -134,6 +149,16 @@ def is_one(path: Any) -> bool:
     return False
 
 
+def check(path: Any) -> None:
+  """Check that a folder, or a file in one, is of an unconditional network of pixels; no weights are looked for.
+
+  Raises:
+    ValueError: it is not; the message says what it is.
+    OSError: a file cannot be read.
+  """
+  _described(pathlib.Path(path))
+
+
 def find(path: Any) -> Found:
   """Return what a folder holds, or that of a file; tensors are not read.
 
@@ -142,7 +167,20 @@ def find(path: Any) -> Found:
     OSError: a file cannot be read.
   """
   path = pathlib.Path(path)
-  folder = _network_folder(path) if path.is_dir() else path.parent
+  found, fields = _described(path)
+  folder = found.config.parent
+  if path.is_dir() and folder != path and folder.name == "unet_ema" and reading.is_file(path / "unet" / CONFIG):
+    progress.note(f"of the networks in {path}, that in {folder} is taken, which holds averaged weights")
+  if diffusers.unknown(fields):
+    names = ", ".join(map(shown, diffusers.unknown(fields)))
+    progress.note(f"{found.config}: what its fields {names} mean is not known here")
+  weights = _find_weights(folder) if path.is_dir() or path.suffix == ".json" else (path,)
+  return found._replace(weights=weights)
+
+
+def _described(path: pathlib.Path) -> tuple[Found, diffusers.Fields]:
+  """Return what a folder holds, or that of a file, without its weights; and the fields of its config.json."""
+  folder = network_folder(path) if path.is_dir() else path.parent
   for place in (folder, folder.parent):
     if reading.is_file(place / INDEX):
       _check_pipeline(place / INDEX)
@@ -156,27 +194,41 @@ def find(path: Any) -> Found:
     size = _size(fields.get("sample_size"))
   except ValueError as error:
     raise ValueError(f"{config}: {error}") from None
-  if diffusers.unknown(fields):
-    progress.note(
-      f"{config}: what its fields {', '.join(map(shown, diffusers.unknown(fields)))} mean is not known here"
-    )
-  weights = _find_weights(folder) if path.is_dir() or path.suffix == ".json" else (path,)
-  return Found(config, weights, network, size, scheduler, fields.get("_diffusers_version"))
+  return Found(config, (), network, size, scheduler, fields.get("_diffusers_version")), fields
 
 
-def _network_folder(folder: pathlib.Path) -> pathlib.Path:
-  """Return the folder of the network in that of a pipeline, of the averaged one where there are both."""
-  there = [place for place in (folder, folder / "unet_ema", folder / "unet") if reading.is_file(place / CONFIG)]
+def network_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Return the folder of the network in that of a pipeline, of the averaged one where there are both.
+
+  Raises:
+    ValueError: there is none.
+  """
+  there = [folder / name for name in NETWORKS if reading.is_file(folder / name / CONFIG)]
   if not there:
     if reading.is_file(folder / INDEX):
       _check_pipeline(folder / INDEX)
+    for name, (what, advice) in FOLDERS.items():
+      if (folder / name).exists():
+        raise ValueError(f"{folder}: expected a folder of the diffusers library, got {what}; {advice}")
     raise ValueError(
       f"{folder}: expected a folder of the diffusers library, found no {CONFIG} in it or in unet/; give that which "
       "holds it, or the file of the weights of another library"
     )
-  if len(there) > 1:
-    progress.note(f"of the networks in {folder}, that in {there[0]} is taken, which holds averaged weights")
   return there[0]
+
+
+def describing(names: Iterable[str], place: str) -> list[str]:
+  """Return which of the files of a repository describe the network in one of its folders, besides the weights.
+
+  Args:
+    names: of all files, with "/".
+    place: of the folder, "" for the repository itself.
+  """
+  there, root = set(names), pathlib.PurePosixPath(place)
+  folder = next((root / name for name in NETWORKS if str(root / name / CONFIG) in there), root)
+  scheduler = next((str(path) for path in _scheduler_files(folder) if str(path) in there), None)
+  wanted = [str(folder / CONFIG), *(str(parent / INDEX) for parent in (folder, folder.parent)), scheduler]
+  return [name for name in dict.fromkeys(wanted) if name in there and name is not None]
 
 
 def _check_pipeline(path: pathlib.Path) -> None:
@@ -219,24 +271,44 @@ def _size(sample_size: int | list[int] | None) -> tuple[int | None, int | None]:
   return sizes[0], sizes[1]
 
 
+def choose_weights(names: Collection[str]) -> str | None:
+  """Return which file of a folder to read, or the list of several; of a variant where there are no others.
+
+  Args:
+    names: of the files in the folder.
+
+  Returns:
+    A name, of a list where it ends with SHARDS; None where no file holds weights of the library.
+  """
+  plain = [f"{WEIGHTS}{ending}{index}" for ending in ENDINGS for index in ("", SHARDS)]
+  variants = [
+    name for ending in ENDINGS for name in sorted(names) if name.startswith(f"{WEIGHTS}.") and name.endswith(ending)
+  ]
+  return next((name for name in (*plain, *variants) if name in names), None)
+
+
 def _find_weights(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
   """Return the files of weights in a folder; of a variant, such as half precision, where there are no others."""
-  for ending in ENDINGS:
-    if reading.is_file(folder / f"{WEIGHTS}{ending}"):
-      return (folder / f"{WEIGHTS}{ending}",)
-    if reading.is_file(folder / f"{WEIGHTS}{ending}.index.json"):
-      return _shards(folder / f"{WEIGHTS}{ending}.index.json")
-  for ending in ENDINGS:
-    variants = sorted(path for path in folder.glob(f"{WEIGHTS}.*{ending}") if reading.is_file(path))
-    if variants:
-      progress.note(f"of the weights in {folder}, {variants[0].name} is taken")
-      return (variants[0],)
-  others = sorted(path.name for path in folder.iterdir() if path.suffix in (".msgpack", ".h5", ".onnx", ".ckpt", ".pt"))
-  got = shown(others[0]) if others else "no weights"
-  raise ValueError(f"{folder}: expected {WEIGHTS}.safetensors or .bin in it, found {got}; download one of them")
+  name = choose_weights([path.name for path in folder.iterdir() if reading.is_file(path)])
+  if name is None:
+    others = sorted(
+      path.name for path in folder.iterdir() if path.suffix in (".msgpack", ".h5", ".onnx", ".ckpt", ".pt")
+    )
+    got = shown(others[0]) if others else "no weights"
+    raise ValueError(f"{folder}: expected {WEIGHTS}.safetensors or .bin in it, found {got}; download one of them")
+  if name.endswith(SHARDS):
+    return shards(folder / name)
+  if name not in [f"{WEIGHTS}{ending}" for ending in ENDINGS]:
+    progress.note(f"of the weights in {folder}, {name} is taken")
+  return (folder / name,)
 
 
-def _shards(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+def shards(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+  """Return the files that hold the weights by a list of them.
+
+  Raises:
+    ValueError: it is no such list.
+  """
   index = reading.read_json(path, dict[str, Any], advice=AGAIN)
   names = index.get("weight_map")
   if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
@@ -247,11 +319,16 @@ def _shards(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
   return tuple(path.parent / name for name in sorted(set(names.values())))
 
 
-def _find_scheduler(folder: pathlib.Path) -> Scheduler | None:
+def _scheduler_files(folder: _Path) -> list[_Path]:
+  """Return where the scheduler of the network in a folder may be described, the nearest first."""
   places = [folder, folder / "scheduler", folder.parent / "scheduler"]
   if folder.name.startswith("unet"):  # of a training that was stopped, OUTPUT/checkpoint-500/unet
     places.append(folder.parent.parent / "scheduler")
-  path = next((place / SCHEDULER for place in places if reading.is_file(place / SCHEDULER)), None)
+  return [place / SCHEDULER for place in places]
+
+
+def _find_scheduler(folder: pathlib.Path) -> Scheduler | None:
+  path = next((path for path in _scheduler_files(folder) if reading.is_file(path)), None)
   if path is None:
     return None
   try:

@@ -1,6 +1,7 @@
 """DRUNets as priors: a denoiser knows no more noise than it was trained for, and a chain with it starts there."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ GRAY_LEVELS = 255  # in which the authors count noise; a picture in [-1, 1] has 
 
 
 def make_prior(
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
   *,
   most: float | None = None,
   num_steps: int | None = None,

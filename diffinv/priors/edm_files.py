@@ -13,12 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
-import numpy as np
-
-from diffinv import progress, reading
+from diffinv import reading
 from diffinv.nets import edm, edm_unet
 from diffinv.nets.edm_unet import EDMConfig
-from diffinv.priors import portrait
 from diffinv.priors.base import Prior
 from diffinv.reading import shown
 from diffinv.schedules import Schedule
@@ -98,7 +95,7 @@ def find(path: Any) -> Found:
 
 
 def make_prior(
-  tensors: Mapping[str, np.ndarray], fields: Fields, *, num_steps: int | None = None, size: int | None = None
+  tensors: Mapping[str, Any], fields: Fields, *, num_steps: int | None = None, size: int | None = None
 ) -> tuple[Prior, EDMConfig]:
   """Return a network as a prior, and its config.
 
@@ -132,27 +129,8 @@ def _ends(fields: Fields) -> tuple[float, float]:
   return max(float(low), LEAST_SIGMA), min(float(high), MOST_SIGMA)
 
 
-def choose_preconditioning(prior: Prior, config: EDMConfig) -> EDMConfig:
-  """Try how a network may be preconditioned on the portrait, and return the config to take; a note tells of it.
-
-  Args:
-    prior: of the parameters, see `portrait.try_all`.
-    config: as its tensors tell it.
-  """
-  likely = LIKELY if config.preconditioning in LIKELY else (config.preconditioning,)
-  readings = [portrait.Reading(dataclasses.replace(config, preconditioning=name), 1.0) for name in likely]
-  best, *others = portrait.try_all(prior, readings)
-  plain = next(one for one in (best, *others) if one.reading.network.preconditioning == likely[0])
-  if best.error >= portrait.WORKS:
-    progress.note(
-      f"the check on a portrait is inconclusive: {plain.error:.0%} of the noise is left; if the network was trained on "
-      f"photographs, see how it is preconditioned, which is taken to be {likely[0]}"
-    )
-    return plain.reading.network
-  taken = best if portrait.is_better(best, plain) else plain
-  name = taken.reading.network.preconditioning
-  progress.note(
-    f"the network is taken to be preconditioned as {name!r}, which its tensors do not tell: {taken.error:.0%} of the "
-    "noise is left on a portrait"
-  )
-  return taken.reading.network
+def possible(config: EDMConfig) -> list[EDMConfig]:
+  """Return the networks that a config may be which does not say how it is preconditioned, the likeliest first."""
+  if config.preconditioning not in LIKELY:
+    return [config]
+  return [dataclasses.replace(config, preconditioning=name) for name in LIKELY]

@@ -21,6 +21,20 @@ WEB_PAGE = re.compile(
 )
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
+ORIGINAL = "give the checkpoint of PyTorch that it was made of"
+# Others, by patterns near the beginning.
+PATTERNS = {
+  re.compile(rb"\x08[\x01-\x20](\x12.(pytorch|tf2onnx|onnx|keras2onnx)|:|\x12\x00)", re.DOTALL): (
+    "an ONNX file, a graph without the names of a checkpoint",
+    ORIGINAL,
+  ),
+  re.compile(rb"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9][\w/]", re.DOTALL): (
+    "a msgpack file, as of Flax",
+    "give a checkpoint of PyTorch, or a .safetensors file",
+  ),
+  re.compile(rb".{4}TFL3", re.DOTALL): ("a TensorFlow Lite file", ORIGINAL),
+}
+
 # How other files begin, what they are and what to do.
 OTHERS = {
   b"\x89HDF\r\n": ("an HDF5 file, of Keras or MATLAB", "give a checkpoint of PyTorch"),
@@ -64,6 +78,8 @@ def other_archive(names: Sequence[str]) -> tuple[str, str] | None:
   files = [name for name in names if not name.endswith("/")]
   if any(name == "data.pkl" or name.endswith("/data.pkl") for name in files):
     return None
+  if any(name in ("config.json", "metadata.json") for name in files) and any(n.endswith(".h5") for n in files):
+    return "a Keras file", "give a checkpoint of PyTorch"
   if files and all(name.endswith(".npy") for name in files):
     return "a NumPy archive (.npz)", "give a checkpoint of PyTorch"
   some = ", ".join(map(shown, files[:NAMES])) + (", ..." if len(files) > NAMES else "")
@@ -83,6 +99,9 @@ def _other(head: bytes) -> tuple[str, str]:
   for start, (what, advice) in OTHERS.items():
     if head.startswith(start):
       return what, advice
+  for pattern, (what, advice) in PATTERNS.items():
+    if pattern.match(head) and not _is_text(head):
+      return what, advice
   if head[257:262] == b"ustar":
     return "a tar archive", "unpack it with tar, and give the checkpoint in it"
   return _text(head)
@@ -91,6 +110,10 @@ def _other(head: bytes) -> tuple[str, str]:
 def _title(head: bytes) -> str:
   found = TITLE.search(head.decode("utf-8", errors="replace"))
   return f", {shown(html.unescape(' '.join(found[1].split())))}" if found else ""
+
+
+def _is_text(head: bytes) -> bool:
+  return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
 
 
 def _text(head: bytes) -> tuple[str, str]:

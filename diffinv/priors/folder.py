@@ -182,6 +182,7 @@ def load_prior(
     tiling=_tiling(tile, config, fields["size_multiple"]),
     time_scale=fields["time_scale"],
     null_label=fields["null_label"],
+    unit_range=fields["unit_range"],
   )
 
 

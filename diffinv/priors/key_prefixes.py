@@ -11,18 +11,18 @@ from typing import Any
 from diffinv import progress
 from diffinv.reading import shown
 
-# Every guided-diffusion UNet has these; what stands before them is the prefix.
-ANCHORS = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
 EMA = ("ema", "average", "shadow")  # in the prefixes of averaged weights
+TRAINED = "online"  # in the prefix of what is averaged, beside the average
 MOST = 8  # networks that a message lists
 
 
-def select(tensors: Mapping[str, Any], wanted: str | None, anchors: Sequence[str] = ANCHORS) -> dict[str, Any]:
+def select(tensors: Mapping[str, Any], wanted: str | None, anchors: Sequence[str]) -> dict[str, Any]:
   """Return the tensors of one network by its own names, and say what was taken off or left out.
 
   Args:
     tensors: of a file, by name.
-    wanted: prefix of the network, with or without its last dot; "" for names without one. None where there is one.
+    wanted: prefix of the network, with or without its last dot; "" for names without one. None for the only one, or
+      the averaged one of several.
     anchors: tensors that every network of its kind has.
 
   Raises:
@@ -32,15 +32,21 @@ def select(tensors: Mapping[str, Any], wanted: str | None, anchors: Sequence[str
   if wanted is not None:
     prefixes = [_chosen(prefixes, wanted)]
   if len(prefixes) > 1:
-    likely = next((p for p in prefixes if any(word in p.lower() for word in EMA)), None)
-    hint = f"; {quoted(likely)} looks like the average, which is what to sample from" if likely is not None else ""
-    raise ValueError(f"`key_prefix` is missing: the file holds {len(prefixes)} networks, {_listed(prefixes)}{hint}")
+    likely = [prefix for prefix in prefixes if _is_average(prefix)]
+    if len(likely) != 1:
+      raise ValueError(f"`key_prefix` is missing: the file holds {len(prefixes)} networks, {_listed(prefixes)}")
+    progress.note(f"of the networks {_listed(prefixes)}, {quoted(likely[0])} is taken, as the average of the weights")
+    prefixes = likely
   if not prefixes:
     return dict(tensors)
   return _stripped(tensors, prefixes[0], anchors)
 
 
-def find(tensors: Mapping[str, Any], anchors: Sequence[str] = ANCHORS) -> list[str]:
+def _is_average(prefix: str) -> bool:
+  return any(word in prefix.lower() for word in EMA) and TRAINED not in prefix.lower()
+
+
+def find(tensors: Mapping[str, Any], anchors: Sequence[str]) -> list[str]:
   """Return the prefixes of the networks in a file, in its order."""
   found = [name.removesuffix(anchor) for name in tensors for anchor in anchors if name.endswith(anchor)]
   return [prefix for prefix in dict.fromkeys(found) if not prefix or prefix.endswith(".")]

@@ -1,186 +1,159 @@
-"""Which reading of a network is right, where shapes cannot tell: what was said, and what the bundled portrait says."""
+"""Which reading of a network is right, where its files leave it open: what was said, and what denoises.
 
-from collections.abc import Mapping, Sequence
+A reading answers six questions: which network (heads and their order), how it was told the time, with which schedule,
+what it predicts, which pictures it knows ([-1, 1] or [0, 1]) and in which order of the channels. Questions that depend
+on one another are tried together, the others one after another, and again until nothing changes.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffinv import progress
-from diffinv.nets import guided_diffusion, unet
-from diffinv.priors import portrait
-from diffinv.priors.base import VELOCITIES, Prior
-from diffinv.priors.portrait import Reading, Tried
+from diffinv.nets import unet
+from diffinv.priors import trial
+from diffinv.priors.trial import Reading, Trial, Tried
 
 RESCALED_TO = 1000  # steps: networks trained with rescale_timesteps are told the time of a schedule of so many
-# What networks in use have.
-HEADS: tuple[dict[str, int], ...] = (
-  {"num_heads": 4},
-  {"num_head_channels": 64},
-  {"num_heads": 1},
-  {"num_heads": 2},
-  {"num_heads": 8},
-  {"num_head_channels": 32},
-)
-PREDICTED = ("eps", "v", "x0")  # by networks that are told the index in a schedule, the likeliest first
+PREDICTED = ("eps", "x0", "v")  # by networks that are told the index in a schedule, the likeliest first
 CHEAP = 1e11  # parameters times pixels up to which every reading is tried
-SUSPECTS = "num_heads, num_head_channels, attention_order, rescale_timesteps, prediction, schedule, num_steps"
+ROUNDS = 3
+# Questions that are tried together; each group with the best answers to the others.
+TOGETHER = ("time_scale", "schedule", "prediction", "unit_range", "reversed_channels")
+NETWORKS = ("network", "schedule")
+GROUPS = (("prediction",), TOGETHER, NETWORKS)
+CLEAR = 0.8  # ratio of errors below which another answer than the likeliest is taken, other than of the network
+MISLED = 2.0  # ratio of errors up to which the answers of the best reading are kept beside one that was said wrongly
+ORDER = 0.98  # ratio of errors from which an order of the channels is taken: many networks hardly see a difference
 
 
-class Said(NamedTuple):
-  """What the caller says of a network."""
+class Space(NamedTuple):
+  """The answers to each question, those of flags and files, or the likeliest, first; fields as those of `Reading`."""
 
-  network: Mapping[str, Any]  # choices for `guided_diffusion.identify`; None where nothing was said
-  preset: str | None
-  rescaled: bool | None
-  num_steps: int
-  flow: bool = False  # whether it is one of velocity
-  prediction: str | None = None
+  network: tuple[Any, ...]
+  time_scale: tuple[float, ...]
+  schedule: tuple[Any, ...]
+  prediction: tuple[str, ...]
+  unit_range: tuple[bool, ...] = (False, True)
+  reversed_channels: tuple[bool, ...] = (False, True)
+
+  def first(self) -> Reading:
+    """Return the reading of the first answers."""
+    return Reading(**{name: getattr(self, name)[0] for name in self._fields})
+
+  def within(self, said: Sequence[str]) -> "Space":
+    """Return a space where these questions have their first answers alone."""
+    return self._replace(**{name: getattr(self, name)[:1] for name in said})
+
+
+class Chosen(NamedTuple):
+  """The reading to take, and how well it denoises."""
+
+  tried: Tried  # at `trial.ALL`
+  next: Tried | None  # the best of those with another answer to one question
 
   @property
-  def heads(self) -> bool:
-    """Whether the heads are known."""
-    return self.preset is not None or any(self.network[n] is not None for n in ("num_heads", "num_head_channels"))
+  def figures(self) -> dict[str, Any]:
+    """What prior.json says of the check."""
+    levels = np.reshape([self.tried.psnr, self.tried.trivial], (2, len(trial.PICTURES), len(trial.SBARS)))
+    return {
+      "pictures": [path.name for path in trial.PICTURES],
+      "sbar": list(trial.SBARS),
+      "psnr": np.round(levels[0], 2).tolist(),
+      "psnr_trivial": np.round(levels[1], 2).tolist(),
+      "psnr_of_next_best": None if self.next is None else np.round(self.next.psnr, 2).tolist(),
+      "denoises": trial.denoises(self.tried),
+    }
 
   @property
-  def order(self) -> bool:
-    """Whether the order of the channels is known."""
-    return self.preset is not None or self.network["attention_order"] is not None
-
-  def time_scales(self) -> list[float]:
-    """The factors of t, that of the flags, or the likeliest, first."""
-    scales = [1.0, float(RESCALED_TO)] if self.flow else list(dict.fromkeys((RESCALED_TO / self.num_steps, 1.0)))
-    return scales[::-1] if self.rescaled is self.flow else scales
-
-  def predictions(self) -> list[str | None]:
-    """What it may predict, that of the flags, or the likeliest, first."""
-    if not self.flow:
-      return [self.prediction]
-    return sorted(VELOCITIES, key=lambda one: one != (self.prediction or "velocity_to_data"))
+  def words(self) -> str:
+    """How well it denoises."""
+    tried = self.tried
+    does = "denoises" if trial.denoises(tried) else "does not denoise"
+    return f"{does} bundled pictures, {_at(tried)}, where a trivial denoiser gives {tried.trivial_shown:.1f}"
 
 
-def first(shapes: Mapping[str, tuple[int, ...]], said: Said) -> Reading:
-  """Return the reading that flags and defaults tell, without trying any.
-
-  Raises:
-    ValueError: see `guided_diffusion.identify`: the heads are not said, or the network is another.
-  """
-  return Reading(
-    guided_diffusion.identify(shapes, preset=said.preset, **said.network), said.time_scales()[0], said.predictions()[0]
-  )
-
-
-def possible(shapes: Mapping[str, tuple[int, ...]], said: Said) -> list[Reading]:
-  """Return the readings of a network, those that differ in their arithmetic; what was said comes first."""
-  networks = [first(shapes, said).network] if said.heads else []
-  for order in ("legacy", "new"):
-    for heads in HEADS:
-      try:
-        networks.append(guided_diffusion.infer_config(shapes, **_with_upsample(heads, said), attention_order=order))
-      except ValueError:  # heads that do not divide the channels
-        continue
-  different: dict[tuple[Any, ...], unet.UNetConfig] = {}
-  for network in networks:
-    different.setdefault(_arithmetic(network), network)
-  ways = [(scale, prediction) for prediction in said.predictions() for scale in said.time_scales()]
-  return [Reading(network, *way) for network in different.values() for way in ways]
-
-
-def _with_upsample(heads: dict[str, int], said: Said) -> dict[str, int]:
-  upsample = said.network["num_heads_upsample"]
-  return heads if upsample is None else {**heads, "num_heads_upsample": upsample}
-
-
-def _arithmetic(network: unet.UNetConfig) -> tuple[Any, ...]:
-  """Return what attention computes: the heads of each level, and the order where there are several."""
-  levels = [*network.attention_levels, len(network.channel_mult) - 1]
-  heads = [unet.heads(network, unet.width(network, i), decoder=up) for up in (False, True) for i in levels]
-  return (*heads, network.attention_order if max(heads) > 1 else "")
-
-
-def fits(reading: Reading, said: Said, given: Reading | None) -> bool:
-  """Tell whether a reading is one that the flags allow; `given`: what they and the defaults tell."""
-  heads = _heads(reading.network)
-  order = said.network["attention_order"] if given is None else given.network.attention_order
-  ordered = not said.order or reading.network.attention_order == order or max(heads) == 1
-  timed = said.rescaled is None or reading.time_scale == said.time_scales()[0]
-  predicted = said.prediction is None or reading.prediction == said.prediction
-  return ordered and timed and predicted and (given is None or heads == _heads(given.network))
-
-
-def _heads(network: unet.UNetConfig) -> tuple[int, ...]:
-  return _arithmetic(network)[:-1]
-
-
-def choose(prior: Prior, readings: Sequence[Reading], said: Said) -> Reading:
-  """Try readings on the portrait, and return the one to take; notes and warnings tell of it.
+def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = True, unchecked: bool = False) -> Chosen:
+  """Try readings of a network, and return the one to take; notes and warnings tell of it.
 
   Args:
-    prior: of the parameters, see `portrait.try_all`.
-    readings: from `possible`.
-    said: by the flags.
+    try_one: of the network's parameters.
+    space: what is possible.
+    allowed: what flags and files leave of it.
+    heads_said: whether they say the heads of attention.
+    unchecked: take what denoises best even where it does not denoise.
 
   Raises:
-    ValueError: the heads are not said, and the portrait does not tell.
+    ValueError: none denoises, or several networks do so about as well.
   """
-  given = readings[0] if said.heads else None
-  if given is not None and not _is_cheap(prior):
-    [alone] = portrait.try_all(prior, [given])
-    if alone.error < portrait.WELL or said.preset is not None:
-      readings = [reading for reading in readings if reading.network == given.network]
-    else:
-      progress.note(f"{len(readings)} readings of the network are tried on a portrait, which may take minutes")
-  tried = portrait.try_all(prior, list(readings))
-  allowed = [one for one in tried if fits(one.reading, said, given)]
-  if tried[0].error >= portrait.WORKS:
-    return _inconclusive(allowed, given)
-  taken = _taken(allowed, given)
-  if portrait.is_better(tried[0], taken):
-    progress.warn(
-      f"{_words(taken, tried)} leaves {taken.error:.0%} of the noise on a portrait, {_words(tried[0], tried)} "
-      f"{tried[0].error:.0%}: see how the network was trained"
-    )
-  return taken.reading
+  cheap = is_cheap(try_one)
+  if not cheap and len(allowed.network) > 1:
+    progress.note(f"{len(allowed.network)} networks are tried on bundled pictures, which may take minutes")
+  found = other = _search(try_one, allowed, cheap)
+  if space != allowed and (cheap or not try_one(found).error < trial.WELL):
+    other = _search(try_one, space, cheap, start=found)
+    found = _nearest(try_one, allowed, found, other)
+  tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
+  better = best if trial.is_better(best, tried) and trial.denoises(best) else None
+  if not trial.denoises(tried) and not unchecked:
+    raise ValueError(_refusal(tried, better))
+  rivals = {name: _rival(try_one, allowed, found, name) for name in Reading._fields}
+  if not heads_said:
+    _check_sure(tried, rivals["network"])
+  _tell(tried, better, allowed.first(), rivals, heads_said)
+  return Chosen(tried, max((r for r in rivals.values() if r is not None), key=lambda one: one.shown, default=None))
 
 
-def choose_prediction(prior: Prior, network: Any, said: str | None) -> str:
-  """Try what a network may predict on the portrait, and return what it does; notes and warnings tell of it.
-
-  Args:
-    prior: of the parameters, see `portrait.try_all`.
-    network: its config.
-    said: what its files say that it predicts; None where they do not.
-  """
-  first = prior.prediction if said is None else said
-  others = next((kind for kind in (PREDICTED, VELOCITIES) if first in kind), (first,))
-  possible = [Reading(network, prior.time_scale, one) for one in others]
-  if said is not None and not _is_cheap(prior):
-    [alone] = portrait.try_all(prior, [Reading(network, prior.time_scale, first)])
-    if alone.error < portrait.WELL:
-      return first
-  tried = portrait.try_all(prior, possible)
-  best, plain = tried[0], next(one for one in tried if one.reading.prediction == first)
-  found = best.reading.prediction or first
-  if best.error >= portrait.WORKS:
-    progress.note(
-      f"the check on a portrait is inconclusive: {plain.error:.0%} of the noise is left; if the network was trained on "
-      "photographs, see how, and with which noise schedule"
-    )
-  elif portrait.is_better(best, plain) and said is not None:
-    progress.warn(
-      f"the network is said to predict {said}, which leaves {plain.error:.0%} of the noise on a portrait, as "
-      f"{found} it leaves {best.error:.0%}: see how the network was trained"
-    )
-  elif portrait.is_better(best, plain):
-    progress.note(
-      f"the network is taken to predict {found}, as nothing says what it does and so it denoises a portrait best: "
-      f"{best.error:.0%} left"
-    )
-    return found
-  return first
+def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
+  """Return an allowed reading that is as the best one where it may be: what was said wrongly misleads the rest."""
+  answers = {name: getattr(best, name) for name in Reading._fields if getattr(best, name) in getattr(allowed, name)}
+  near = found._replace(**answers)
+  return near if try_one(near).error < MISLED * try_one(found).error else found
 
 
-def _is_cheap(prior: Prior) -> bool:
-  pixels = min(prior.image_shape[0] or portrait.MOST, portrait.MOST) ** 2
+def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:
+  """Return the best reading in a space, or the nearest to its first answers of those that do about as well."""
+  found = space.first() if start is None else start
+  for _ in range(ROUNDS):
+    before = found
+    for group in GROUPS:
+      if cheap or group is NETWORKS or try_one(found).error >= trial.WELL:
+        found = _improved(try_one, space, found, group if cheap else group[:1] if group is NETWORKS else group)
+    if found == before:
+      break
+  return _ordered(try_one, space, found)
+
+
+def _improved(try_one: Trial, space: Space, found: Reading, group: Sequence[str]) -> Reading:
+  answers = itertools.product(*(getattr(space, name) for name in group))
+  readings = [found, *(found._replace(**dict(zip(group, some))) for some in answers)]
+  tried = [try_one(reading) for reading in dict.fromkeys(readings)]
+  best = min(tried, key=lambda one: one.error)
+  clear = trial.CLEAR if "network" in group else CLEAR
+  near = [one for one in tried if one is best or not trial.is_better(best, one, clear)]
+  return min(near, key=lambda one: sum(a != b for a, b in zip(one.reading, found))).reading
+
+
+def _ordered(try_one: Trial, space: Space, found: Reading) -> Reading:
+  """Return a reading with the order of the channels that denoises better."""
+  readings = [found._replace(reversed_channels=answer) for answer in space.reversed_channels]
+  first, *others = (try_one(reading, trial.ALL) for reading in readings)
+  return next((other.reading for other in others if other.error < ORDER * first.error), first.reading)
+
+
+def _rival(try_one: Trial, space: Space, found: Reading, question: str) -> Tried | None:
+  """Return the best reading with another answer to a question; None where there is none, or it was not tried."""
+  readings = [found._replace(**{question: answer}) for answer in getattr(space, question)]
+  few = [try_one(reading) for reading in readings if reading != found and try_one.knows(reading)]
+  return try_one(min(few, key=lambda one: one.error).reading, trial.ALL) if few else None
+
+
+def is_cheap(try_one: Trial) -> bool:
+  """Tell whether evaluating a network takes so little that every reading may be tried."""
+  prior = try_one.prior
+  pixels = min(prior.image_shape[0] or trial.MOST, trial.MOST) ** 2
   return pixels * sum(np.size(leaf) for leaf in _leaves(prior.params)) <= CHEAP
 
 
@@ -188,46 +161,74 @@ def _leaves(params: Any) -> list[Any]:
   return [leaf for value in params.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
-def _inconclusive(allowed: list[Tried], given: Reading | None) -> Reading:
-  if given is None:
+def _check_sure(tried: Tried, rival: Tried | None) -> None:
+  if rival is not None and not trial.is_better(tried, rival):
     raise ValueError(
-      "num_heads, num_head_channels: shapes cannot tell and neither was given; none that was tried denoises a "
-      f"portrait, the best leaves {allowed[0].error:.0%} of the noise; see how the network was trained"
+      "num_heads, num_head_channels: shapes cannot tell and neither was given; on bundled pictures "
+      f"{network_words(tried.reading)}, {_at(tried)}, and {network_words(rival.reading)}, {rival.shown:.1f}, do about "
+      "as well; see how the network was trained"
     )
-  left = next(one.error for one in allowed if one.reading == given)
-  progress.note(
-    f"the check on a portrait is inconclusive: {left:.0%} of the noise is left; if the network was trained on "
-    f"photographs, see what its shapes cannot tell: {SUSPECTS}"
+
+
+def _refusal(tried: Tried, better: Tried | None) -> str:
+  level = f"{tried.shown:.1f} dB at sbar {trial.SBARS[trial.SHOWN]}, a trivial denoiser {tried.trivial_shown:.1f}"
+  if better is not None:
+    words = _words(better.reading, tried.reading)
+    return f"as it is said, the network does not denoise: {level}; {words} does, {better.shown:.1f} dB"
+  return (
+    f"no reading that was tried denoises bundled pictures: the best gives {level}; see how the network was trained, "
+    "and say what its file does not; or, if it is for other pictures, add `unchecked` to convert it all the same"
   )
-  return given
 
 
-def _taken(allowed: list[Tried], given: Reading | None) -> Tried:
-  """Return the best of the allowed readings where it is clearly that, or else what flags and defaults tell."""
-  best, *others = allowed
-  if given is None:
-    if others and not portrait.is_better(best, others[0]):
-      raise ValueError(
-        "num_heads, num_head_channels: shapes cannot tell and neither was given; on a portrait "
-        f"{_words(best, allowed)} and {_words(others[0], allowed)} do about as well; see how the network was trained"
+def _tell(
+  tried: Tried, better: Tried | None, first: Reading, rivals: dict[str, Tried | None], heads_said: bool
+) -> None:
+  for name, rival in rivals.items():
+    new = getattr(tried.reading, name) != getattr(first, name)
+    if rival is not None and (new or (name == "network" and not heads_said)):
+      progress.note(
+        f"{WORDS[name](tried.reading)} is taken, as it was not said and denoises best: {_at(tried)}; next best "
+        f"{rival.shown:.1f}"
       )
-  else:
-    plain = next(one for one in allowed if one.reading == given)
-    if not portrait.is_better(best, plain):
-      return plain
-  progress.note(
-    f"{_words(best, allowed)} is taken, as it was not said and denoises a portrait best: {best.error:.0%} left"
-  )
-  return best
+  if better is not None:
+    progress.warn(
+      f"{_words(tried.reading, better.reading)} gives {_at(tried)} on bundled pictures, "
+      f"{_words(better.reading, tried.reading)} {better.shown:.1f}: see how the network was trained"
+    )
 
 
-def _words(one: Tried, tried: Sequence[Tried]) -> str:
-  """Return a reading as flags, with the factor of time where the readings differ in it."""
-  network = one.reading.network
+def _at(tried: Tried) -> str:
+  return f"{tried.shown:.1f} dB at sbar {trial.SBARS[trial.SHOWN]}"
+
+
+def _words(reading: Reading, other: Reading) -> str:
+  """Return in which flags a reading differs from another."""
+  names = [name for name in Reading._fields if getattr(reading, name) != getattr(other, name)]
+  return " ".join(WORDS[name](reading) for name in names)
+
+
+def network_words(reading: Reading) -> str:
+  """Return the network of a reading as flags."""
+  network = reading.network
+  if not isinstance(network, unet.UNetConfig):
+    return "this network"
   heads = "num_heads" if network.num_heads is not None else "num_head_channels"
-  said = f"--{heads}={getattr(network, heads)} --attention_order={network.attention_order}"
-  if len({other.reading.time_scale for other in tried}) > 1:
-    said += " --rescale_timesteps" if one.reading.time_scale != 1.0 else " --norescale_timesteps"
-  if len({other.reading.prediction for other in tried}) > 1:
-    said += f" --prediction={one.reading.prediction}"
-  return said
+  return f"--{heads}={getattr(network, heads)} --attention_order={network.attention_order}"
+
+
+def _time_words(reading: Reading) -> str:
+  steps = reading.schedule.num_steps
+  if reading.time_scale == 1.0:
+    return "--norescale_timesteps"
+  return "--rescale_timesteps" if reading.time_scale == RESCALED_TO / steps else f"--time_scale={reading.time_scale:g}"
+
+
+WORDS: dict[str, Callable[[Reading], str]] = {
+  "network": network_words,
+  "time_scale": _time_words,
+  "schedule": lambda reading: f"--schedule={reading.schedule.name}",
+  "prediction": lambda reading: f"--prediction={reading.prediction}",
+  "unit_range": lambda reading: f"--pixel_range={'0,1' if reading.unit_range else '-1,1'}",
+  "reversed_channels": lambda reading: f"--channel_order={'BGR' if reading.reversed_channels else 'RGB'}",
+}

@@ -1,27 +1,22 @@
-"""State dicts of others: reading PyTorch and safetensors files, and making priors of them.
+"""State dicts of others, made priors.
 
 Files of the guided-diffusion UNet, of EDM's networks and of DRUNets become priors, and folders of the diffusers
 library; `guided_diffusion`, `edm`, `drunet` and `diffusers` of `diffinv.nets` know their tensors. No code in a file is
 run.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
-import pickle
-import re
-import struct
-import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from diffinv import errors, options, output, progress, reading
-from diffinv.nets import diffusers, diffusers_unet, drunet, edm, edm_unet, guided_diffusion, unet
+from diffinv.nets import diffusers, diffusers_unet, drunet, edm, guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import (
   classes,
@@ -29,35 +24,46 @@ from diffinv.priors import (
   diffusers_folder,
   drunet_files,
   edm_files,
-  file_kinds,
+  families,
+  hub,
   key_prefixes,
-  portrait,
   readings,
+  trial,
 )
 from diffinv.priors import folder as priors
-from diffinv.priors.base import VELOCITIES, Prior
+from diffinv.priors.base import OWN_TIME, VELOCITIES, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
+from diffinv.priors.tensor_files import Tensor, read_state_dict, sha256
 from diffinv.schedules import BETAS, FLOW, Schedule
 
-SAFETENSORS = ".safetensors"
-CHECKED_CHANNELS = (1, 3)  # of networks that a portrait can be given to
+CHECKED_CHANNELS = (1, 3)  # of networks that pictures can be given to
+LATENT_CHANNELS = 4
+RANGES = {"-1,1": False, "0,1": True}  # whether it is that of `Prior.unit_range`
+ORDERS = {"RGB": False, "BGR": True}  # whether the channels are reversed
 PRESET_SIZE = 256  # pixels; of every preset
-# What is said of a guided-diffusion network alone.
-OF_GUIDED = ("preset", "num_heads", "num_head_channels", "attention_order", "num_heads_upsample")
+COLOR = 3  # channels
+NO_ENDS = ("", "")  # of networks whose channels are not reversed
+HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")  # flags of attention
+OF_GUIDED = ("preset", *HEADS)  # what is said of a guided-diffusion network alone
+# What is said of networks that are told the index in a schedule, or the time of a flow.
 OF_INDEX = (
   "schedule",
   "variance",
   "rescale_timesteps",
+  "time_scale",
   "prediction",
-)  # of networks that are told the index in a schedule
+  "pixel_range",
+  "channel_order",
+)
+# Flags that answer a question of `readings`.
+ANSWERED = {
+  "time_scale": ("time_scale", "rescale_timesteps"),
+  "schedule": ("schedule",),
+  "prediction": ("prediction",),
+  "unit_range": ("pixel_range",),
+  "reversed_channels": ("channel_order",),
+}
 SCHEDULE, VARIANCE = "linear", "fixed_large"  # of what does not say it
-MAX_BYTES = 40_000_000_000  # of a file
-MAX_DIRECTORY = 64_000_000  # bytes of the list of parts of an archive; PyTorch writes about 100 a tensor
-MAX_DEPTH = 4  # of tables within tables
-TAIL = 66_000  # bytes at the end of an archive in which its list is described
-OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate|out of memory", re.IGNORECASE)
-SAVE_AGAIN = "save it again with torch.save"
-INSTALL = 'pip install "diffinv[convert]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,8 @@ class ConvertConfig:
   """What to convert, and what the file does not say of itself."""
 
   input: str | os.PathLike[str] = option(
-    help="File to read, .pt or .safetensors, or a folder of the diffusers library or of tools/export_edm.py; required."
+    help="File to read, .pt or .safetensors, or a folder of the diffusers library or of tools/export_edm.py, or "
+    "either of the Hugging Face hub, hf:OWNER/NAME[/FOLDER_OR_FILE][@REVISION]; required."
   )
   preset: str | None = option(None, "Published network that the file must be.", choices=guided_diffusion.PRESETS)
   num_heads: int | None = option(
@@ -95,12 +102,6 @@ class ConvertConfig:
     "folder's, or linear.",
     choices=(*BETAS, FLOW),
   )
-  prediction: str | None = option(
-    None,
-    "What it predicts: velocity is noise - picture, of a flow whose time runs from pictures to noise, velocity_to_data "
-    "the other way round. Not set: the folder's, or what the check finds, or eps, or of a flow velocity_to_data.",
-    choices=(*readings.PREDICTED, *VELOCITIES),
-  )
   num_steps: int | None = option(
     None, "Steps of that schedule. Not set: the folder's, or 1000.", low=1, high=MAX_SCHEDULE_STEPS
   )
@@ -108,6 +109,25 @@ class ConvertConfig:
     None,
     "Whether it was told the time as t 1000 / num_steps; a flow as 1000 t. Not set: so it is where num_steps is not "
     "1000, as in improved-diffusion, unless the check finds otherwise; not of a folder, but of a flow in one.",
+  )
+  time_scale: float | None = option(
+    None,
+    "Factor of the index in the schedule that it was told as the time, such as 0.001 for t / 1000; in place of "
+    "`rescale_timesteps`.",
+    low=1e-6,
+    high=description.MAX_TIME_SCALE,
+  )
+  prediction: str | None = option(
+    None,
+    "What it predicts: the noise, the picture, or v; velocity is noise - picture, of a flow whose time runs from "
+    "pictures to noise, velocity_to_data the other way round. Not set: what the folder says, or what the check finds.",
+    choices=(*readings.PREDICTED, *VELOCITIES),
+  )
+  pixel_range: str | None = option(
+    None, "Of the pictures that it knows. Not set: what the check finds, or -1,1.", choices=tuple(RANGES)
+  )
+  channel_order: str | None = option(
+    None, "Of the pictures that it knows. Not set: what the check finds, or RGB.", choices=tuple(ORDERS)
   )
   null_label: int | str = option(
     "auto",
@@ -124,9 +144,9 @@ class ConvertConfig:
   )
   check: bool = option(
     True,
-    "Denoise a portrait with the network, to see whether it works, and to tell what was not said: heads, "
-    "`attention_order` and `rescale_timesteps`.",
+    "Denoise bundled pictures with the network, to see whether it works, and to tell what neither flags nor files say.",
   )
+  unchecked: bool = option(False, "Convert a network all the same that does not denoise bundled pictures.")
   variance: str | None = option(
     None,
     "Reverse variance, for networks that have not learned it. Not set: the folder's, or fixed_large.",
@@ -141,14 +161,12 @@ class ConvertConfig:
       raise errors.UsageError(
         "`num_heads_upsample`: expected none beside `num_head_channels`, which sets the heads everywhere; leave it out"
       )
-    if (self.prediction in VELOCITIES and self.schedule not in (None, FLOW)) or (
-      self.schedule == FLOW and self.prediction not in (None, *VELOCITIES)
-    ):
-      raise errors.UsageError(
-        f"`prediction`: expected {' or '.join(VELOCITIES)} with `schedule={FLOW}` alone, got {self.prediction} with "
-        f"{self.schedule}; leave one of them out"
-      )
-    if edm_files.is_one(self.input):
+    if self.time_scale is not None and self.rescale_timesteps is not None:
+      raise errors.UsageError("`time_scale`, `rescale_timesteps`: expected one of them, got both")
+    self._check_flow()
+    if hub.is_one(self.input):
+      hub.parse(str(self.input))
+    elif edm_files.is_one(self.input):
       self.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{edm_files.CONFIG} says what its network is told")
     elif diffusers_folder.is_one(self.input):
       self._check_said()
@@ -164,7 +182,7 @@ class ConvertConfig:
     if self.image_size is None and self.preset is None:
       raise errors.UsageError("`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`")
 
-  def check_unsaid(self, names: tuple[str, ...], why: str) -> None:
+  def check_unsaid(self, names: Sequence[str], why: str) -> None:
     """Check that nothing was said that has no meaning for a network.
 
     Raises:
@@ -173,6 +191,15 @@ class ConvertConfig:
     for name in names:
       if getattr(self, name) is not None:
         raise errors.UsageError(f"`{name}`: expected none, as {why}, got {getattr(self, name)}; leave it out")
+
+  def _check_flow(self):
+    if (self.prediction in VELOCITIES and self.schedule not in (None, FLOW)) or (
+      self.schedule == FLOW and self.prediction not in (None, *VELOCITIES)
+    ):
+      raise errors.UsageError(
+        f"`prediction`: expected {' or '.join(VELOCITIES)} with `schedule={FLOW}` alone, got {self.prediction} with "
+        f"{self.schedule}; leave one of them out"
+      )
 
   def _check_said(self):
     """Check that there is a folder's config.json, and that nothing was said that it says."""
@@ -206,6 +233,7 @@ class Converted(NamedTuple):
   folder: pathlib.Path
   tensors: int  # in the file
   parameters: int  # numbers in them
+  denoised: str  # how well it denoises, in words; "" where it was not tried
 
 
 def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Converted:
@@ -222,17 +250,24 @@ def convert(config: ConvertConfig, folder: str | os.PathLike[str], *, overwrite:
     ValueError: the file is damaged, or not the network that it should be; the message names the file.
     OSError: the file cannot be opened.
   """
-  path = pathlib.Path(config.input)
-  output.check_apart(folder, [("input", path)], suffix=priors.BUILDING)
+  output.check_apart(folder, [("input", pathlib.Path(config.input))], suffix=priors.BUILDING)
   if overwrite or not priors.holds_prior(folder):  # which may be this one
     priors.check_free(folder, overwrite=overwrite)
+  fetched = hub.fetch(str(config.input)) if hub.is_one(config.input) else None
+  config = config if fetched is None else dataclasses.replace(config, input=fetched.path)
+  path = pathlib.Path(config.input)
   made = _reader(path)(path, config)
   if not isinstance(made.network, drunet.DRUNetConfig):
     config.check_unsaid(("max_noise",), "the noise that this network knows is that of its schedule")
   made = made._replace(prior=dataclasses.replace(made.prior, null_label=_null_label(path, made.network, config)))
+  if fetched is not None:
+    made.provenance.update(repository=fetched.repository, commit=fetched.commit)
+  if made.check is not None:
+    made.provenance["check"] = made.check.figures
   written = priors.save_prior(folder, made.prior, made.network, made.provenance, overwrite=overwrite, command="convert")
   _tell(made.prior, made.network, config)
-  return Converted(written, made.tensors, sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params)))
+  parameters = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(made.prior.params))
+  return Converted(written, made.tensors, parameters, "" if made.check is None else made.check.words)
 
 
 def _null_label(path: pathlib.Path, network: Any, config: ConvertConfig) -> int | None:
@@ -249,6 +284,7 @@ class _Made(NamedTuple):
   network: Any  # the config of one of `description.NETWORKS`
   provenance: dict[str, Any]
   tensors: int  # in the files
+  check: readings.Chosen | None  # None where it was not tried
 
 
 def _reader(path: pathlib.Path) -> Callable[[pathlib.Path, ConvertConfig], _Made]:
@@ -258,16 +294,23 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path, ConvertConfig], _Made
 
 
 def _from_file(path: pathlib.Path, config: ConvertConfig) -> _Made:
-  state_dict = read_state_dict(path)
-  anchors = next((found for found in FAMILIES if key_prefixes.find(state_dict, found)), None)
+  stored = read_state_dict(path)
+  anchors = next((found for found in TOLD_NOISE if key_prefixes.find(stored, found)), None)
   try:
-    state_dict = key_prefixes.select(state_dict, config.key_prefix, anchors or key_prefixes.ANCHORS)
-    prior, network = FAMILIES[anchors](state_dict, config) if anchors else _identify(state_dict, config)
+    if anchors is not None:
+      stored = key_prefixes.select(stored, config.key_prefix, anchors)
+      prior, network, check = TOLD_NOISE[anchors](stored, config)
+    else:
+      config.check_size()
+      family = families.of(list(stored))
+      stored = key_prefixes.select(stored, config.key_prefix, family.anchors)
+      prior, network, check = _identify(stored, family, config)
   except errors.UsageError:
     raise
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
-  return _Made(prior, network, {"source": path.name, "sha256": sha256(path), "preset": config.preset}, len(state_dict))
+  provenance = {"source": path.name, "sha256": sha256(path), "preset": config.preset}
+  return _Made(prior, network, provenance, len(stored), check)
 
 
 def _from_folder(path: pathlib.Path, config: ConvertConfig) -> _Made:
@@ -281,16 +324,21 @@ def _from_folder(path: pathlib.Path, config: ConvertConfig) -> _Made:
   try:
     tensors = key_prefixes.select(tensors, config.key_prefix, diffusers_folder.ANCHORS)
     params = diffusers.params_from_state_dict(tensors, found.network)
+    prior, _, check = _checked(dataclasses.replace(prior, params=params), _of_folder(found, prior, config), config)
   except ValueError as error:
     raise ValueError(f"{found.weights[0]}: {error}") from None
-  prior = _checked(dataclasses.replace(prior, params=params), found, config)
+  if found.scheduler is None and config.schedule is None:
+    progress.note(
+      f"{found.config}: no {diffusers_folder.SCHEDULER} is with it; its noise schedule is taken to be "
+      f"{prior.schedule.name} of {prior.schedule.num_steps} steps: if it was another, add --schedule --overwrite"
+    )
   provenance = {
     "source": "/".join(found.weights[0].parts[-2:]),
     "sha256": ", ".join(map(sha256, found.weights)),
     "diffusers": found.version,
     "scheduler": None if found.scheduler is None else found.scheduler.name,
   }
-  return _Made(prior, found.network, provenance, len(tensors))
+  return _Made(prior, found.network, provenance, len(tensors), check)
 
 
 def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
@@ -309,14 +357,14 @@ def _folder_prior(found: diffusers_folder.Found, config: ConvertConfig) -> Prior
     clip=scheduler is None or scheduler.clip,
     image_shape=(*edges, network.in_channels),
     size_multiple=network.size_multiple,
-    time_scale=_folder_time_scale(scheduler, config),
+    time_scale=_folder_time_scale(scheduler, config) if config.time_scale is None else config.time_scale,
   )
 
 
 def _folder_prediction(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> str:
   if config.prediction is not None:
     return config.prediction
-  said = "eps" if scheduler is None else scheduler.prediction
+  said = readings.PREDICTED[0] if scheduler is None else scheduler.prediction
   return VELOCITIES[0] if config.flow and said not in VELOCITIES else said
 
 
@@ -334,18 +382,82 @@ def _folder_variance(found: diffusers_folder.Found, config: ConvertConfig) -> st
   return config.variance or (said if said in ("fixed_small", "fixed_large") else VARIANCE)
 
 
-def _checked(prior: Prior, found: diffusers_folder.Found, config: ConvertConfig) -> Prior:
-  """Return the prior of a folder as it denoises the portrait; tell what its files do not say."""
-  if found.scheduler is None:
-    progress.note(
-      f"{found.config}: no {diffusers_folder.SCHEDULER} is with it; its noise schedule is taken to be "
-      f"{prior.schedule.name} of {prior.schedule.num_steps} steps: if it was another, add --schedule --overwrite"
+class _Question(NamedTuple):
+  """What a file leaves open of a network."""
+
+  space: readings.Space
+  allowed: readings.Space
+  heads_said: bool
+  ends: tuple[str, str]  # see `families.Family`
+
+
+def _checked(prior: Prior, question: _Question, config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a prior as it denoises pictures, its network, and how it denoises; None where it was not tried."""
+  channels = prior.image_shape[2]
+  tried = config.check and channels in CHECKED_CHANNELS
+  if not tried and not config.unchecked:
+    _check_channels(channels, config)
+  chosen = None
+  if tried:
+    chosen = readings.choose(
+      trial.Trial(prior), question.space, question.allowed, heads_said=question.heads_said, unchecked=config.unchecked
     )
-  if not config.check or found.network.in_channels not in CHECKED_CHANNELS:
-    return prior
-  told = found.scheduler is not None or config.prediction is not None
-  said = prior.prediction if told else None
-  return dataclasses.replace(prior, prediction=readings.choose_prediction(prior, found.network, said))
+  taken = question.allowed.first() if chosen is None else chosen.tried.reading
+  params = families.reversed_channels(prior.params, question.ends) if taken.reversed_channels else prior.params
+  apply = description.network_of(taken.network).apply_function(taken.network)
+  return dataclasses.replace(trial.read_as(prior, taken), params=params, apply=apply), taken.network, chosen
+
+
+def _check_channels(channels: int, config: ConvertConfig) -> None:
+  """Check that a network that is not tried may be one of pictures, or of what its user says."""
+  what = ", as of the latents of an autoencoder" if channels == LATENT_CHANNELS else ""
+  if what or config.check:
+    raise ValueError(
+      f"expected a network of pictures, of 1 or 3 channels, got one of {channels}{what}, which cannot be tried on "
+      "pictures; if it is one of pixels, add `unchecked`"
+    )
+
+
+def _space(networks: Sequence[Any], first: Prior, predictions: Sequence[str], config: ConvertConfig) -> readings.Space:
+  """Return every reading; `first`: a prior as flags and files have it, or as is likeliest."""
+  own, steps, color = first.prediction in OWN_TIME, first.schedule.num_steps, first.image_shape[2] == COLOR
+  flow = first.prediction in VELOCITIES
+  known = (1.0, float(readings.RESCALED_TO)) if flow else (readings.RESCALED_TO / steps, 1.0, 1.0 / steps)
+  predictions = VELOCITIES if flow else predictions
+  unit, reverse = RANGES[config.pixel_range or "-1,1"], ORDERS[config.channel_order or "RGB"]
+  return readings.Space(
+    network=tuple(networks),
+    time_scale=(1.0,) if own else _unique(first.time_scale, *known),
+    schedule=(first.schedule,) if own or flow else _unique(first.schedule, *_schedules(steps)),
+    prediction=(first.prediction,) if own else _unique(first.prediction, *predictions),
+    unit_range=(unit,) if own else (unit, not unit),
+    reversed_channels=(reverse, not reverse) if color and not own else (reverse,),
+  )
+
+
+def _unique(*values: Any) -> tuple[Any, ...]:
+  return tuple(dict.fromkeys(values))
+
+
+def _schedules(steps: int) -> list[Schedule]:
+  """Return the schedules that networks are trained with, those of so many steps that there are."""
+  found = []
+  for name in BETAS:
+    with contextlib.suppress(ValueError):
+      Schedule(name, steps).alpha_bar()
+      found.append(Schedule(name, steps))
+  return found
+
+
+def _said(config: ConvertConfig) -> list[str]:
+  """Return the questions that flags answer, besides the network."""
+  return [name for name, flags in ANSWERED.items() if any(getattr(config, flag) is not None for flag in flags)]
+
+
+def _of_folder(found: diffusers_folder.Found, prior: Prior, config: ConvertConfig) -> _Question:
+  space = _space([found.network], prior, readings.PREDICTED, config)
+  said = ["time_scale", *_said(config)] + ([] if found.scheduler is None else ["schedule", "prediction"])
+  return _Question(space, space.within(said), True, diffusers.ENDS)
 
 
 def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: ConvertConfig) -> Schedule:
@@ -358,81 +470,87 @@ def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: Conve
   return scheduler.schedule
 
 
+# Networks that are told the noise
+
+
 def _from_edm(path: pathlib.Path, config: ConvertConfig) -> _Made:
   found = edm_files.find(path)
-  tensors = read_state_dict(found.weights)
+  stored = read_state_dict(found.weights)
   try:
-    tensors = key_prefixes.select(tensors, config.key_prefix, edm.ANCHORS)
-    prior, network = edm_files.make_prior(tensors, found.fields, num_steps=config.num_steps, size=config.image_size)
-    description.describe(prior, network, None)
+    stored = key_prefixes.select(stored, config.key_prefix, edm.ANCHORS)
+    made = edm_files.make_prior(stored, found.fields, num_steps=config.num_steps, size=config.image_size)
+    prior, network, check = _told_noise(*made, [made[1]], config)
   except ValueError as error:
     raise ValueError(f"{found.config}: {error}") from None
-  if config.check and network.in_channels in CHECKED_CHANNELS:
-    readings.choose_prediction(prior, network, prior.prediction)
   said = {name: found.fields.get(name) for name in ("source", "weights", "network")}
-  return _Made(prior, network, {**said, "sha256": sha256(found.weights)}, len(tensors))
+  return _Made(prior, network, {**said, "sha256": sha256(found.weights)}, len(stored), check)
 
 
-def _edm_alone(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, Any]:
+def _edm_alone(stored: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
   """Return a state dict of EDM's networks, which does not say how its network is preconditioned, as a prior."""
   config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a network of EDM is told the noise itself")
-  prior, network = edm_files.make_prior(state_dict, {}, num_steps=config.num_steps, size=config.image_size)
-  description.describe(prior, network, None)
-  if config.check and network.in_channels in CHECKED_CHANNELS:
-    network = edm_files.choose_preconditioning(prior, network)
-  return dataclasses.replace(prior, apply=edm_unet.apply_function(network)), network
+  prior, network = edm_files.make_prior(stored, {}, num_steps=config.num_steps, size=config.image_size)
+  return _told_noise(prior, network, edm_files.possible(network), config)
 
 
-def _drunet(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, Any]:
+def _drunet(stored: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
   """Return a state dict of a DRUNet as a prior."""
   config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a DRUNet is told the noise itself")
   prior, network = drunet_files.make_prior(
-    state_dict, most=config.max_noise, num_steps=config.num_steps, size=config.image_size
+    stored, most=config.max_noise, num_steps=config.num_steps, size=config.image_size
   )
+  return _told_noise(prior, network, [network], config)
+
+
+def _told_noise(
+  prior: Prior, network: Any, networks: Sequence[Any], config: ConvertConfig
+) -> tuple[Prior, Any, readings.Chosen | None]:
   description.describe(prior, network, None)
-  if config.check and network.in_channels in CHECKED_CHANNELS:
-    readings.choose_prediction(prior, network, prior.prediction)
-  return prior, network
+  space = _space(networks, prior, (prior.prediction,), config)
+  return _checked(prior, _Question(space, space, len(networks) == 1, NO_ENDS), config)
 
 
 # By tensors that all networks of a family have: what makes a prior of its state dicts.
-FAMILIES: dict[tuple[str, ...], Callable[[dict[str, np.ndarray], ConvertConfig], tuple[Prior, Any]]] = {
+TOLD_NOISE: dict[tuple[str, ...], Callable[[Mapping[str, Tensor], ConvertConfig], tuple[Prior, Any, Any]]] = {
   edm.ANCHORS: _edm_alone,
   drunet.ANCHORS: _drunet,
 }
 
 
-def _identify(state_dict: dict[str, np.ndarray], config: ConvertConfig) -> tuple[Prior, unet.UNetConfig]:
-  """Return a state dict as a prior, and the architecture of its network."""
-  config.check_size()
-  shapes = {name: value.shape for name, value in state_dict.items()}
-  guided_diffusion.check_unconditional(shapes)
-  plain = guided_diffusion.infer_config(shapes, num_heads=1)  # raises where it is no such network
-  checks = config.check and plain.in_channels in CHECKED_CHANNELS
-  said = _said(config)
-  possible = readings.possible(shapes, said) if checks else [readings.first(shapes, said)]
-  prior = _make_prior(guided_diffusion.params_from_state_dict(state_dict, plain), possible[0], config)
-  description.describe(prior, possible[0].network, None)
-  reading = readings.choose(prior, possible, said) if checks else possible[0]
-  return _make_prior(prior.params, reading, config), reading.network
+# Networks that are told an index, or a time
+
+
+def _identify(
+  stored: Mapping[str, Tensor], family: families.Family, config: ConvertConfig
+) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a file's tensors as a prior, its network, and how it denoises; None where it was not tried."""
+  shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+  family.check(shapes)
+  said = families.Said({name: getattr(config, name) for name in HEADS}, config.preset)
+  networks = family.networks(shapes, said)  # raises where it is no such network
+  tries = config.check and networks.possible[0].in_channels in CHECKED_CHANNELS
+  network = networks.allowed[0] if tries else family.first(shapes, said)
+  prior = _file_prior(network, family.predictions[0], config)
+  description.describe(prior, network, None)  # before anything is built of numbers without bounds
+  space = _space(networks.possible, prior, family.predictions, config)
+  allowed = space.within(_said(config))._replace(network=networks.allowed if tries else (network,))
+  prior = dataclasses.replace(prior, params=family.params(stored, network))
+  return _checked(prior, _Question(space, allowed, said.heads, family.ends), config)
 
 
 def _tell(prior: Prior, network: Any, config: ConvertConfig) -> None:
   """Say what a user of the prior should know, and what was assumed."""
   _tell_classes(prior, network, config)
   if prior.prediction in VELOCITIES and isinstance(network, unet.UNetConfig):
-    to_data = prior.prediction == "velocity_to_data"
-    told, ends = (
-      "t" if prior.time_scale == 1.0 else "1000 t",
-      ("noise", "pictures") if to_data else ("pictures", "noise"),
-    )
+    told = "t" if prior.time_scale == 1.0 else "1000 t"
+    ends = ("noise", "pictures") if prior.prediction == "velocity_to_data" else ("pictures", "noise")
     progress.note(
       f"the network is told {told}, from {ends[0]} at t = 0 to {ends[1]} at 1; if it was trained otherwise, set "
       "--prediction or --rescale_timesteps and --overwrite"
     )
-  elif (
-    config.rescale_timesteps is None and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig)
-  ):
+    return
+  said = config.rescale_timesteps is not None or config.time_scale is not None
+  if not said and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
     told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
     progress.note(
       f"the network is told the time as {told}; if it was trained otherwise, add {other}rescale_timesteps --overwrite"
@@ -449,179 +567,20 @@ def _tell_classes(prior: Prior, network: Any, config: ConvertConfig) -> None:
     progress.note("that is taken from the size of its table alone; if it is wrong, add --null_label=none --overwrite")
 
 
-def _said(config: ConvertConfig) -> readings.Said:
-  names = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")
-  network = {name: getattr(config, name) for name in names}
-  return readings.Said(network, config.preset, config.rescale_timesteps, config.steps, config.flow, config.prediction)
-
-
-def _make_prior(params: dict, reading: portrait.Reading, config: ConvertConfig) -> Prior:
-  """Return the network as a prior; `config.variance` applies if it has not learned its own."""
-  network = reading.network
+def _file_prior(network: Any, prediction: str, config: ConvertConfig) -> Prior:
+  """Return a network as a prior without its parameters, as the flags have it, or as is likeliest."""
   learned = network.out_channels == 2 * network.in_channels
   size = PRESET_SIZE if config.image_size is None else config.image_size
+  rescaled = 1.0 if config.rescale_timesteps is False else readings.RESCALED_TO / config.steps
+  if config.flow:
+    prediction, rescaled = "velocity_to_data", float(readings.RESCALED_TO) if config.rescale_timesteps else 1.0
   return Prior(
-    params=params,
-    apply=unet.apply_function(network),
+    params={},
+    apply=description.network_of(network).apply_function(network),
     schedule=Schedule(config.schedule_name or SCHEDULE, config.steps),
-    prediction=reading.prediction or "eps",
+    prediction=config.prediction or prediction,
     variance="learned_range" if learned else config.variance or VARIANCE,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,
-    time_scale=reading.time_scale,
+    time_scale=rescaled if config.time_scale is None else config.time_scale,
   )
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Return the arrays of a file by name, as stored; bfloat16 in a .pt file becomes float32.
-
-  Raises:
-    ValueError: the file is damaged, holds something other than tensors, or the package that reads it is missing.
-    OSError: it cannot be opened.
-  """
-  path = pathlib.Path(path)
-  with reading.open_file(path, most=MAX_BYTES, advice="save the network's state_dict alone"):
-    pass  # it is there and may be read: what goes wrong from here on is about its contents
-  kind = file_kinds.tell(path)
-  if (kind == file_kinds.SAFETENSORS) != (path.suffix == SAFETENSORS):
-    progress.note(f"{path} is a file of {kind}, whatever its name, and read as one")
-  return _read_safetensors(path) if kind == file_kinds.SAFETENSORS else _read_torch(path)
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    import safetensors
-    from safetensors.numpy import load_file
-  except ImportError:
-    raise ValueError(f"{path}: reading .safetensors needs the package of that name; {INSTALL}") from None
-  try:
-    return load_file(path)
-  except OSError as error:
-    reading.raise_system_error(error, path)
-    raise
-  except safetensors.SafetensorError as error:
-    if "unknown variant" in str(error):
-      raise ValueError(f"{path}: expected tensors of known types, got others ({errors.brief(error)})") from None
-    raise ValueError(
-      f"{path}: expected a .safetensors file, got a damaged one ({errors.brief(error)}); {file_kinds.AGAIN}"
-    ) from None
-  except (AttributeError, TypeError) as error:  # a type that NumPy lacks
-    raise ValueError(f"{path}: expected tensors of NumPy's types, got others ({errors.brief(error)})") from None
-
-
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    import torch  # nothing else in the library needs it
-  except ImportError:
-    raise ValueError(f"{path}: reading it needs PyTorch; {INSTALL}, or give a .safetensors file") from None
-  table = _load_torch(torch, path)
-  if not isinstance(table, dict):
-    raise ValueError(f"{path}: expected a state_dict, a table of tensors, got {type(table).__name__}")
-  table = _tensors(torch, table)
-  if not table:
-    raise ValueError(f"{path}: expected a state_dict, a table of tensors, got a table without one; check the file")
-  for name, value in table.items():
-    _check_held(name, value, path)
-  try:
-    return {name: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for name, v in table.items()}
-  except (TypeError, RuntimeError) as error:  # sparse, quantized, or of a type that NumPy lacks
-    raise ValueError(f"{path}: expected dense tensors of NumPy's types, got others ({errors.brief(error)})") from None
-
-
-def _tensors(torch: Any, table: dict[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-  """Return the tensors in a table and in those within it, "model.NAME" being NAME of the table "model"."""
-  found: dict[str, Any] = {}
-  for name, value in table.items():
-    if isinstance(name, str) and isinstance(value, torch.Tensor):
-      found[prefix + name] = value
-    elif isinstance(name, str) and isinstance(value, dict) and depth < MAX_DEPTH:
-      found |= _tensors(torch, value, f"{prefix}{name}.", depth + 1)
-  return found
-
-
-def _check_held(name: str, tensor: Any, path: pathlib.Path) -> None:
-  """Check that a tensor is no larger than its file: one of few numbers, repeated, would fill the memory when copied."""
-  size, most = tensor.numel() * tensor.element_size(), os.path.getsize(path)
-  if size > most:
-    raise ValueError(
-      f"{path}: tensor {reading.shown(name)}: expected at most the {most:,} bytes of the file, got {size:,}"
-    )
-
-
-def _load_torch(torch: Any, path: pathlib.Path) -> Any:
-  """Return what a PyTorch file holds; code in it is not run."""
-  zipped = zipfile.is_zipfile(path)
-  try:
-    if zipped:
-      _check_archive(path)
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      if path.suffix == SAFETENSORS:  # PyTorch goes by the name of a file, not by that of an open one
-        with open(path, "rb") as file:
-          return torch.load(file, map_location="cpu", weights_only=True)
-      # Only the current format, a zip archive, can be mapped into memory instead of read.
-      return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-  except MemoryError:
-    raise
-  except Exception as error:  # PyTorch may raise anything on a damaged file
-    reading.raise_system_error(error, path)
-    raise ValueError(f"{path}: {_refusal(error, path)}") from None
-
-
-class _Refused(ValueError):
-  """An archive that PyTorch does not write."""
-
-
-def _check_archive(path: pathlib.Path) -> None:
-  """Check that the parts of an archive are what PyTorch writes: not compressed, so no larger than the file."""
-  size = os.path.getsize(path)
-  if _directory_size(path) > MAX_DIRECTORY:
-    raise _Refused(f"one of too many parts; {SAVE_AGAIN}")
-  with zipfile.ZipFile(path) as archive:
-    parts = archive.infolist()
-  other = file_kinds.other_archive([part.filename for part in parts])
-  if other is not None:
-    raise _Refused("{}; {}".format(*other))
-  if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-    raise _Refused(f"one with compressed parts; {SAVE_AGAIN}")
-  promised = sum(part.file_size for part in parts)
-  if promised > size:
-    raise _Refused(f"one whose parts promise {promised:,} bytes, of which the file has {size:,}; {SAVE_AGAIN}")
-
-
-def _directory_size(path: pathlib.Path) -> int:
-  """Return how many bytes the list of the parts of an archive has."""
-  with open(path, "rb") as file:
-    file.seek(max(0, os.path.getsize(path) - TAIL))
-    tail = file.read()
-  size = struct.unpack_from("<I", tail, tail.rindex(b"PK\x05\x06") + 12)[0]
-  return size if size < 0xFFFFFFFF else struct.unpack_from("<Q", tail, tail.rindex(b"PK\x06\x06") + 40)[0]
-
-
-def _refusal(error: Exception, path: pathlib.Path) -> str:
-  """Return why PyTorch did not read a file."""
-  said = str(error)
-  if isinstance(error, _Refused):
-    return f"expected a PyTorch checkpoint, got {said}"
-  if "TorchScript" in said:
-    return "expected a state_dict, got a TorchScript archive, which holds code; save the network's state_dict alone"
-  if isinstance(error, pickle.UnpicklingError) and "weights_only" in said:
-    if edm_files.is_pickle(path):
-      return (
-        "refused: it is a checkpoint of EDM's code, and opening it would run code; where you trust it, run "
-        "tools/export_edm.py on it, and convert the folder that it writes"
-      )
-    return (
-      "refused: it holds Python objects besides tensors, and loading them could run code; save its state_dict alone"
-    )
-  if "maximum supported version" in said:
-    return f"expected a PyTorch checkpoint, got one of a newer version ({errors.brief(error)}); update PyTorch"
-  if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(said):
-    raise MemoryError from None
-  return f"expected a PyTorch checkpoint, got a damaged file ({errors.brief(error)}); {file_kinds.AGAIN}"
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-  """Return the SHA-256 of a file, hexadecimal."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

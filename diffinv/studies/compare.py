@@ -20,7 +20,7 @@ from diffinv.baselines import Baseline
 from diffinv.data import bundled, held_out, images, sheet
 from diffinv.launch import ALONE, Team
 from diffinv.metrics import perceptual
-from diffinv.priors import PicturePrior, state_dicts
+from diffinv.priors import PicturePrior, tensor_files
 from diffinv.problems import Problem
 from diffinv.studies import cases as casing
 from diffinv.studies import chains, entrants, identity, marks, measurement, runs
@@ -144,7 +144,8 @@ def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | 
   if isinstance(study.lpips, perceptual.LPIPS):
     return study.lpips
   try:
-    return perceptual.from_state_dict(state_dicts.read_state_dict(pathlib.Path(study.lpips)))
+    stored = tensor_files.read_state_dict(pathlib.Path(study.lpips))
+    return perceptual.from_state_dict({name: np.asarray(tensor) for name, tensor in stored.items()})
   except ValueError as error:
     raise ValueError(f"`lpips`: {error}") from None
 
@@ -231,7 +232,7 @@ def _describe_lpips(study: Study) -> dict[str, Any] | None:
     return None
   if isinstance(study.lpips, perceptual.LPIPS):
     return {"sha256": identity.fingerprint(study.lpips)}
-  return {"sha256": state_dicts.sha256(pathlib.Path(study.lpips))}
+  return {"sha256": tensor_files.sha256(pathlib.Path(study.lpips))}
 
 
 # Chains
