@@ -315,8 +315,8 @@ def test_no_method_sees_the_truth(sampled, photos, tmp_path, monkeypatch):
   """With another truth put in after the measurement, the same pictures come out, with other marks."""
   honest = compare.restore_all
 
-  def deceived(run_folder, comparison):
-    honest(run_folder, comparison._replace(truths=[-truth for truth in comparison.truths]))
+  def deceived(run_folder, comparison, team):
+    honest(run_folder, comparison._replace(truths=[-truth for truth in comparison.truths]), team)
 
   monkeypatch.setattr(compare, "restore_all", deceived)
   flags = ["--tasks=inpaint_random", "--methods=diffpir,ddrm", "--num_samples=3", "--batch_size=4", "--frames=3"]

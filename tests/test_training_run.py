@@ -458,8 +458,8 @@ def test_a_validation_has_no_more_images_at_once_than_a_step():
 
   def validation(**options):
     functions = build(held_out, **wide, **options)
-    compiled = functions.validate.func.lower(params, **functions.validate.keywords).compile()
-    return compiled(params, **functions.validate.keywords), compiled.memory_analysis().temp_size_in_bytes
+    compiled = jax.jit(functions.validate).lower(params).compile()
+    return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
   whole, much = validation(batch_size=64)
   parts, little = validation(batch_size=64, accumulate=8)
