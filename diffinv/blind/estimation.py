@@ -2,8 +2,9 @@
 
 First each family's grid of kernels is ranked by the picture's spectrum (`diffinv.blind.spectrum`), which leaves some to
 begin from. Of those, and at the end of the families, that is taken which predicts the picture best
-(`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. In between, the numbers descend,
-one at a time, on the sum
+(`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. A kernel of any form
+(`diffinv.blind.free`) is compared with the families' in the same way. In between, the numbers descend, one at a time,
+on the sum
 
   -log p(y | k) of the spectrum + 1/2 sum (y - E[y | v])^2 / s^2
 
@@ -20,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import sampler, schedules, stopping
-from diffinv.blind import prediction, spectrum
+from diffinv.blind import free, prediction, spectrum
 from diffinv.methods.dpir import DPIR
 from diffinv.noise import Gaussian
 from diffinv.operators.blur import CircularBlur
-from diffinv.operators.kernels import AUTO, FAMILIES, kernel_size, numbers
+from diffinv.operators.kernels import AUTO, FAMILIES, FREE, FreeKernel, kernel_size, numbers
 from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 
@@ -36,6 +37,7 @@ MARGIN = 24  # pixels at the window's edges, where the blur is not circular
 LARGEST_SIZE = 41  # of a kernel, pixels
 LEAST_EDGE = 32  # pixels of a picture
 STARTS = 48  # of the descent, at most: of motions, about two of each angle
+FREEDOM = 50.0  # nats by which a free kernel, which fits the noise too, has to predict better than a family's
 ROUNDS = 2  # of the descent, each with half the steps of the one before
 
 
@@ -69,7 +71,7 @@ SEARCHED = {
 class Tried(NamedTuple):
   """A blur that was tried. Misfits compare blurs at one s alone."""
 
-  kernel: Any  # of FAMILIES, its numbers Python's
+  kernel: Any  # of FAMILIES, its numbers Python's; or a free one
   added: float  # s over sigma
   spectral: float  # -log p(y | k) of the spectrum, up to a constant
   predicted: float  # 1/2 sum (y - E[y | v])^2 / s^2 over the window's interior
@@ -84,12 +86,12 @@ class Estimate(NamedTuple):
   """The blur of a picture."""
 
   taps: np.ndarray  # [k, k], of sum 1
-  kernel: Any  # of FAMILIES, its numbers Python's
+  kernel: Any  # of FAMILIES, its numbers Python's; or a free one
   trace: tuple[Tried, ...]  # in the order of the search
 
   @property
   def numbers(self) -> dict[str, float]:
-    """The kernel's numbers by name, pixels and degrees."""
+    """The kernel's numbers by name, pixels and degrees; none of a free one."""
     return numbers(self.kernel)
 
 
@@ -100,7 +102,7 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     prior: of x.
     y: the blurred picture, `[h, w, c]`, [-1, 1], each edge at least 32 pixels.
     sigma: of its white noise, on [-1, 1], > 0.
-    family: of FAMILIES, or "auto" for that which predicts y best.
+    family: of FAMILIES, "free" for a kernel of any form, or "auto" for that of these which predicts y best.
     key: of the noise that is added.
 
   Raises:
@@ -130,16 +132,20 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     return trace[-1]
 
   for name in families:
+    if name == FREE:
+      found.append(tried(FreeKernel(jnp.asarray(free.estimate(prior, seen, sigma, key)))))
+      continue
     start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
     found.append(descend(tried, start))
-  best = min(found, key=lambda one: one.predicted)
+  best = min(found, key=lambda one: one.predicted + FREEDOM * (one.kernel.family == FREE))
   return Estimate(np.asarray(best.kernel.taps(kernel_size(best.kernel))), best.kernel, tuple(trace))
 
 
 def _families(family: str) -> Sequence[str]:
-  if family not in (AUTO, *FAMILIES):
-    raise ValueError(f"family: expected one of {', '.join((AUTO, *FAMILIES))}, got {family!r}")
-  return tuple(FAMILIES) if family == AUTO else (family,)
+  names = (*FAMILIES, FREE)
+  if family not in (AUTO, *names):
+    raise ValueError(f"family: expected one of {', '.join((AUTO, *names))}, got {family!r}")
+  return names if family == AUTO else (family,)
 
 
 @jax.jit
