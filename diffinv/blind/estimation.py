@@ -31,7 +31,8 @@ from diffinv.problems import Problem
 
 METHOD, STEPS = DPIR(), 8  # the best picture in few evaluations; each error takes one restoration
 FIRST_ADDED = 4.0  # s over sigma where starts are compared: what edges do to fine details is beneath the noise
-ADDED = 2.0  # in the descent, and to compare families: the numbers of a blur show in details
+ADDED = 2.0  # in the descent: the numbers of a blur show in details
+COMPARED = (2.0, 4.0, 8.0, 16.0)  # where families are compared, an octave of s apart: more of the integral
 WINDOW = 160  # pixels along an edge, of what is restored
 MARGIN = 24  # pixels at the window's edges, where the blur is not circular
 LARGEST_SIZE = 41  # of a kernel, pixels
@@ -106,9 +107,9 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     key: of the noise that is added.
 
   Raises:
-    ValueError: there is no such family, y is no picture or too small, or there is no noise.
+    ValueError: there is no such family, or not with this prior; y is no picture or too small; or there is no noise.
   """
-  families = _families(family)
+  families = _families(prior, family)
   y = jnp.asarray(y, float)
   if y.ndim != 3 or min(y.shape[:2]) < LEAST_EDGE:
     raise ValueError(f"y: expected a picture [h, w, c] of at least {LEAST_EDGE} pixels an edge, got {y.shape}")
@@ -120,7 +121,6 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
   z, trace, found = jax.random.normal(key, seen.shape), [], []
   padded = prediction.tapered(seen, MARGIN)
   grid = schedules.as_arrays(prior.schedule.grid(str(STEPS)))
-
   power, variance = _spectrum(y, sigma)
 
   def tried(kernel, added=ADDED):
@@ -133,16 +133,23 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
 
   for name in families:
     if name == FREE:
-      found.append(tried(FreeKernel(jnp.asarray(free.estimate(prior, seen, sigma, key)))))
-      continue
-    start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
-    found.append(descend(tried, start))
-  best = min(found, key=lambda one: one.predicted + FREEDOM * (one.kernel.family == FREE))
-  return Estimate(np.asarray(best.kernel.taps(kernel_size(best.kernel))), best.kernel, tuple(trace))
+      found.append(FreeKernel(jnp.asarray(free.estimate(prior, seen, sigma, key))))
+    else:
+      start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
+      found.append(descend(tried, start).kernel)
+  best: Any = found[0] if len(found) == 1 else min(found, key=lambda kernel: _evidence(tried, kernel))
+  return Estimate(np.asarray(best.taps(kernel_size(best))), best, tuple(trace))
 
 
-def _families(family: str) -> Sequence[str]:
-  names = (*FAMILIES, FREE)
+def _evidence(tried: Callable[..., Tried], kernel: Any) -> float:
+  """Return -log p(y | k) from the errors of prediction at several s, up to a constant, in nats."""
+  octave = 2.0 * np.log(2.0)  # of snr = 1 / s^2, over snr
+  freedom = FREEDOM if kernel.family == FREE else 0.0
+  return octave * sum(tried(kernel, added).predicted for added in COMPARED) + freedom
+
+
+def _families(prior: PicturePrior, family: str) -> Sequence[str]:
+  names = (*FAMILIES, FREE) if prior.image_shape[0] is None else tuple(FAMILIES)  # a free one takes several sizes
   if family not in (AUTO, *names):
     raise ValueError(f"family: expected one of {', '.join((AUTO, *names))}, got {family!r}")
   return names if family == AUTO else (family,)

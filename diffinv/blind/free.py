@@ -128,16 +128,33 @@ def normal_equations(x: jax.Array, w: jax.Array, size: int) -> tuple[jax.Array, 
     size: of the kernel, odd, pixels.
   """
   height, width, _ = w.shape
-  corners = [(size - 1 - i, size - 1 - j) for i in range(size) for j in range(size)]
+  corners = size - 1 - np.indices((size, size)).reshape(2, -1)  # where the part of x begins that a tap looks at
+  rows, columns = (_windows(size, n, x.dtype) for n in (height, width))
+  precise = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
-  def of_channel(one):
-    picture, target = one
-    moved = jnp.stack([picture[i : i + height, j : j + width].ravel() for i, j in corners])
-    products = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    return products(moved, moved.T), products(moved, target.ravel())
+  def products(apart):  # sums of x(p) x(p + apart) over the parts that begin at every corner
+    return precise(precise(rows, jnp.sum(x * jnp.roll(x, -apart, (0, 1)), axis=2)), columns.T)
 
-  forms, linears = jax.lax.map(of_channel, (jnp.moveaxis(x, 2, 0), jnp.moveaxis(w, 2, 0)))
-  return jnp.sum(forms, axis=0), jnp.sum(linears, axis=0)
+  def product(corner):
+    return jnp.sum(w * jax.lax.dynamic_slice(x, (corner[0], corner[1], 0), w.shape))
+
+  down, across = np.indices((size, 2 * size - 1)).reshape(2, -1)
+  sums = jax.lax.map(products, jnp.stack([down, across - (size - 1)], axis=1)).reshape(size, -1, size, size)
+  return sums[_places(corners)], jax.lax.map(product, jnp.asarray(corners.T))
+
+
+def _windows(size: int, length: int, dtype: Any) -> jax.Array:
+  """Return the matrix that sums `length` neighbors from each of `size` places on, `[size, size + length - 1]`."""
+  begin = np.arange(size + length - 1) - np.arange(size)[:, None]
+  return jnp.asarray((begin >= 0) & (begin < length), dtype)
+
+
+def _places(corners: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Return where in the sums each pair of corners `[2, n]` is, of which one lies below the other or beside it."""
+  one, other = np.broadcast_arrays(corners[:, :, None], corners[:, None, :])
+  upper, lower = np.where(other[0] >= one[0], one, other), np.where(other[0] >= one[0], other, one)
+  apart, middle = lower - upper, len(np.unique(corners)) - 1
+  return apart[0], apart[1] + middle, upper[0], upper[1]
 
 
 def roughness(size: int) -> jax.Array:
@@ -189,14 +206,13 @@ def on_simplex(v: jax.Array) -> jax.Array:
 
 
 def tidied(taps: np.ndarray) -> np.ndarray:
-  """Return a kernel without weak taps and small islands, its centroid within half a pixel of the middle."""
+  """Return a kernel without weak taps and small islands, its centroid in the middle."""
   taps = np.where(taps < WEAK * taps.max(), 0.0, taps)
   islands, count = ndimage.label(taps > 0, np.ones((3, 3)))
   sums = ndimage.sum_labels(taps, islands, np.arange(count + 1))
   taps = np.where((sums >= min(ALONE * taps.sum(), sums.max()))[islands], taps, 0.0)
   places = np.indices(taps.shape) - np.reshape(taps.shape, (2, 1, 1)) // 2
-  off = np.rint(np.sum(taps * places, axis=(1, 2)) / taps.sum()).astype(int)
-  taps = ndimage.shift(taps, -off, order=0)
+  taps = ndimage.shift(taps, -np.sum(taps * places, axis=(1, 2)) / taps.sum(), order=1)
   return (taps / taps.sum()).astype(np.float32)
 
 
