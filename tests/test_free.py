@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
+import diffinv
 from diffinv.blind import free
 from diffinv.blind.borders import bordered_blur
-from diffinv.operators.blur import CircularBlur
+from diffinv.data import held_out
+from diffinv.operators.blur import CircularBlur, motion_kernel
 from diffinv.operators.kernels import DiskKernel, FreeKernel, GaussianKernel, kernel_size, worded
 
 SIDE, SIZE, SIGMA = 48, 5, 0.3
@@ -220,3 +222,15 @@ def test_a_free_kernel_is_its_own_taps():
   assert worded(DiskKernel(2.0)) == "disk:2"
   np.testing.assert_allclose(kernel.taps(9)[2:7, 2:7], TRUE, rtol=1e-6)
   np.testing.assert_allclose(kernel.taps(3), TRUE[1:4, 1:4] / TRUE[1:4, 1:4].sum(), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_path_of_a_camera_is_found_from_a_photograph():
+  x0 = jnp.asarray(held_out.held_out("photos", "validation", 4, 96)[1][3])
+  taps = motion_kernel(jax.random.key(0), size=15)
+  y = CircularBlur(x0.shape, taps)(x0) + 0.02 * jax.random.normal(jax.random.key(3), x0.shape)
+  found = free.estimate(diffinv.load_prior("photo"), y, 0.02, jax.random.key(0))
+  truth = np.pad(taps, (free.SIZE - 15) // 2)
+  assert np.linalg.norm(found - truth) < 0.25 * np.linalg.norm(truth)  # a Gaussian at its best: 0.7
+  assert np.all(found >= 0)
+  np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-5)
