@@ -3,14 +3,15 @@
 First each family's grid of kernels is ranked by the picture's spectrum (`diffinv.blind.spectrum`), which leaves some to
 begin from. Of those, and at the end of the families, that is taken which predicts the picture best
 (`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. A kernel of any form
-(`diffinv.blind.free`) is compared with the families' in the same way. In between, the numbers descend, one at a time,
-on the sum
+(`diffinv.blind.free`) is held against the families' in the same way, at the end at several s, as one s alone can
+prefer a point to the path of a camera. In between, the numbers descend, one at a time, on the sum
 
   -log p(y | k) of the spectrum + 1/2 sum (y - E[y | v])^2 / s^2
 
 The noise z stays the same, so that it is a smooth function of the numbers. It is no likelihood: each term alone is
 least near the truth, the first with an error that depends on how usual the spectrum of the picture is, the second more
-surely, but, DPIR not being E[x | v], at Gaussians that are a tenth too narrow.
+surely, but, DPIR not being E[x | v], at Gaussians that are a tenth too narrow. The spectrum has no say among families:
+stripes of a picture look like the zeros of a motion, and free kernels imitate the picture's spectrum.
 """
 
 from collections.abc import Callable, Sequence
