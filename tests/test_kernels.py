@@ -103,7 +103,7 @@ def test_words_are_read():
   assert shown(kernels.parse_blur("gaussian:2")) == ("gaussian", {"std": 2.0})
   assert shown(kernels.parse_blur("disk:3.5")) == ("disk", {"radius": 3.5})
   assert shown(kernels.parse_blur("motion:15,-30")) == ("motion", {"length": 15.0, "angle": -30.0})
-  for text in ("gaussian", "disk", "motion"):
+  for text in ("gaussian", "disk", "motion", "free"):
     assert kernels.parse_blur(f"{text}:auto") == Unknown(text)
   assert kernels.parse_blur("auto") == Unknown("auto")
 
@@ -116,7 +116,7 @@ def test_a_file_is_a_file_even_if_its_name_has_a_colon(tmp_path):
 
 @pytest.mark.parametrize(
   "text", ["", "gaussian", "gaussian:", "gaussian:0", "gaussian:-1", "gaussian:nan", "gaussian:1,2", "disk:1e9"]
-  + ["motion:15", "motion:15,400", "motion:a,b", "box:3", "auto:3", "nowhere.png", "Gaussian:2"],
+  + ["motion:15", "motion:15,400", "motion:a,b", "box:3", "auto:3", "free", "free:3", "nowhere.png", "Gaussian:2"],
 )  # fmt: skip
 def test_other_words_are_refused_in_a_line(text):
   with pytest.raises(ValueError, match=r"^blur: expected") as caught:

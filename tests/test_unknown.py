@@ -73,6 +73,25 @@ def test_blurs_that_are_found_may_have_kernels_of_different_sizes(tmp_path, caps
   assert all(0.5 < entry["samples"][0]["chi2"] < 1.5 for entry in got["images"])
 
 
+@pytest.mark.slow
+def test_a_free_kernel_that_is_found_is_written_and_drawn_and_can_be_given(tmp_path, capsys, monkeypatch):
+  taps = np.asarray([[0, 1, 2], [0, 3, 1], [1, 2, 0]], np.float32) / 10
+  estimate = Estimate(taps, kernels.FreeKernel(taps), ())
+  monkeypatch.setattr(unknown, "estimate_blur", lambda *_: estimate)
+  blurred(tmp_path, "disk:1")
+  fields = ("--prior=natural", "--method=dpir", "--steps=2", "--sigma=0.05")
+  assert reconstruct(tmp_path, "--blur=free:auto", *fields) == 0
+  assert "y: blur free, 3 pixels across" in capsys.readouterr().err
+  found = np.load(tmp_path / "out/y-kernel.npy")
+  np.testing.assert_allclose(found, taps, atol=1e-6)
+  assert images.read(tmp_path / "out/y-sheet.png").shape[1] > 3 * SIZE  # measurement, kernel, picture
+  restored = images.read(tmp_path / "out/y.png")
+  assert (
+    reconstruct(tmp_path, f"--blur={tmp_path / 'out/y-kernel.npy'}", f"--output={tmp_path / 'again'}", *fields) == 0
+  )
+  np.testing.assert_array_equal(images.read(tmp_path / "again/y.png"), restored)
+
+
 def test_a_blur_is_of_pictures_with_what_lies_beyond_their_edges():
   y = np.zeros((24, 24, 3), np.float32)
   restored = diffinv.restore(

@@ -2,14 +2,16 @@
 
 First each family's grid of kernels is ranked by the picture's spectrum (`diffinv.blind.spectrum`), which leaves some to
 begin from. Of those, and at the end of the families, that is taken which predicts the picture best
-(`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. In between, the numbers descend,
-one at a time, on the sum
+(`diffinv.blind.prediction`), with DPIR as the restoration of a window of the picture. A kernel of any form
+(`diffinv.blind.free`) is held against the families' in the same way, at the end at several s, as one s alone can
+prefer a point to the path of a camera. In between, the numbers descend, one at a time, on the sum
 
   -log p(y | k) of the spectrum + 1/2 sum (y - E[y | v])^2 / s^2
 
 The noise z stays the same, so that it is a smooth function of the numbers. It is no likelihood: each term alone is
 least near the truth, the first with an error that depends on how usual the spectrum of the picture is, the second more
-surely, but, DPIR not being E[x | v], at Gaussians that are a tenth too narrow.
+surely, but, DPIR not being E[x | v], at Gaussians that are a tenth too narrow. The spectrum has no say among families:
+stripes of a picture look like the zeros of a motion, and free kernels imitate the picture's spectrum.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,22 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import sampler, schedules, stopping
-from diffinv.blind import prediction, spectrum
+from diffinv.blind import free, prediction, spectrum
 from diffinv.methods.dpir import DPIR
 from diffinv.noise import Gaussian
 from diffinv.operators.blur import CircularBlur
-from diffinv.operators.kernels import AUTO, FAMILIES, kernel_size, numbers
+from diffinv.operators.kernels import AUTO, FAMILIES, FREE, FreeKernel, kernel_size, numbers
 from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 
 METHOD, STEPS = DPIR(), 8  # the best picture in few evaluations; each error takes one restoration
 FIRST_ADDED = 4.0  # s over sigma where starts are compared: what edges do to fine details is beneath the noise
-ADDED = 2.0  # in the descent, and to compare families: the numbers of a blur show in details
+ADDED = 2.0  # in the descent: the numbers of a blur show in details
+COMPARED = (2.0, 4.0, 8.0, 16.0)  # where families are compared, an octave of s apart: more of the integral
 WINDOW = 160  # pixels along an edge, of what is restored
 MARGIN = 24  # pixels at the window's edges, where the blur is not circular
 LARGEST_SIZE = 41  # of a kernel, pixels
 LEAST_EDGE = 32  # pixels of a picture
 STARTS = 48  # of the descent, at most: of motions, about two of each angle
+FREEDOM = 50.0  # nats by which a free kernel, which fits the noise too, has to predict better than a family's
 ROUNDS = 2  # of the descent, each with half the steps of the one before
 
 
@@ -69,7 +73,7 @@ SEARCHED = {
 class Tried(NamedTuple):
   """A blur that was tried. Misfits compare blurs at one s alone."""
 
-  kernel: Any  # of FAMILIES, its numbers Python's
+  kernel: Any  # of FAMILIES, its numbers Python's; or a free one
   added: float  # s over sigma
   spectral: float  # -log p(y | k) of the spectrum, up to a constant
   predicted: float  # 1/2 sum (y - E[y | v])^2 / s^2 over the window's interior
@@ -84,12 +88,12 @@ class Estimate(NamedTuple):
   """The blur of a picture."""
 
   taps: np.ndarray  # [k, k], of sum 1
-  kernel: Any  # of FAMILIES, its numbers Python's
+  kernel: Any  # of FAMILIES, its numbers Python's; or a free one
   trace: tuple[Tried, ...]  # in the order of the search
 
   @property
   def numbers(self) -> dict[str, float]:
-    """The kernel's numbers by name, pixels and degrees."""
+    """The kernel's numbers by name, pixels and degrees; none of a free one."""
     return numbers(self.kernel)
 
 
@@ -100,13 +104,13 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     prior: of x.
     y: the blurred picture, `[h, w, c]`, [-1, 1], each edge at least 32 pixels.
     sigma: of its white noise, on [-1, 1], > 0.
-    family: of FAMILIES, or "auto" for that which predicts y best.
+    family: of FAMILIES, "free" for a kernel of any form, or "auto" for that of these which predicts y best.
     key: of the noise that is added.
 
   Raises:
-    ValueError: there is no such family, y is no picture or too small, or there is no noise.
+    ValueError: there is no such family, or not with this prior; y is no picture or too small; or there is no noise.
   """
-  families = _families(family)
+  families = _families(prior, family)
   y = jnp.asarray(y, float)
   if y.ndim != 3 or min(y.shape[:2]) < LEAST_EDGE:
     raise ValueError(f"y: expected a picture [h, w, c] of at least {LEAST_EDGE} pixels an edge, got {y.shape}")
@@ -118,7 +122,6 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
   z, trace, found = jax.random.normal(key, seen.shape), [], []
   padded = prediction.tapered(seen, MARGIN)
   grid = schedules.as_arrays(prior.schedule.grid(str(STEPS)))
-
   power, variance = _spectrum(y, sigma)
 
   def tried(kernel, added=ADDED):
@@ -130,16 +133,27 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     return trace[-1]
 
   for name in families:
-    start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
-    found.append(descend(tried, start))
-  best = min(found, key=lambda one: one.predicted)
-  return Estimate(np.asarray(best.kernel.taps(kernel_size(best.kernel))), best.kernel, tuple(trace))
+    if name == FREE:
+      found.append(FreeKernel(jnp.asarray(free.estimate(prior, seen, sigma, key))))
+    else:
+      start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
+      found.append(descend(tried, start).kernel)
+  best: Any = found[0] if len(found) == 1 else min(found, key=lambda kernel: _evidence(tried, kernel))
+  return Estimate(np.asarray(best.taps(kernel_size(best))), best, tuple(trace))
 
 
-def _families(family: str) -> Sequence[str]:
-  if family not in (AUTO, *FAMILIES):
-    raise ValueError(f"family: expected one of {', '.join((AUTO, *FAMILIES))}, got {family!r}")
-  return tuple(FAMILIES) if family == AUTO else (family,)
+def _evidence(tried: Callable[..., Tried], kernel: Any) -> float:
+  """Return -log p(y | k) from the errors of prediction at several s, up to a constant, in nats."""
+  octave = 2.0 * np.log(2.0)  # of snr = 1 / s^2, over snr
+  freedom = FREEDOM if kernel.family == FREE else 0.0
+  return octave * sum(tried(kernel, added).predicted for added in COMPARED) + freedom
+
+
+def _families(prior: PicturePrior, family: str) -> Sequence[str]:
+  names = (*FAMILIES, FREE) if prior.image_shape[0] is None else tuple(FAMILIES)  # a free one takes several sizes
+  if family not in (AUTO, *names):
+    raise ValueError(f"family: expected one of {', '.join((AUTO, *names))}, got {family!r}")
+  return names if family == AUTO else (family,)
 
 
 @jax.jit

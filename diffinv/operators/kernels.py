@@ -8,7 +8,8 @@ its centroid is the middle element, and its variance in pixels squared is
   motion:LENGTH,ANGLE     length^2 / 12 cos^2(angle) across and length^2 / 12 sin^2(angle) down, and on average 1/6 for
                           the points of the line being shared among four pixels: a camera moved at constant speed
 
-A Gaussian of less than half a pixel has less variance than it says. What does not fit into `size` is cut off.
+A Gaussian of less than half a pixel has less variance than it says. What does not fit into `size` is cut off. A kernel
+of any form, `free`, has no numbers: it is its own taps, and a file holds it.
 """
 
 import math
@@ -101,15 +102,37 @@ class MotionKernel:
     return float(self.length) / 2 + 1.0
 
 
+@pytree
+class FreeKernel:
+  """A kernel of any form."""
+
+  values: jax.Array  # [k, k], an odd size, not negative and of sum 1
+
+  family = "free"
+
+  def taps(self, size: int) -> jax.Array:
+    """Return the kernel, `[size, size]`."""
+    more = (size - len(self.values)) // 2
+    taps = jnp.pad(self.values, more) if more >= 0 else self.values[-more:more, -more:more]
+    return taps / jnp.sum(taps)
+
+  def reach(self) -> float:
+    """Return how far the kernel goes from its middle, pixels."""
+    return float(len(self.values) // 2)
+
+
 # By the name of the family. The numbers are the fields, in their order.
 FAMILIES: dict[str, Any] = {kernel.family: kernel for kernel in (GaussianKernel, DiskKernel, MotionKernel)}
-FORMS = "gaussian:STD, disk:RADIUS, motion:LENGTH,ANGLE, one of these with :auto, auto, or a file of a kernel"
+FREE = FreeKernel.family
+FORMS = (
+  "gaussian:STD, disk:RADIUS, motion:LENGTH,ANGLE, one of these with :auto, free:auto, auto, or a file of a kernel"
+)
 
 
 class Unknown(NamedTuple):
   """A blur to be estimated."""
 
-  family: str  # of FAMILIES, or AUTO for whichever explains the picture best
+  family: str  # of FAMILIES, FREE, or AUTO for whichever explains the picture best
 
 
 def kernel_size(kernel: Kernel) -> int:
@@ -118,15 +141,22 @@ def kernel_size(kernel: Kernel) -> int:
 
 
 def numbers(kernel: Kernel) -> dict[str, Any]:
-  """Return a kernel's numbers by name."""
-  return {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
+  """Return a kernel's numbers by name; none of a free one."""
+  return {name: getattr(kernel, name) for name in kernel.__dataclass_fields__ if kernel.family in FAMILIES}
+
+
+def worded(kernel: Kernel) -> str:
+  """Return a kernel as `parse_blur` reads it, its numbers to three digits; of a free one, how large it is."""
+  values = ",".join(f"{number:.3g}" for number in numbers(kernel).values())
+  return f"{kernel.family}:{values}" if values else f"{kernel.family}, {kernel_size(kernel)} pixels across"
 
 
 def parse_blur(text: str) -> Kernel | Unknown | pathlib.Path:
   """Read what a blur is: numbers of a family, "auto", or the file of a kernel.
 
   Args:
-    text: as FORMS says: "gaussian:2", "disk:3.5", "motion:15,30", "motion:auto", "auto", "kernel.png". Pixels; degrees.
+    text: as FORMS says: "gaussian:2", "disk:3.5", "motion:15,30", "motion:auto", "free:auto", "auto", "kernel.png".
+      Pixels; degrees.
 
   Returns:
     A kernel, a blur to estimate, or the path of a file, which exists.
@@ -135,7 +165,7 @@ def parse_blur(text: str) -> Kernel | Unknown | pathlib.Path:
     ValueError: it is none of these.
   """
   name, colon, rest = text.partition(":")
-  if text == AUTO or (name in FAMILIES and rest == AUTO):
+  if text == AUTO or (name in (*FAMILIES, FREE) and rest == AUTO):
     return Unknown(AUTO if text == AUTO else name)
   if name in FAMILIES and (colon or not os.path.isfile(text)):
     return _with_numbers(FAMILIES[name], rest, text)

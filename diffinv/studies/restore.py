@@ -138,8 +138,9 @@ class Restoration(Measuring):
   blur: str | os.PathLike[str] | None = option(
     None,
     "Blur of a deblurring task, in place of `kernel`: gaussian:STD, disk:RADIUS or motion:LENGTH,ANGLE in pixels and "
-    "degrees; or of a `measurement` whose blur nobody knows, estimated: gaussian:auto, disk:auto, motion:auto, or auto "
-    "for the one of these that fits best. The edges of a `measurement` are taken as mixed with what lies beyond.",
+    "degrees; or of a `measurement` whose blur nobody knows, estimated: gaussian:auto, disk:auto, motion:auto, "
+    "free:auto for a kernel of any form, or auto for the one of these that fits best. The edges of a `measurement` are "
+    "taken as mixed with what lies beyond.",
   )
 
   def __post_init__(self) -> None:

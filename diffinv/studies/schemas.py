@@ -139,7 +139,7 @@ class Found(TypedDict):
   key: str  # a digest of what it was estimated from
   name: str  # of the picture
   sigma: NotRequired[float]
-  blur: NotRequired[str]  # as `blur` takes it
+  blur: NotRequired[str]  # in words
   kernel: NotRequired[list[list[float]]]  # of it, [k, l]
 
 

@@ -14,6 +14,7 @@ from diffinv.data import formats, images
 from diffinv.noise import Gaussian
 from diffinv.operators import LinearOperator, Operator
 from diffinv.operators.jpeg import BlockCosines
+from diffinv.operators.kernels import worded
 from diffinv.operators.pixels import Identity
 from diffinv.priors import PicturePrior
 from diffinv.studies import compressed, identity, measurement, runs
@@ -30,7 +31,7 @@ class Known(NamedTuple):
 
   noise: Any
   kernel: np.ndarray | None = None  # of a blur that was found, [k, l]
-  blur: str | None = None  # that was found, as `blur` takes it, to three digits
+  blur: str | None = None  # that was found, in words
   mask: np.ndarray | None = None  # of scratches and dust that were found, [h, w, 1], true where pixels are kept
   operator: BlockCosines | None = None  # of a JPEG file, which says all of it
 
@@ -202,7 +203,7 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
     is_white = isinstance(noise, Gaussian)
     sigma = float(noise.sigma) if is_white else noise_level.chosen(_seen(prior, case, simplest, y), rounded=rounded)
     found = estimate_blur(prior, y, sigma, config.unknown_blur, case_keys(case)[0])
-    row["blur"] = f"{found.kernel.family}:{','.join(f'{number:.3g}' for number in found.numbers.values())}"
+    row["blur"] = worded(found.kernel)
     row["kernel"] = np.asarray(found.taps).tolist()
     progress.note(f"{case.name}: blur {row['blur']}, of those tried what predicts the picture best")
   return row
