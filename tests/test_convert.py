@@ -386,7 +386,6 @@ def test_a_file_is_converted_from_python_as_by_the_command(safetensors_file, sta
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({}, "`image_size` is missing: expected pixels, as shapes cannot tell; or give `preset`"),
     ({"preset": "celeba"}, "`preset`: expected one of ffhq256, imagenet256, got 'celeba'"),
     ({"image_size": 0}, "`image_size`: expected a number from 1 to 65,536, got 0"),
     ({"image_size": 64, "num_heads": 1, "num_head_channels": 32}, "`num_heads`, `num_head_channels`: expected one of"),

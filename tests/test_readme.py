@@ -83,9 +83,8 @@ def test_operator_of_the_readme_has_its_adjoint():
   np.testing.assert_allclose(operator.pinv(operator(x)), x, atol=1e-4)
 
 
-MADE = tuple(
-  f"checkpoints/{name}" for name in ("mine", "ffhq256", "celebahq", "classes")
-)  # priors that other commands write
+# Priors that other commands write.
+MADE = tuple(f"checkpoints/{name}" for name in ("mine", "ffhq256", "celebahq", "classes", "drunet"))
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffinv import errors, options, output, progress, reading
+from diffinv import errors, options, output, progress
 from diffinv.nets import diffusers, diffusers_unet, drunet, edm, guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import (
@@ -170,8 +170,6 @@ class ConvertConfig:
       self.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{edm_files.CONFIG} says what its network is told")
     elif diffusers_folder.is_one(self.input):
       self._check_said()
-    elif not reading.is_file(self.input) and pathlib.Path(self.input).suffix:  # else it may be meant to be a folder
-      self.check_size()
 
   def check_size(self) -> None:
     """Check that a size was said, of a file that does not say it.
