@@ -2,6 +2,7 @@
 
 usage: python tools/benchmark_step.py [--size=256] [--dtype=float32] [--rounds=5] [--small]
        python tools/benchmark_step.py --against=torch [--python=FILE] [--dtype=float32] [--rounds=10]
+       python tools/benchmark_step.py --profile
 
 The yardstick is one 3x3 convolution of 128 channels at the same size: what XLA makes of the operation that a step
 mostly consists of. A step's share is its rate of floating-point operations over the yardstick's, both counted by XLA.
@@ -13,6 +14,8 @@ persistent cache, then with the cache that the first one filled.
 Against PyTorch, a forward pass and a step of the same network with the same weights are timed in two processes that
 take turns, and the ratio of the medians is printed, with the least and the greatest of a round; and by how much the
 output and the gradient differ. `--python` names the interpreter of an environment with PyTorch and deepinv.
+
+A profile is a table of the kinds of operations of a step and their share of its time, summed over the threads.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -65,6 +69,7 @@ TASK = flags.DEFINE_enum("task", "inpaint_random", list(TASKS), "What is measure
 AGAINST = flags.DEFINE_enum("against", None, ["torch"], "What takes turns with this library.")
 PYTHON = flags.DEFINE_string("python", sys.executable, "Interpreter that has PyTorch and deepinv.")
 TURNS = flags.DEFINE_string("turns", None, "Take turns as the other process says; exchange arrays in this folder.")
+PROFILE = flags.DEFINE_boolean("profile", False, "Print where the time of a step goes, and end.")
 COMPILE_ONLY = flags.DEFINE_boolean("compile_only", False, "Print the seconds that the step takes to compile, and end.")
 
 
@@ -234,6 +239,44 @@ def against_torch() -> dict[str, float]:
   return {name: float(value) for name, value in result.items()}
 
 
+# Kinds of operations of XLA's CPU code, by what their names contain; the first that fits.
+KINDS = {
+  "convolutions and products": r"ynn_fusion|convolution|dot|eigen_fusion",
+  "kernels turned": r"transpose",
+  "joined and cut": r"concatenate|slice|pad",
+  "sums over pixels": r"reduce",
+  "elementwise": r"fusion|broadcast|add|multiply|exponential|copy",
+}
+
+
+def profile() -> None:
+  """Print the share of each kind of operation in a step."""
+  lowered, args, *_ = build()
+  step = lowered.compile()
+  jax.block_until_ready(step(*args))
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      jax.block_until_ready(step(*args))
+    found = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))[-1]
+    spent = _spent(jax.profiler.ProfileData.from_file(str(found)))
+  total = sum(spent.values())
+  print("| operations | share |\n|---|---:|")
+  for kind, time_ in sorted(spent.items(), key=lambda pair: -pair[1]):
+    print(f"| {kind} | {time_ / total:.0%} |")
+  print(f"\n{total / 1e9:.2f} s over all threads; {processor()}")
+
+
+def _spent(data) -> dict[str, float]:
+  """Return the nanoseconds of each kind, over all threads of XLA."""
+  spent: dict[str, float] = {}
+  for line in (line for plane in data.planes for line in plane.lines if "XLA" in line.name):
+    for event in line.events:
+      kind = next((kind for kind, names in KINDS.items() if re.search(names, event.name)), None)
+      if kind is not None and not event.name.startswith("end:"):
+        spent[kind] = spent.get(kind, 0.0) + event.duration_ns
+  return spent
+
+
 def processor() -> str:
   """Return the name of the processor and how many cores this process may use."""
   with contextlib.suppress(OSError):
@@ -254,6 +297,9 @@ def main(argv: list[str]) -> None:
     begin = time.perf_counter()
     lowered.compile()
     print(time.perf_counter() - begin)
+    return
+  if PROFILE.value:
+    profile()
     return
   result = measure() if AGAINST.value is None else against_torch()
   for name, value in result.items():
