@@ -32,7 +32,7 @@ extensions = [
   "sphinx.ext.napoleon",
   "sphinx_copybutton",
   "sphinx_design",
-  "sphinx-mathjax-offline",
+  "sphinx.ext.mathjax",
   "site_pages",
 ]
 exclude_patterns = ["_ext", "_made", "**/.ipynb_checkpoints"]
@@ -54,6 +54,7 @@ nb_merge_streams = True
 nb_output_stderr = "show"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "out" / "site-cache"))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "docs" / "course")])
 os.environ["PATH"] = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 autodoc_member_order = "bysource"

@@ -67,6 +67,13 @@ def compare(
     UsageError: options do not fit together.
     FileExistsError: the folder, or FOLDER.running, holds something else.
     ValueError: a file or a picture cannot be used.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["wiener"], size=16, fit="resize")
+    >>> results = diffinv.compare(study)
+    >>> [(row["task"], row["method"], row["psnr"] > 15) for row in results.rows]
+    [('denoising', 'wiener', True)]
   """
   kept = tempfile.TemporaryDirectory(prefix="diffinv-") if folder is None else None
   path = pathlib.Path(kept.name) / "study" if kept is not None else pathlib.Path(os.path.expanduser(str(folder)))

@@ -4,6 +4,8 @@ Directives of MyST pages:
 
   options CLASS     a table of the options of a configuration: name, meaning, bounds, default
   command NAME      the flags of a command, as `diffinv NAME --help` has them
+  paper METHOD      how y enters a method, and its source
+  marks             a table of the marks of a comparison
   rooms             the drawing of the architecture, made from the imports
   run [sh|python]   commands that are run when the site is built, in a folder of the page, with what they print
   shown             pictures of that folder, `file | caption | words for those who cannot see it` a line
@@ -12,6 +14,7 @@ Directives of MyST pages:
 import ast
 import html
 import importlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -37,8 +40,7 @@ SPECIAL = re.compile(r"([\\*|]|_(?=\W|$))")
 
 
 def relink(app, docname: str, source: list[str]) -> None:
-  """Lead links to files beside docs/ to their page, or to the repository."""
-  del app
+  """Lead links to files beside docs/ to their page, or to the repository; list no pages that are not there."""
   up = "../" * docname.count("/")
 
   def target(found):
@@ -49,7 +51,11 @@ def relink(app, docname: str, source: list[str]) -> None:
       return f"]({SOURCE}{path[3:]})"
     return found[0]
 
+  def kept(found):
+    return found[0] if any(pathlib.Path(app.srcdir).glob(f"{found[1]}.md")) else ""
+
   source[0] = re.sub(r"\]\((\.\./[^)\s]+)\)", target, source[0])
+  source[0] = re.sub(r"^([\w/]+\*)\n", kept, source[0], flags=re.M)  # pages that are not there in any case
 
 
 def escape(app, what, name, obj, options, lines: list[str]) -> None:
@@ -155,6 +161,34 @@ def flag_row(flag) -> tuple[nodes.Node, ...]:
   default = "" if flag.default in (None, []) else (flag.default_as_str or "").strip("'")
   name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
   return code(name), prose(text), code(default) if default else nodes.paragraph(text="not set")
+
+
+class Paper(Directive):
+  """How y enters a method, and where it is from."""
+
+  required_arguments = 1
+
+  def run(self):
+    """Return a paragraph."""
+    from diffinv.methods import METHODS, needs
+
+    method = METHODS[self.arguments[0]]
+    return [prose(f"{method.title}, {method.citation}. How y enters: {method.entering}. Operators: {needs(method)}.")]
+
+
+class Marks(Directive):
+  """The marks of a comparison, made from their table."""
+
+  def run(self):
+    """Return the table."""
+    from diffinv.metrics.table import HIGH, LOW, marks
+
+    better = {HIGH: "higher", LOW: "lower"}
+    rows = [
+      (code(mark.key), prose(mark.meaning), nodes.paragraph(text=better.get(mark.better, "nearer to 1")))
+      for mark in marks()
+    ]
+    return [table(("key", "meaning", "better"), rows, (25, 60, 15))]
 
 
 MADE = "_made"  # in the source folder, where Sphinx looks for pictures; git ignores it
@@ -287,11 +321,50 @@ class Rooms(Directive):
     return [nodes.raw("", drawing(), format="html")]
 
 
+def spread(app, env, docnames: list[str]) -> None:
+  """Order the pages so that two processes share those that run something."""
+  del env
+  from sphinx.util.parallel import make_chunks
+
+  runs = {name for name in docnames if re.search(r"\{(run|code-cell)\}", _text(app.srcdir, name))}
+  heavy, light = sorted(runs), [name for name in docnames if name not in runs]
+  ordered = []
+  for part, chunk in zip((heavy[::2], heavy[1::2]), make_chunks(docnames, app.parallel)[:2]):
+    beside = max(len(chunk) - len(part), 0)
+    ordered += [*part, *light[:beside]]
+    del light[:beside]
+  docnames[:] = [*ordered, *light, *(name for name in heavy if name not in ordered)]
+
+
+def _text(srcdir, docname: str) -> str:
+  page = pathlib.Path(srcdir) / f"{docname}.md"
+  return page.read_text(encoding="utf-8") if page.is_file() else ""
+
+
+MATHJAX = "mathjax"  # the folder of the site
+
+
+def copy_mathjax(app, error) -> None:
+  """Put the script and the fonts of formulas into the site, without what only its speech needs."""
+  if error is None and app.builder.format == "html":
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    source = pathlib.Path(package.origin).parent / "static" / "mathjax"
+    left_out = shutil.ignore_patterns("sre", "a11y", "*svg*", "*full*", "mml*", "node-main.js", "latest.js")
+    shutil.copytree(source, pathlib.Path(app.outdir) / "_static" / MATHJAX, ignore=left_out, dirs_exist_ok=True)
+
+
 def setup(app):
   """Register what is above with Sphinx."""
+  app.config.mathjax_path = f"{MATHJAX}/tex-chtml.js"
+  app.connect("build-finished", copy_mathjax)
   app.connect("source-read", relink)
+  app.connect("env-before-read-docs", spread)
   app.connect("env-purge-doc", forget)
   app.connect("autodoc-process-docstring", escape, priority=100)
-  for name, directive in (("options", Options), ("command", Command), ("rooms", Rooms), ("run", Run), ("shown", Shown)):
+  directives = {
+    **{"options": Options, "command": Command, "paper": Paper, "marks": Marks},
+    **{"rooms": Rooms, "run": Run, "shown": Shown},
+  }
+  for name, directive in directives.items():
     app.add_directive(name, directive)
   return {"parallel_read_safe": True, "parallel_write_safe": True}
