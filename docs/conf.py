@@ -67,6 +67,7 @@ nitpick_ignore_regex = [("py:.*", r".*")]
 
 html_theme = "furo"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
