@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -205,6 +206,17 @@ def forget(app, env, docname: str) -> None:
   shutil.rmtree(work(app.srcdir, docname), ignore_errors=True)
 
 
+PROGRESS = re.compile(r"^ *\d+% .* left$")  # what a terminal draws over
+LONGEST = 96  # letters of a line that is no table
+
+
+def printed_lines(text: str) -> str:
+  """Return what a command printed without its progress, its notes in lines that fit the page."""
+  lines = [line for line in text.strip("\n").splitlines() if not PROGRESS.match(line)]
+  folded = [textwrap.wrap(line, LONGEST) if line.startswith(("note:", "warning:")) else [line] for line in lines]
+  return "\n".join(line for part in folded for line in part)
+
+
 class Run(Directive):
   """Commands, or Python, that are run in the page's folder; shown with what they print."""
 
@@ -223,7 +235,7 @@ class Run(Directive):
     done = subprocess.run(
       argv, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     )
-    said = done.stdout.decode().replace(str(folder) + "/", "").strip()
+    said = printed_lines(done.stdout.decode().replace(str(folder) + "/", ""))
     if done.returncode:
       raise self.error(f"status {done.returncode} of:\n{text}\n{said}")
     block = nodes.literal_block(text=text)
