@@ -63,4 +63,4 @@ $(VENV)/.installed-lint: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) out build dist docs/_made *.egg-info .pytest_cache .ruff_cache .mypy_cache

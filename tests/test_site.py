@@ -90,6 +90,7 @@ def visited(browser, address):
     complaints.clear(), asked.clear()
     page.set_viewport_size(WIDE)
     page.goto(f"{address}/{name}", wait_until="load")
+    page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")  # formulas are set
     wide = page.evaluate(WIDER)
     page.set_viewport_size(NARROW)
     seen[name] = {
