@@ -1,10 +1,13 @@
-# `make demo` restores a photograph and shows how; `make test` runs every test. All install what they need into .venv.
+# `make demo` restores a photograph and shows how; `make test` runs every test; `make docs` builds the site, `make dist` the
+# packages. All install what they need into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= auto
+SITE ?= out/site
+JOBS ?= 2
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast lint format docs dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/diffinv compare --prior=photo --size=192 --fit=resize --tasks=inpaint_random,super_resolution,denoising \
@@ -28,6 +31,15 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -n -W --keep-going -j $(JOBS) -d $(SITE)-doctrees docs $(SITE)
+	@echo "open $(SITE)/index.html"
+
+dist: $(VENV)/.installed-dist
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/check_distribution.py --folder=dist
+
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diffinv needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -38,9 +50,17 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+$(VENV)/.installed-dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
+	touch $@
+
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) out build dist docs/_made *.egg-info .pytest_cache .ruff_cache .mypy_cache

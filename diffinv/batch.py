@@ -79,6 +79,18 @@ def sample_batch(
 
   Raises:
     ValueError: keys are not `[images, samples]`, or keys and problems differ in the number of images.
+
+  Example:
+    >>> import diffinv, jax
+    >>> from diffinv import noise
+    >>> from diffinv.problems import stack
+    >>> prior, x0 = diffinv.load_prior("natural"), jax.numpy.zeros((8, 8, 3))
+    >>> operator = diffinv.OPERATORS["identity"](x0.shape)
+    >>> two = [diffinv.simulate(jax.random.key(i), operator, noise.Gaussian(0.1), x0) for i in range(2)]
+    >>> keys = jax.random.split(jax.random.key(2), (2, 3))  # two images, three samples each
+    >>> x, _ = diffinv.sample_batch(keys, diffinv.METHODS["ddrm"](), prior, stack(two), prior.schedule.grid("5"))
+    >>> x.shape
+    (2, 3, 8, 8, 3)
   """
   if keys.ndim != 2:
     raise ValueError(f"keys: expected shape [images, samples], got {keys.shape}; reshape jax.random.split's result")

@@ -40,7 +40,16 @@ MISFITS = {"likelihood": _likelihood, "weighted": _weighted, "squares": _squares
 
 @pytree
 class Problem:
-  """y = A(x) + n for one image."""
+  """y = A(x) + n for one image.
+
+  Example:
+    >>> import diffinv, jax
+    >>> from diffinv import noise
+    >>> x0 = jax.numpy.ones((8, 8, 3))
+    >>> problem = diffinv.Problem(diffinv.OPERATORS["identity"](x0.shape), noise.Gaussian(0.1), 0.9 * x0)
+    >>> round(float(problem.chi2(x0)), 3)  # (0.1 / 0.1)^2
+    1.0
+  """
 
   operator: Operator
   noise: Any
@@ -119,6 +128,14 @@ def simulate(key: jax.Array, operator: Operator, noise: Any, x0: jax.Array) -> P
 
   Raises:
     ValueError: the image does not have the operator's shape, or the measurement is complex.
+
+  Example:
+    >>> import diffinv, jax
+    >>> from diffinv import noise
+    >>> x0 = jax.numpy.zeros((16, 16, 3))
+    >>> operator = diffinv.OPERATORS["super_resolution"](x0.shape, 4)
+    >>> diffinv.simulate(jax.random.key(0), operator, noise.Gaussian(0.05), x0).y.shape
+    (4, 4, 3)
   """
   if jnp.shape(x0) != tuple(operator.in_shape):
     raise ValueError(

@@ -30,6 +30,17 @@ def sample(
 
   Returns:
     The restored image, `[h, w, c]` in units of [-1, 1], not clipped; and the method's trace, `[steps]` an entry.
+
+  Example:
+    >>> import diffinv, jax
+    >>> from diffinv import noise
+    >>> prior, x0 = diffinv.load_prior("natural"), jax.numpy.zeros((16, 16, 3))
+    >>> operator = diffinv.OPERATORS["super_resolution"](x0.shape, 4)
+    >>> problem = diffinv.simulate(jax.random.key(0), operator, noise.Gaussian(0.05), x0)
+    >>> method = diffinv.METHODS["diffpir"]()
+    >>> x, trace = diffinv.sample(jax.random.key(1), method, prior, problem, prior.schedule.grid("10"))
+    >>> x.shape
+    (16, 16, 3)
   """
   return _sample(key, method, prior, problem, as_arrays(grid))
 

@@ -34,7 +34,15 @@ RESPONSE = "after Tai et al., IEEE TPAMI 2013; in place of the learned blur of D
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A named measurement."""
+  """A named measurement.
+
+  Example:
+    >>> import diffinv
+    >>> from diffinv import operators
+    >>> gray = diffinv.Task("Gray", lambda key, shape: operators.OPERATORS["grayscale"](shape), "ours", sigma=0.02)
+    >>> gray.make(None, (8, 8, 3)).out_shape
+    (8, 8, 1)
+  """
 
   title: str  # for tables and sheets
   make: Callable[[jax.Array, Shape], Operator]  # (key, image shape) -> operator; the key draws masks and kernels

@@ -27,9 +27,12 @@ PAGES = (
   "README.md",
   *(f"docs/{name}.md" for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg", "scale")),
 )
+JOBS = tuple(f"docs/jobs/{path.name}" for path in sorted((ROOT / "docs" / "jobs").glob("*.md")))
+MORE = (*(f"docs/{name}.md" for name in ("index", "choose", "coming", "built", "publishing", "learn")), *JOBS)
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
-LINES = [line for line in README.splitlines() if line.startswith("diffinv ")]
+EVERY = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in (*PAGES, *MORE))
+LINES = [line for line in dict.fromkeys(EVERY.splitlines()) if line.startswith("diffinv ")]
 
 
 def defined(snippet):
@@ -180,7 +183,7 @@ def test_tasks_that_a_method_cannot_solve_are_listed():
 def test_readme_is_short_and_its_links_lead_somewhere():
   text = (ROOT / "README.md").read_text(encoding="utf-8")
   assert len(text.splitlines()) <= 180
-  for page in PAGES:
+  for page in (*PAGES, *MORE):
     place = (ROOT / page).parent
     words = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#][^)]*)\)", words):

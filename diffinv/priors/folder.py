@@ -156,6 +156,12 @@ def load_prior(
   Raises:
     FileNotFoundError: there is no such name or folder.
     ValueError: `prior.json` or the arrays are damaged, or an option does not fit; one line that says what and where.
+
+  Example:
+    >>> import diffinv
+    >>> prior = diffinv.load_prior("photo")
+    >>> prior.image_shape, prior.size_multiple
+    ((None, None, 3), 8)
   """
   name = os.fspath(name_or_folder)
   if name in ANALYTIC:

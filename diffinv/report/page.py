@@ -68,6 +68,12 @@ def write_report(results: Any, path: str | os.PathLike[str], *, overwrite: bool 
 
   Raises:
     FileExistsError, FileNotFoundError, ValueError: see `write`.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["wiener"], size=16, fit="resize")
+    >>> diffinv.write_report(diffinv.compare(study), "page.html").name
+    'page.html'
   """
   return write(getattr(results, "folder", results), path, overwrite=overwrite)
 

@@ -75,6 +75,13 @@ def compare(
     UsageError: options do not fit together.
     FileExistsError: the folder, or FOLDER.running, holds something else.
     ValueError: a file or a picture cannot be used.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["wiener"], size=16, fit="resize")
+    >>> results = diffinv.compare(study)
+    >>> [(row["task"], row["method"], row["psnr"] > 15) for row in results.rows]
+    [('denoising', 'wiener', True)]
   """
   if folder is None and team.count > 1:
     raise errors.UsageError("`folder`: expected one that all processes see, got none; name it")

@@ -62,6 +62,12 @@ def evaluate(config: Evaluation, folder: str | os.PathLike[str], *, overwrite: b
     UsageError: options do not fit together, or not the prior.
     FileExistsError: a measure is there.
     ValueError: a picture cannot be used.
+
+  Example:
+    >>> import diffinv
+    >>> config = diffinv.Evaluation(prior="faces", measures=("denoising",), num_images=2, fit_images=2)
+    >>> evaluated = diffinv.evaluate(config, "out/faces")  # doctest: +SKIP
+    >>> evaluated.text()  # doctest: +SKIP
   """
   home = output.Folder(folder, "evaluation", COMMAND, suffix="")
   casing.check_apart(config, home.path)

@@ -61,7 +61,14 @@ SHEET_SAMPLES = 6  # on a sheet; more would be too small to see
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restoration(Measuring):
-  """What to restore, and how: photographs that are measured first (`input`), or real measurements (`measurement`)."""
+  """What to restore, and how: photographs that are measured first (`input`), or real measurements (`measurement`).
+
+  Example:
+    >>> import diffinv
+    >>> config = diffinv.Restoration(measurement=("scan.png",), task="inpaint", mask="auto")
+    >>> config.quality, config.aim
+    ('balanced', 'mean')
+  """
 
   input: tuple[str | os.PathLike[str], ...] = option(
     (), "Photograph to measure and restore: a file, several (repeat, or commas), or a folder.", repeated=True
@@ -344,6 +351,13 @@ def restore(y: Any, *, task: str | Task | Any, prior: Any = "photo", method: Any
   Raises:
     UsageError: options do not fit together.
     ValueError: y, the mask or the kernel cannot be used, or the chain left the finite numbers.
+
+  Example:
+    >>> import diffinv, numpy as np
+    >>> y = np.zeros((16, 16, 3), np.float32)  # or "photo.png"
+    >>> restored = diffinv.restore(y, task="denoising", sigma=0.1, prior="natural")
+    >>> restored.picture.shape, restored.samples.shape
+    ((16, 16, 3), (1, 16, 16, 3))
   """
   own = not isinstance(y, (str, os.PathLike))
   config = Restoration(task=task, prior=prior, method=method, measurement=("y",) if own else (y,), **fields)

@@ -23,7 +23,16 @@ class Table(str):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What a comparison found. Its folder holds the pictures, the sheets and `results.json`."""
+  """What a comparison found. Its folder holds the pictures, the sheets and `results.json`.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["wiener"], size=16, fit="resize")
+    >>> results = diffinv.compare(study)
+    >>> row = results.rows[0]
+    >>> row["task"], row["method"], "psnr" in row and "ssim" in row
+    ('denoising', 'wiener', True)
+  """
 
   folder: pathlib.Path
   plan: dict[str, Any]  # what was compared, and how
@@ -82,6 +91,13 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
 
   Raises:
     FileNotFoundError, ValueError: see `runs.read`.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["wiener"], size=16, fit="resize")
+    >>> results = diffinv.compare(study, "out/read")
+    >>> diffinv.read_results("out/read").rows == results.rows
+    True
   """
   run = runs.read(folder)
   return Results(run.folder, run.plan, in_order(run.plan, run.rows))

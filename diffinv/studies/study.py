@@ -214,6 +214,12 @@ class Study(Comparing):
   `tasks` also `Task`s and operators, `methods` also methods with their hyper-parameters, both as a mapping where they
   are to have names of their own; `set` also a mapping, `{"dps.scale": 0.3}`; `settings` also a table. A method may also
   be a function of your own that restores without a network, `("mine", lambda problem: picture)`.
+
+  Example:
+    >>> import diffinv
+    >>> study = diffinv.Study(prior="natural", tasks=["denoising"], methods=["mmse", diffinv.METHODS["dps"](scale=0.3)])
+    >>> study.num_samples
+    1
   """
 
   frames: int = option(

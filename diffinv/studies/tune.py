@@ -33,7 +33,14 @@ COMMAND = "tune"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search(Comparing):
-  """What to search: pictures, tasks and methods as in a study, the values to try, and what decides."""
+  """What to search: pictures, tasks and methods as in a study, the values to try, and what decides.
+
+  Example:
+    >>> import diffinv
+    >>> config = diffinv.Search(methods=["dps"], search={"dps.scale": (0.1, 0.3, 1.0)})
+    >>> config.search, config.criterion
+    (('dps.scale=0.1,0.3,1.0',), 'psnr')
+  """
 
   methods: tuple[str | Method, ...] | Mapping[str, Method] = option(
     tuple(name for name, method in METHODS.items() if method.search), f"Methods, of {', '.join(METHODS)}."
@@ -162,6 +169,17 @@ def tune(config: Search, file: str | os.PathLike[str], *, overwrite: bool = Fals
     UsageError: options do not fit together.
     FileExistsError: there is a file, or an unfinished search that differs.
     ValueError: a picture cannot be used, or every candidate left the finite numbers.
+
+  Example:
+    >>> import diffinv
+    >>> from diffinv.data import bundled
+    >>> search = {"diffpir.zeta": (0.5, 1.0)}
+    >>> config = diffinv.Search(
+    ...   prior="natural", data=bundled.ASTRONAUT, tasks=["denoising"], methods=["diffpir"], search=search,
+    ...   steps=3, size=16, fit="resize",
+    ... )
+    >>> diffinv.tune(config, "mine.json").outcomes[0].fields["zeta"] in (0.5, 1.0)
+    True
   """
   if pathlib.Path(file).suffix != ".json":
     raise errors.UsageError(f"`output`: expected a file NAME.json to write, got {file}")

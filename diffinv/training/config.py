@@ -88,6 +88,12 @@ class TrainConfig:
 
   Raises:
     UsageError: an option is out of range, or two contradict each other.
+
+  Example:
+    >>> import diffinv
+    >>> config = diffinv.TrainConfig(data="my_pictures", size=64, minutes=120)
+    >>> config.optimizer
+    'muon'
   """
 
   data: str | os.PathLike[str] | None = option(

@@ -53,6 +53,14 @@ def train(
     UsageError: the options do not fit each other, the devices, the prior of `init` or the run that is there.
     OSError: a folder is in the way, or cannot be written to.
     ValueError: there are no images that can be read, or the run has diverged.
+
+  Example:
+    >>> import diffinv
+    >>> config = diffinv.TrainConfig(
+    ...   config="faces", size=16, channels=8, multipliers=(1,), middle_blocks=1, attention=False, batch_size=8, steps=1
+    ... )
+    >>> diffinv.train(config, "mine", report=lambda *words, **ways: None).size_multiple
+    2
   """
   config = config.resolved()
   devices = training_devices.choose(config, team)

@@ -47,6 +47,11 @@ class Evaluation(Running):
   """What to measure of a prior that `diffinv train` made, and how.
 
   Pictures have the size of the training images.
+
+  Example:
+    >>> import diffinv
+    >>> diffinv.Evaluation(prior="faces", measures=("denoising", "speed")).measures
+    ('denoising', 'speed')
   """
 
   steps: str | int | None = steps_option(None, "a restoration", " Not set: as the settings of the prior say.")
