@@ -338,6 +338,11 @@ def test_a_search_from_python_finds_what_the_command_finds(photo, tmp_path, caps
   assert found[0]["diffpir@3"]["denoising"]["weight"] in (0.5, 2.0)
 
 
+def test_a_search_without_pictures_is_refused_in_a_line(tmp_path):
+  with pytest.raises(errors.UsageError, match="`data`: expected pictures to tune on, got none"):
+    diffinv.tune(Search(prior="natural"), tmp_path / "s.json")
+
+
 def test_an_own_method_is_searched_where_values_are_given(photo, tmp_path):
   base_fields = {"prior": "natural", "steps": 3, "data": [photo], "tasks": "denoising"}
   with pytest.raises(errors.UsageError, match="`search`: expected values to try for nudge, which declares none"):

@@ -246,7 +246,14 @@ class _About(TypedDict):
 
 
 def prepare(config: Search) -> Prepared:
-  """Load the prior and the pictures, and build every candidate."""
+  """Load the prior and the pictures, and build every candidate.
+
+  Raises:
+    UsageError: there are no pictures, or options do not fit together.
+    ValueError: a file or a picture cannot be used.
+  """
+  if len(config.data) == 0:
+    raise errors.UsageError("`data`: expected pictures to tune on, got none; name a set, such as photos, or a folder")
   devices.split_cpu(config.devices)
   prior, tasks = identity.load(config), named_tasks(config.tasks)
   entrants.note_settings(config)
