@@ -42,6 +42,15 @@ class UsageError(ValueError):
   """Options ask for something that does not exist or does not fit together."""
 
 
+class Ended(Exception):
+  """A process that does the work of this one has ended, and has said why."""
+
+  def __init__(self, code: int):
+    """Take its exit code."""
+    super().__init__(f"exit code {code}")
+    self.code = code
+
+
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
   """Turn a ValueError within, such as an unknown method, into a UsageError."""

@@ -645,6 +645,7 @@ class FourierGaussian:
   """A stationary Gaussian prior of complex images: each k-space coefficient ~ N(0, spectrum) per real component."""
 
   spectrum: jax.Array = None  # [h, w, 1]
+  schedule = Schedule("linear", 1000)  # whose levels these tests do not take
 
   def denoise(self, x_t, level):
     gain = level.alpha * self.spectrum / (level.alpha**2 * self.spectrum + level.sigma**2)

@@ -196,6 +196,7 @@ OUTPUTS = {
   "ve": lambda x0, eps, level: eps,
   "v": lambda x0, eps, level: level.alpha * eps - level.sigma * x0,
   "x0": lambda x0, eps, level: x0,
+  "denoiser": lambda x0, eps, level: x0,
   "velocity": lambda x0, eps, level: eps - x0,
   "velocity_to_data": lambda x0, eps, level: x0 - eps,
   # Karras et al., Table 1: D = c_skip x + c_out F at x = x0 + s eps, with sigma_data = 0.5.
@@ -249,9 +250,10 @@ def test_networks_get_the_original_index_and_the_image_that_they_expect():
   s = at.sigma / at.alpha
   np.testing.assert_allclose(x, (x_t / at.alpha) / np.sqrt(s**2 + 0.25), rtol=1e-5)
   np.testing.assert_allclose(t, np.log(s) / 4, rtol=1e-5)
-  x, t = inputs("ve")
-  np.testing.assert_allclose(x, x0 + s * eps, rtol=1e-5)
-  np.testing.assert_allclose(t, s, rtol=1e-6)
+  for prediction in ("ve", "denoiser"):
+    x, t = inputs(prediction)
+    np.testing.assert_allclose(x, x0 + s * eps, rtol=1e-5)
+    np.testing.assert_allclose(t, s, rtol=1e-6)
   for prediction, end in (("velocity", eps), ("velocity_to_data", x0)):  # a flow, to noise and to the picture
     x, t = inputs(prediction)
     np.testing.assert_allclose(x, t * end + (1 - t) * (x0 if end is eps else eps), rtol=1e-5, atol=1e-6)

@@ -83,6 +83,8 @@ def guarded(name: str, action: Callable[[], None]) -> int:
   try:
     with stopping.deferred():
       action()
+  except errors.Ended as ended:
+    return ended.code
   except (Exception, KeyboardInterrupt) as found:
     error = _cause(found)
     code = errors.exit_code(error)

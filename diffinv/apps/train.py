@@ -9,7 +9,6 @@ command again after a stop, and it continues to exactly the weights that it woul
 for XLA_FLAGS=--xla_gpu_deterministic_ops=true). It holds log.jsonl, sample grids and the checkpoints too.
 """
 
-import sys
 from typing import Any
 
 from absl import flags
@@ -69,7 +68,7 @@ def main(argv) -> None:
   launched = option_flags.make(FLAGS, Launch)
   if launched.distributed and not is_child():
     if code := supervised(["train", *option_flags.as_words(FLAGS)]):
-      sys.exit(code)
+      raise errors.Ended(code)
     return
   with belonging(launched) as team:
     report = _print if team.index == 0 else _print_nothing

@@ -83,8 +83,9 @@ def write(folder: Path, params: Any) -> None:
       save_concurrent_gb=WRITTEN_AT_ONCE, use_ocdbt=size < LARGE, multiprocessing_options=alone
     )
     with full_disk(written), _quiet(), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-      # Of arrays of NumPy it makes copies first, all at once; those of JAX it takes as they are.
-      checkpointer.save(written, args=ocp.args.StandardSave(jax.device_put(params, jax.local_devices()[0])))
+      # Of arrays of NumPy it makes copies first, all at once; those of JAX it takes as they are, of one process.
+      params = jax.device_put(params) if jax.process_count() == 1 else params
+      checkpointer.save(written, args=ocp.args.StandardSave(params))
     shutil.copytree(written, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
