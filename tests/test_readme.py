@@ -25,7 +25,10 @@ from diffinv.tasks import TASKS, WORDS
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = (
   "README.md",
-  *(f"docs/{name}.md" for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg", "scale")),
+  *(
+    f"docs/{name}.md"
+    for name in ("methods", "train", "extend", "lead", "recipes", "checkpoints", "jpeg", "scale", "performance")
+  ),
 )
 JOBS = tuple(f"docs/jobs/{path.name}" for path in sorted((ROOT / "docs" / "jobs").glob("*.md")))
 MORE = (*(f"docs/{name}.md" for name in ("index", "choose", "coming", "built", "publishing", "learn")), *JOBS)

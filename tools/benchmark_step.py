@@ -15,7 +15,7 @@ Against PyTorch, a forward pass and a step of the same network with the same wei
 take turns, and the ratio of the medians is printed, with the least and the greatest of a round; and by how much the
 output and the gradient differ. `--python` names the interpreter of an environment with PyTorch and deepinv.
 
-A profile is a table of the kinds of operations of a step and their share of its time, summed over the threads.
+A profile is a table of the kinds of operations of a step and their share of the time of the threads that start them.
 """
 
 import contextlib
@@ -263,7 +263,7 @@ def profile() -> None:
   print("| operations | share |\n|---|---:|")
   for kind, time_ in sorted(spent.items(), key=lambda pair: -pair[1]):
     print(f"| {kind} | {time_ / total:.0%} |")
-  print(f"\n{total / 1e9:.2f} s over all threads; {processor()}")
+  print(f"\n{total / 1e9:.2f} s; {processor()}")
 
 
 def _spent(data) -> dict[str, float]:
