@@ -1,7 +1,7 @@
 """Time one DPS step of the FFHQ network against a plain convolution, on this machine.
 
 usage: python tools/benchmark_step.py [--size=256] [--dtype=float32] [--rounds=5] [--small]
-       python tools/benchmark_step.py --against=torch [--python=FILE] [--dtype=float32] [--rounds=10]
+       python tools/benchmark_step.py --against=torch|torch.compile [--python=FILE] [--batch=1] [--rounds=10]
        python tools/benchmark_step.py --profile
 
 The yardstick is one 3x3 convolution of 128 channels at the same size: what XLA makes of the operation that a step
@@ -66,7 +66,8 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", list(unet.DTYPES), "Of the network
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of step, network and yardstick.", lower_bound=1)
 SMALL = flags.DEFINE_boolean("small", False, "A network of 32 channels and 3 levels: a quick check of this tool.")
 TASK = flags.DEFINE_enum("task", "inpaint_random", list(TASKS), "What is measured.")
-AGAINST = flags.DEFINE_enum("against", None, ["torch"], "What takes turns with this library.")
+BATCH = flags.DEFINE_integer("batch", 1, "Pictures at once, of a comparison.", lower_bound=1)
+AGAINST = flags.DEFINE_enum("against", None, ["torch", "torch.compile"], "What takes turns with this library.")
 PYTHON = flags.DEFINE_string("python", sys.executable, "Interpreter that has PyTorch and deepinv.")
 TURNS = flags.DEFINE_string("turns", None, "Take turns as the other process says; exchange arrays in this folder.")
 PROFILE = flags.DEFINE_boolean("profile", False, "Print where the time of a step goes, and end.")
@@ -98,7 +99,7 @@ def random_params(config: unet.UNetConfig) -> dict:
   return jax.tree.map(draw, checkpoint.param_shapes(config))
 
 
-def build() -> tuple[jax.stages.Lowered, tuple, jax.stages.Lowered, tuple]:
+def build(batch: int = 1) -> tuple[jax.stages.Lowered, tuple, jax.stages.Lowered, tuple]:
   """Return the lowered step and its arguments, the lowered network alone (value and gradient) and its arguments."""
   config = network_config()
   shape = (SIZE.value, SIZE.value, 3)
@@ -128,6 +129,10 @@ def build() -> tuple[jax.stages.Lowered, tuple, jax.stages.Lowered, tuple]:
 
   step_args = (k3, state, now, nxt, prior, problem)
   network_args = (prior.params, state.x, now.t)
+  if batch > 1:
+    step = jax.vmap(step, in_axes=(0, 0, None, None, None, 0))
+    several = lambda tree: jax.tree.map(lambda v: jnp.broadcast_to(v, (batch, *jnp.shape(v))), tree)
+    step_args = (jax.random.split(k3, batch), several(state), now, nxt, prior, several(problem))
   return jax.jit(step).lower(*step_args), step_args, jax.jit(network).lower(*network_args), network_args
 
 
@@ -190,7 +195,7 @@ def measure() -> dict[str, float]:
 
 def take_turns(folder: str) -> None:
   """Write what the reference takes, the answers to it, and then do what is asked for."""
-  lowered_step, step_args, _, (params, x, t) = build()
+  lowered_step, step_args, _, (params, x, t) = build(BATCH.value)
   apply = unet.apply_function(network_config())
   channels_first = lambda v: np.asarray(v, np.float32).transpose(2, 0, 1)[None]
   names = {path: source for path, source in guided_diffusion.sources(network_config()).items()}
@@ -200,14 +205,23 @@ def take_turns(folder: str) -> None:
   fields = {name: rng.standard_normal(x.shape, np.float32) for name in ("x", "y", "noise")}
   fields["mask"] = np.broadcast_to(rng.random((*x.shape[:2], 1)) < 0.3, x.shape)
   np.savez(f"{folder}/given.npz", t=np.float32([t]), **{name: channels_first(v) for name, v in fields.items()})
-  forward, step = jax.jit(apply).lower(params, x, t).compile(), lowered_step.compile()
+  xs = jnp.broadcast_to(x, (BATCH.value, *x.shape))
+  forward, step = jax.jit(apply), lowered_step.compile()
+  forwards = jax.jit(lambda params, xs, t: jax.vmap(lambda x: apply(params, x, t))(xs))
   loss = lambda params, x, t: jnp.sum(apply(params, x, t)[..., :3] ** 2)
   answer = (params, jnp.asarray(fields["x"]), t)
   both = {"forward": forward(*answer), "gradient": jax.jit(jax.grad(loss, 1))(*answer)}
   np.savez(f"{folder}/ours.npz", **{name: channels_first(value) for name, value in both.items()})
-  jobs = {"forward": (forward, (params, x, t)), "step": (step, step_args)}
+  jobs = {"forward": (forwards, (params, xs, t)), "step": (step, step_args)}
   wait = lambda job: lambda: jax.block_until_ready(job[0](*job[1]))
-  turns.serve({name: wait(job) for name, job in jobs.items()}, {"jax": jax.__version__})
+  about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+  turns.serve({name: wait(job) for name, job in jobs.items()}, about, peak)
+
+
+def peak() -> float:
+  """Return the most memory in use, bytes: of the device, or of this process."""
+  stats = jax.devices()[0].memory_stats() or {}
+  return float(stats.get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
 def _theirs(path, value, shape) -> np.ndarray:
@@ -223,13 +237,18 @@ def against_torch() -> dict[str, float]:
   here = os.path.dirname(os.path.abspath(__file__))
   with tempfile.TemporaryDirectory() as folder:
     ours = turns.Worker([sys.executable, *sys.argv, f"--turns={folder}"], os.environ)
-    command = [PYTHON.value, f"{here}/benchmark_torch.py", json.dumps([folder, DTYPE.value])]
+    command = [
+      PYTHON.value,
+      f"{here}/benchmark_torch.py",
+      json.dumps([folder, DTYPE.value, BATCH.value, AGAINST.value == "torch.compile"]),
+    ]
     theirs = turns.Worker(command, {**os.environ, "PYTHONPATH": here})
     answers, expected = np.load(f"{folder}/ours.npz"), np.load(f"{folder}/answers.npz")
     norm = np.linalg.norm
     result = {f"{k}_error": norm(answers[k] - expected[k]) / norm(expected[k]) for k in ("forward", "gradient")}
     print(f"ours: {ours.about}; theirs: {theirs.about}; {processor()}", flush=True)
     found = turns.rounds({"ours": ours, "torch": theirs}, ("forward", "step"), ROUNDS.value)
+    result |= {"memory_gb": ours.peak() / 1e9, "memory_torch_gb": theirs.peak() / 1e9}
     ours.end()
     theirs.end()
   for job in ("forward", "step"):
@@ -310,7 +329,9 @@ def main(argv: list[str]) -> None:
       met = value >= target if name == "share" else value <= target
       verdict = f"   target {'>=' if name == 'share' else '<='} {target:g}: {'met' if met else 'MISSED'}"
     print(f"{name:>22} {value:10.4g}{verdict}")
-  settings = {name: flags.FLAGS[name].value for name in ("size", "dtype", "rounds", "small", "task")}
+  settings = {
+    name: flags.FLAGS[name].value for name in ("size", "dtype", "rounds", "small", "task", "batch", "against")
+  }
   print(json.dumps({"cores": os.cpu_count(), "jax": jax.__version__, **settings, **result}))
 
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+PEAK = "peak"  # what is asked for in place of a job
+
 
 class Seconds(NamedTuple):
   """What a call takes."""
@@ -28,13 +30,20 @@ def seconds(call: Callable[[], object], calls: int = 1) -> Seconds:
   return Seconds((time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls)
 
 
-def serve(jobs: Mapping[str, Callable[[], object]], about: Mapping[str, Any]) -> None:
-  """Do each job once, say so, and then do those that are asked for until there is nothing more to read."""
+def serve(jobs: Mapping[str, Callable[[], object]], about: Mapping[str, Any], peak: Callable[[], float]) -> None:
+  """Do each job once, say so, and then do those that are asked for until there is nothing more to read.
+
+  Args:
+    jobs: by name.
+    about: what the other end is told of this one.
+    peak: gives the most memory that the device has had in use, bytes.
+  """
   for job in jobs.values():
     job()
   print(json.dumps({"ready": dict(about)}), flush=True)
   for line in sys.stdin:
-    print(json.dumps(seconds(jobs[line.strip()])), flush=True)
+    name = line.strip()
+    print(json.dumps([peak()] if name == PEAK else seconds(jobs[name])), flush=True)
 
 
 class Worker:
@@ -51,6 +60,12 @@ class Worker:
     assert self._process.stdin is not None
     print(job, file=self._process.stdin, flush=True)
     return Seconds(*self._read())
+
+  def peak(self) -> float:
+    """Return the most memory that its device has had in use, bytes."""
+    assert self._process.stdin is not None
+    print(PEAK, file=self._process.stdin, flush=True)
+    return float(self._read()[0])
 
   def end(self) -> None:
     """End the process."""
