@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffinv import batch, errors, output
 from diffinv.apps import main, shared
+from diffinv.apps import train as train_command
 from diffinv.manifest import LOCK
 from diffinv.output import RESULTS
 from diffinv.priors import folder as checkpoint
@@ -166,6 +167,7 @@ def accepting():
     patch.setattr(output.Folder, "held", accept)
     patch.setattr(state_dicts, "read_state_dict", accept)
     patch.setattr(training_data, "open_data", accept)
+    patch.setattr(train_command, "supervised", accept)
     yield
 
 

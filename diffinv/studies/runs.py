@@ -382,7 +382,7 @@ class RunFolder:
       self.rows = {self._kind.key(line.row): line.row for line in kept}
       self.gather()
       if self.rows:
-        print(f"going on with {self.partial}: {len(self.rows)} {self._kind.unit} are there")
+        print(f"going on with {self.partial}: {len(self.rows)} {self._kind.unit} are there", flush=True)
       try:
         with self._interruption():
           yield
