@@ -166,6 +166,7 @@ def test_search_finds_a_name_and_a_word(browser, address):
   for word, wanted in (("sample_batch", "reference/sampling.html"), ("scratches", "jobs/fill.html")):
     page.goto(f"{address}/search.html?q={word}")
     page.wait_for_selector("ul.search li a")
+    page.wait_for_load_state("networkidle")  # it fetches the pages that it found, which leaving would break off
     assert any(wanted in link for link in page.locator("ul.search li a").evaluate_all("all => all.map(a => a.href)"))
   assert complaints == []
   page.context.close()
