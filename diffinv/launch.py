@@ -232,14 +232,7 @@ class Belonging(Team):
     """
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
-      jax.distributed.initialize(
-        config.coordinator,
-        config.num_processes,
-        config.process_id,
-        initialization_timeout=member.JOIN_SECONDS,
-        heartbeat_timeout_seconds=config.lost_after,
-        shutdown_timeout_seconds=member.LEAVE_SECONDS,
-      )
+      member.initialize(**config.address)
     except (ValueError, RuntimeError) as error:
       raise _refusal(error) from None
 

@@ -38,6 +38,15 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
   import jax
 
   jax.config.update("jax_enable_preemption_service", False)  # it would take signals over
+  initialize(coordinator, num_processes, process_id, lost_after)
+  gpus = jax.config.values["jax_cuda_visible_devices"]  # one for each process of a machine, where the cluster says so
+  return {"index": jax.process_index(), "count": jax.process_count(), "gpus": gpus}
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None, lost_after: int) -> None:
+  """Join the other processes of a launch; wait for all."""
+  import jax
+
   jax.distributed.initialize(
     coordinator,
     num_processes,
@@ -46,8 +55,6 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
     heartbeat_timeout_seconds=lost_after,
     shutdown_timeout_seconds=LEAVE_SECONDS,
   )
-  gpus = jax.config.values["jax_cuda_visible_devices"]  # one for each process of a machine, where the cluster says so
-  return {"index": jax.process_index(), "count": jax.process_count(), "gpus": gpus}
 
 
 def meet() -> None:

@@ -133,13 +133,12 @@ def largest_batch(
   How long each array of a step is needed tells what could fit; what XLA says of the compiled step, whether it does.
   Nothing is run. The arguments are those of `check_chains`.
   """
-  devices = batch.spread_over(mesh)
+  devices, device = batch.spread_over(mesh), device_available()
   total, weights = batch.chunk_size(chains, chains, devices), size(prior)
-  host, device = _with(available(), weights), _with(device_available(), weights)
-  room, shared = (host, 1) if device is None else (device, devices)
+  room, shared = (available(), 1) if device is None else (device, devices)
   if room is None:
     return min(total, DEFAULT_BATCH * devices)
-  room -= weights + (kept + pictures(chains, shape) if device is None else 0)
+  room -= kept + pictures(chains, shape) if device is None else 0
   counts = [devices * 2**i for i in range(total.bit_length()) if devices * 2**i < total]
   fits = lambda count: peak(batch.step_jaxpr(method, prior, problem, grid, chains=count, swept=swept)) // shared <= room
   found = devices

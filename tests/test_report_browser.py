@@ -1,5 +1,6 @@
 """The report in a real browser: what moves, what is seen; with keys, without scripts, narrow and wide."""
 
+import contextlib
 import io
 import json
 import re
@@ -39,12 +40,19 @@ def address(tmp_path_factory):
   return report.write(write_run(tmp_path_factory.mktemp("browser") / "run")).as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextlib.contextmanager
+def launched_browser():
+  """Give a browser without a window."""
   with playwright.sync_playwright() as driver:
     browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with launched_browser() as browser:
+    yield browser
 
 
 @pytest.fixture

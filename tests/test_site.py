@@ -10,7 +10,7 @@ import pathlib
 import threading
 
 import pytest
-from test_report_browser import CHROMIUM, FLAGS, PATIENCE, playwright
+from test_report_browser import CHROMIUM, PATIENCE, launched_browser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SITE = pathlib.Path(os.environ.get("DIFFINV_SITE", ROOT / "out" / "site"))
@@ -62,10 +62,8 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser():
-  with playwright.sync_playwright() as driver:
-    browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+  with launched_browser() as browser:
     yield browser
-    browser.close()
 
 
 def opened(browser, **options):

@@ -11,7 +11,6 @@ import numpy as np
 
 from diffinv.nets import guided_diffusion, unet
 from diffinv.priors import readings, trial
-from diffinv.priors.base import OWN_TIME
 from diffinv.priors.tensor_files import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -52,11 +51,6 @@ class Family(NamedTuple):
   params: Callable[[Mapping[str, Tensor], Any], dict[str, Any]]  # from the tensors and a config
   ends: tuple[str, str]  # its first and its last layer, of which the channels of the picture can be reversed
   predictions: tuple[str, ...] = readings.PREDICTED  # what networks of the family may predict, the likeliest first
-
-  @property
-  def own_time(self) -> bool:
-    """Whether its networks are told the noise itself, so that no schedule and no scale of time is open."""
-    return self.predictions[0] in OWN_TIME
 
 
 # What networks in use have.

@@ -27,7 +27,7 @@ from diffinv.studies import chains, entrants, identity, marks, measurement, runs
 from diffinv.studies.cases import Case
 from diffinv.studies.entrants import Entrant
 from diffinv.studies.results import Results, in_order, read_results
-from diffinv.studies.study import AUTO_BATCH, TEST_IMAGES, Study, check_batch_size, named_methods, named_tasks
+from diffinv.studies.study import TEST_IMAGES, Study, check_batch_size, named_methods, named_tasks, with_batch_size
 from diffinv.tasks import TASKS, Task
 
 COMMAND = "compare"
@@ -129,7 +129,8 @@ def prepare(study: Study, folder: pathlib.Path | None) -> Comparison:
   entering = entrants.enter(study, prior, {task: measure(task, 0).operator for task in tasks})
   entrants.note_steps(study, {e.name: e.spacing for e in entering if e.from_settings})
   lpips = read_lpips(study, cases[0].shape)
-  found = with_batch_size(Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {}))
+  found = Comparison(study, folder, prior, tasks, cases, truths, measure, entering, lpips, {})
+  found = found._replace(study=with_batch_size(study, lambda: largest_batches(found)))
   check_memory(found)
   return found._replace(plan=plan(found))
 
@@ -157,11 +158,9 @@ def read_lpips(study: Study, shape: tuple[int, int, int]) -> perceptual.LPIPS | 
     raise ValueError(f"`lpips`: {error}") from None
 
 
-def with_batch_size(c: Comparison) -> Comparison:
-  """Return a comparison whose batch size is a number: where it is left open, the most that fits for every method."""
-  if c.study.batch_size != AUTO_BATCH:
-    return c
-  sizes = [
+def largest_batches(c: Comparison) -> list[int]:
+  """Return how many chains of each method the memory allows at once."""
+  return [
     memory.largest_batch(
       c.prior,
       entrant.method,
@@ -174,8 +173,6 @@ def with_batch_size(c: Comparison) -> Comparison:
     for entrant in c.entrants
     if not (entrant.excuse or isinstance(entrant.method, Baseline))
   ]
-  progress.note(f"batch_size {min(sizes, default=1)}, as the memory allows")
-  return c._replace(study=dataclasses.replace(c.study, batch_size=min(sizes, default=1)))
 
 
 def check_memory(c: Comparison) -> None:

@@ -18,7 +18,7 @@ from diffinv.options import check, option
 from diffinv.priors import PicturePrior, size_step
 from diffinv.schedules import Level
 from diffinv.studies import cases, chains, entrants, identity, marks, runs
-from diffinv.studies.study import AUTO_BATCH, MAX_PICTURES, Running, steps_option
+from diffinv.studies.study import MAX_PICTURES, Running, steps_option, with_batch_size
 
 COMMAND = "sample"
 DEFAULT_SIZE = 256  # pixels, for priors of any size
@@ -117,7 +117,9 @@ def plan(config: Drawing) -> Job:
     starts.check_nothing_given("`prior`", prior.schedule)
   shape = picture_shape(config, prior)
   method, grid = build_sampler(config, shape), entrants.make_grid(prior, str(config.steps))
-  config = with_batch_size(config, prior, method, grid, shape)
+  mesh = devices.mesh(config)
+  largest = lambda: [memory.largest_batch(prior, method, None, grid, chains=config.num_samples, shape=shape, mesh=mesh)]
+  config = with_batch_size(config, largest)
   memory.check_chains(
     prior,
     method,
@@ -127,19 +129,9 @@ def plan(config: Drawing) -> Job:
     batch_size=config.chains_at_once,
     shape=shape,
     kept=memory.pictures(min(config.num_samples, GRID_PICTURES), shape),
-    mesh=devices.mesh(config),
+    mesh=mesh,
   )
   return Job(config, prior, method, grid)
-
-
-def with_batch_size(config: Drawing, prior: PicturePrior, method: Method, grid: Level, shape: Any) -> Drawing:
-  """Return a drawing whose batch size is a number: where it is left open, the most that fits."""
-  if config.batch_size != AUTO_BATCH:
-    return config
-  mesh = devices.mesh(config)
-  size = memory.largest_batch(prior, method, None, grid, chains=config.num_samples, shape=shape, mesh=mesh)
-  progress.note(f"batch_size {size}, as the memory allows")
-  return dataclasses.replace(config, batch_size=size)
 
 
 def describe(job: Job, folder: pathlib.Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -43,13 +43,13 @@ from diffinv.studies.found import Found
 from diffinv.studies.measurement import Given
 from diffinv.studies.presets import AIMS, QUALITIES, Preset
 from diffinv.studies.study import (
-  AUTO_BATCH,
   MAX_CHAINS,
   Measuring,
   assignments,
   check_batch_size,
   named_methods,
   named_tasks,
+  with_batch_size,
 )
 from diffinv.studies.unknown import AUTO, CHANNELS, Known
 from diffinv.tasks import ANY_KERNEL, ENLARGE, FACTOR, FACTORS, INPAINT, TASKS, WORDS, Task, enlarging
@@ -419,7 +419,8 @@ def plan(config: Restoration, *, given_y: np.ndarray | None = None, kept: Found 
     progress.note(f"{method.name} gives the same picture every time; it is made once, not {config.num_samples} times")
     config = dataclasses.replace(config, num_samples=1, antithetic=False)
   devices.mesh(config)
-  job = with_batch_size(Job(config, prior, name, task, method, grid, cases, read, known))
+  job = Job(config, prior, name, task, method, grid, cases, read, known)
+  job = job._replace(config=with_batch_size(config, lambda: largest_batches(job)))
   check_memory(job)
   return job
 
@@ -468,18 +469,14 @@ def _excuse(config, name, task, method, cases, known, schedule) -> str | None:
   return None
 
 
-def with_batch_size(job: Job) -> Job:
-  """Return a job whose batch size is a number: where it is left open, the most that fits for pictures of every size."""
-  if job.config.batch_size != AUTO_BATCH:
-    return job
-  sizes = []
-  if not isinstance(job.method, Baseline):
-    for part, count in parts(job.cases, job.config.num_samples, MAX_CHAINS, job.layouts):
-      total, mesh = count * job.config.num_samples, devices.mesh(job.config)
-      problem, shape = job.load(part[0])[0], part[0].shape
-      sizes.append(memory.largest_batch(job.prior, job.method, problem, job.grid, chains=total, shape=shape, mesh=mesh))
-    progress.note(f"batch_size {min(sizes)}, as the memory allows")
-  return job._replace(config=dataclasses.replace(job.config, batch_size=min(sizes, default=1)))
+def largest_batches(job: Job) -> Iterator[int]:
+  """Give how many chains the memory allows at once, for pictures of each size."""
+  if isinstance(job.method, Baseline):
+    return
+  for part, count in parts(job.cases, job.config.num_samples, MAX_CHAINS, job.layouts):
+    total, mesh = count * job.config.num_samples, devices.mesh(job.config)
+    problem, shape = job.load(part[0])[0], part[0].shape
+    yield memory.largest_batch(job.prior, job.method, problem, job.grid, chains=total, shape=shape, mesh=mesh)
 
 
 def check_memory(job: Job) -> None:

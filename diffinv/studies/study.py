@@ -6,12 +6,12 @@ the command line they are flags of the same names.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
-from diffinv import errors, options
+from diffinv import errors, options, progress
 from diffinv.baselines import BASELINES, Baseline
 from diffinv.data import held_out, images
 from diffinv.devices import SPREADS
@@ -116,6 +116,23 @@ class Running:
   def chains_at_once(self) -> int:
     """`batch_size`, which is a number once the pictures are known."""
     return int(self.batch_size)
+
+
+R = TypeVar("R", bound=Running)
+
+
+def with_batch_size(config: R, largest: Callable[[], Iterable[int]]) -> R:
+  """Return a configuration whose batch size is a number: where it is left open, the least of what `largest` gives.
+
+  Args:
+    config: of a study.
+    largest: gives the largest batch of each of its parts; those that have none are left out.
+  """
+  if config.batch_size != AUTO_BATCH:
+    return config
+  size = min(largest(), default=1)
+  progress.note(f"batch_size {size}, as the memory allows")
+  return dataclasses.replace(config, batch_size=size)
 
 
 def check_batch_size(config: Running, processes: int) -> None:
