@@ -263,20 +263,20 @@ class Block(nn.Module):
   def __call__(self, x, emb):
     """Return `[h', w', features]`, where h' and w' are those of the resampled `x` `[h, w, c]`."""
     kind, resample = KINDS[self.kind], diffusers_unet.RESAMPLE[self.resample]
-    norm = lambda name, h: GroupNorm(groups(h.shape[-1]), kind.eps, name=name)
-    h = Conv(self.features, name="conv0")(resample(nn.silu(norm("norm0", x)(x))))
+    norm = lambda name, h, silu=True: GroupNorm(groups(h.shape[-1]), kind.eps, silu=silu, name=name)
+    h = Conv(self.features, name="conv0")(resample(norm("norm0", x)(x)))
     emb = Linear(self.features * (1 + kind.adaptive), name="affine")(emb)
     if kind.adaptive:
       h = norm("norm1", h)(h, *jnp.split(emb, 2))
     else:
       h = h + emb.astype(h.dtype)[None, None, :]
       h = norm("norm1", h)(h)
-    h = Conv(self.features, zero=True, name="conv1")(nn.silu(h))
+    h = Conv(self.features, zero=True, name="conv1")(h)
     x = resample(x)
     if x.shape[-1] != self.features or (self.resample and kind.project):
       x = Linear(self.features, name="skip")(x)
     x = lax.optimization_barrier((h + x) * kind.factor)  # see `unet.ResBlock`
-    return self.attend(x, norm("norm2", x)) if self.heads else x
+    return self.attend(x, norm("norm2", x, silu=False)) if self.heads else x
 
   def attend(self, x, norm):
     """Return `x`, `[h, w, c]`, plus its self-attention over pixels."""
@@ -384,7 +384,7 @@ class EDMUNet(nn.Module):
     config, names = self.config, (f"dec_{level}_aux_norm", f"dec_{level}_aux_conv")
     norm, conv = ("out_norm", "out_conv") if config.kind == "dhariwal" else names
     h = h.astype(jnp.float32)
-    h = nn.silu(GroupNorm(groups(h.shape[-1]), KINDS[config.kind].eps, name=norm)(h))
+    h = GroupNorm(groups(h.shape[-1]), KINDS[config.kind].eps, silu=True, name=norm)(h)
     more = Conv(config.in_channels * (1 + (config.preconditioning == "iddpm")), zero=True, name=conv)(h)
     return more if picture is None else more + picture
 
