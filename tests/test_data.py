@@ -270,6 +270,26 @@ def test_photos_are_the_same_alone_and_in_a_batch(augment):
   np.testing.assert_array_equal(found, [source.item(5 + k) for k in range(64)])
 
 
+def test_of_more_places_the_one_with_most_detail_is_cut():
+  """A picture of which a quarter has detail: one of `n` places touches it unless all `n` miss."""
+  rng = np.random.default_rng(0)
+  picture = np.full((128, 512, 3), 128, np.uint8)
+  picture[:, :128] = rng.integers(0, 256, (128, 128, 3))
+  shares = []
+  for candidates in (1, 2, 8):
+    source = photos.Crops([(1.0, [picture])], size=16, seed=0, augment=0.0, candidates=candidates)
+    shares.append(np.mean([photos.detail(crop) > 0 for crop in source.items(0, 400)]))
+  missed = 1 - (128 / (512 - 16 + 1))
+  wanted = [1 - missed**n for n in (1, 2, 8)]
+  np.testing.assert_allclose(shares, wanted, atol=3 * 0.5 / np.sqrt(400))
+
+
+def test_detail_is_the_mean_step_between_neighbors():
+  ramp = np.broadcast_to((3 * np.arange(8) + 5 * np.arange(8)[:, None])[..., None], (8, 8, 3)).astype(np.uint8)
+  assert photos.detail(ramp) == 3 + 5
+  assert photos.detail(ramp[::-1]) == 3 + 5
+
+
 def test_a_change_of_colors_is_what_it_says():
   """In double precision and pixel by pixel, of a change that leaves nothing as it was."""
   pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)

@@ -75,6 +75,7 @@ WRONG = {
   "ema_decay": ("-0.1", "1", "nan"),
   "wide": ("-0.1", "1.1", "nan"),
   "augment": ("-1", "100", "nan"),
+  "candidates": ("0", "-1", "65"),
   "weight_decay": ("-1", "nan", "inf"),
   "vlb_weight": ("-1", "nan", "inf"),
   "save_seconds": ("-1", "nan", "inf"),
@@ -270,6 +271,7 @@ def test_what_is_given_goes_before_the_set_of_defaults_and_that_before_the_usual
   assert (mixed.data, mixed.middle_blocks, mixed.attention, mixed.flip, mixed.p_mean) == ("photos", 3, False, True, 0.3)
   photo = TrainConfig(config="photo", steps=1).resolved()
   assert (photo.data, photo.middle_blocks, photo.attention, photo.p_mean) == ("photographs", 2, False, -0.3)
+  assert (photo.candidates, faces.candidates) == (3, 1)
   assert (
     faces.resolved() == faces and dataclasses.replace(TrainConfig(data="x", steps=1), size=256).resolved().patch == 4
   )

@@ -162,7 +162,9 @@ def _key(photograph: Photograph, linear: bool) -> str:
   return f"{photograph.sha256[:32]}-{photograph.reduction}-{'linear' if linear else 'display'}"
 
 
-def crops(*, size: int, seed: int, augment: float, cache: Cache, linear: bool = LINEAR) -> photos.Crops:
+def crops(
+  *, size: int, seed: int, augment: float, cache: Cache, candidates: int = 1, linear: bool = LINEAR
+) -> photos.Crops:
   """Return random crops of the photographs to train on, at random scales; see `photos.Crops`.
 
   Raises:
@@ -173,7 +175,7 @@ def crops(*, size: int, seed: int, augment: float, cache: Cache, linear: bool = 
     shapes = photos.pyramid_sizes(pixels.shape[:2], size, MAX_DOWNSCALE)
     level = functools.partial(_level, cache, photograph, pixels, linear)
     found.append((photograph.weight, [level(shape) for shape in shapes]))
-  return photos.Crops(found, size=size, seed=seed, augment=augment)
+  return photos.Crops(found, size=size, seed=seed, augment=augment, candidates=candidates)
 
 
 def _level(
@@ -219,13 +221,7 @@ def _ranked(photograph: Photograph, pixels: np.ndarray, size: int) -> list[tuple
   for factor in FACTORS:
     if min(pixels.shape[:2]) // factor >= size:
       tiles = photos.tiles(average(pixels, factor), size)
-      detailed = sorted(range(len(tiles)), key=lambda i: -detail(tiles[i]))[: -(-len(tiles) // 2)]
+      detailed = sorted(range(len(tiles)), key=lambda i: -photos.detail(tiles[i]))[: -(-len(tiles) // 2)]
       order = np.random.default_rng(0).permutation(sorted(detailed))
       scales.append([(f"{photograph.stem}-{factor}-{i:03d}", tiles[i]) for i in order])
   return [scale[i] for i in range(max(map(len, scales))) for scale in scales if i < len(scale)]
-
-
-def detail(pixels: np.ndarray) -> float:
-  """Return the mean absolute difference of neighboring pixels."""
-  values = pixels.astype(np.int16)
-  return float(np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean())

@@ -101,20 +101,34 @@ def reduced(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return np.asarray(image, np.uint8)
 
 
-def bundled(*, size: int, seed: int, augment: float = 1.0) -> "Crops":
+def bundled(*, size: int, seed: int, augment: float = 1.0, candidates: int = 1) -> "Crops":
   """Return random crops of the bundled photographs; see `Crops`.
 
   Raises:
     ValueError: scikit-image is missing, or all photographs are smaller than a crop.
   """
   found = [(photo.weight, pyramid(read(photo.file), size)) for photo in PHOTOS]
-  return Crops(found, size=size, seed=seed, augment=augment)
+  return Crops(found, size=size, seed=seed, augment=augment, candidates=candidates)
+
+
+def detail(pixels: np.ndarray) -> float:
+  """Return the mean absolute difference of neighboring pixels, `[h, w, c]`, uint8: down and across, added."""
+  values = pixels.astype(np.int16)
+  return float(np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean())
 
 
 class Crops:
   """Random crops of photographs at random scales, with flips and mild changes of exposure and color."""
 
-  def __init__(self, pictures: Sequence[tuple[float, list[np.ndarray]]], *, size: int, seed: int, augment: float = 1.0):
+  def __init__(
+    self,
+    pictures: Sequence[tuple[float, list[np.ndarray]]],
+    *,
+    size: int,
+    seed: int,
+    augment: float = 1.0,
+    candidates: int = 1,
+  ):
     """Take the pictures.
 
     Args:
@@ -123,8 +137,10 @@ class Crops:
       size: pixels along an edge of a crop.
       seed: of the crops.
       augment: strength of the changes of exposure and color, 0 for none.
+      candidates: places of a picture that are drawn for a crop; it is taken where there is most detail. Out of focus
+        and in the sky there is little to learn, and much of a photograph is one or the other.
     """
-    self.size, self.seed, self._augment = size, seed, augment
+    self.size, self.seed, self._augment, self._candidates = size, seed, augment, candidates
     self._levels = [levels for _, levels in pictures if levels]
     weights = np.array([weight for weight, levels in pictures if levels])
     if not len(weights):
@@ -158,11 +174,15 @@ class Crops:
   def _cut(self, rng: np.random.Generator) -> np.ndarray:
     levels = self._levels[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._levels) - 1)]
     image = levels[rng.integers(len(levels))]
-    top, left = (int(rng.integers(n - self.size + 1)) for n in image.shape[:2])
-    cut = image[top : top + self.size, left : left + self.size]
+    cuts = [self._place(image, rng) for _ in range(self._candidates)]
+    cut = cuts[0] if len(cuts) == 1 else max(cuts, key=detail)
     cut = cut[:, ::-1] if rng.random() < 0.5 else cut
     cut = cut[::-1] if rng.random() < 0.25 else cut  # upside down is rarer in photographs
     return np.swapaxes(cut, 0, 1) if rng.random() < 0.25 else cut
+
+  def _place(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    top, left = (int(rng.integers(n - self.size + 1)) for n in image.shape[:2])
+    return image[top : top + self.size, left : left + self.size]
 
 
 class Colors(NamedTuple):

@@ -22,6 +22,7 @@ MAX_STEPS = UNKNOWN_STEPS - 1  # of a run
 MAX_BATCH = 65_536  # images a step
 MAX_HELD_OUT = 100_000  # images
 MAX_WORKERS, MAX_DEVICES = 256, 4096
+MAX_CANDIDATES = 64  # places drawn for a crop
 YEAR, DAY = 366 * 24 * 60.0, 24 * 3600.0  # minutes; seconds
 BELOW_ONE = 1 - 1e-6  # an average with a decay of 1 would never move
 MOST_WORKERS = 16  # where `workers` does not say
@@ -29,14 +30,14 @@ MOST_WORKERS = 16  # where `workers` does not say
 # Named sets of defaults, the choices of `config`.
 CONFIGS: dict[str, dict[str, Any]] = {
   "default": {},
-  "photo": {"data": "photographs", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3},
+  "photo": {"data": "photographs", "blocks": 1, "middle_blocks": 2, "p_mean": -0.3, "candidates": 3},
   # Less noise was tried: samples lost contrast, because the network ignored much of its input at the highest levels.
   "faces": {"data": "faces", "blocks": 1, "middle_blocks": 3, "attention": True, "flip": False, "p_mean": 0.3},
 }
 
 # Defaults of each network, and what images of so many pixels or more change of them.
 REFERENCE_SIZE = 64
-COMMON = {"blocks": 1, "attention": False, "flip": True, "p_mean": -0.6}
+COMMON = {"blocks": 1, "attention": False, "flip": True, "p_mean": -0.6, "candidates": 1}
 DEFAULTS: dict[str, dict[str, Any]] = {
   "small": {"multipliers": (1, 2, 3), "middle_blocks": 2, "patch": 2, "embedding": 192},
   "guided_diffusion": {"multipliers": (1, 2, 3, 4)},
@@ -135,6 +136,13 @@ class TrainConfig:
     "For photographs and photos: strength of changes of exposure and color, 0 for none.",
     low=0.0,
     high=10.0,  # beyond, nothing of a photograph is left
+  )
+  candidates: int | None = option(
+    None,
+    "For photographs and photos: places of a picture that are drawn for a crop, which is taken where there is most "
+    "detail. Not set: 3 for `config=photo`, else 1.",
+    low=1,
+    high=MAX_CANDIDATES,
   )
   workers: int | None = option(
     None,

@@ -103,7 +103,7 @@ def _streamed(source: Any, config: TrainConfig, team: Team) -> Callable[[int, in
 def _photos(config: TrainConfig, team: Team) -> Data:
   from diffinv.data import photos
 
-  source = photos.bundled(size=config.size, seed=config.seed, augment=config.augment)
+  source = photos.bundled(size=config.size, **_cuts(config))
   held_out = images.from_uint8(photos.held_out_crops(config.size)[: config.held_out])
   ahead = folder_data.ahead(_workers(config))
   return Data(_streamed(source, config, team), held_out, list(photos.HELD_OUT), dict, ahead)
@@ -114,11 +114,16 @@ def _photographs(config: TrainConfig, note: Callable[[str], None], team: Team) -
 
   cache = _cache(config, note)
   names, crops = photographs.held_out(photographs.VALIDATION, config.held_out, config.size, cache)
-  source = photographs.crops(size=config.size, seed=config.seed, augment=config.augment, cache=cache)
+  source = photographs.crops(size=config.size, cache=cache, **_cuts(config))
   kept = [photograph.file for photograph in photographs.table() if photograph.split != photographs.TRAINING]
   note(f"data: {source.pictures} photographs; the validation is on {len(names)} crops of others, by other people")
   ahead = folder_data.ahead(_workers(config))
   return Data(_streamed(source, config, team), images.from_uint8(crops), kept, dict, ahead)
+
+
+def _cuts(config: TrainConfig) -> dict[str, Any]:
+  """Return how the crops of photographs are drawn."""
+  return {"seed": config.seed, "augment": config.augment, "candidates": config.candidates}
 
 
 def _cache(config: TrainConfig, note: Callable[[str], None]) -> Cache:
