@@ -8,7 +8,7 @@ import pytest
 
 from diffinv import stopping
 from diffinv.apps import main
-from diffinv.blind import Estimate, noise_level
+from diffinv.blind import Estimate, noise_level, uneven_noise
 from diffinv.operators import kernels
 from diffinv.studies import restore, runs, unknown
 
@@ -45,14 +45,14 @@ def used(monkeypatch):
   return found
 
 
-def run(folder, *flags, names=NAMES):
+def run(folder, *flags, names=NAMES, task=("--task=gaussian_blur", "--blur=disk:auto")):
   """Restore measurements whose first values are 0.5 and -0.5; return the status."""
   for name, value in zip(NAMES, (0.5, -0.5), strict=True):
     if not (folder / f"{name}.npy").exists():
       np.save(folder / f"{name}.npy", np.full((16, 16, 3), value, np.float32))
   measured = ",".join(str(folder / f"{name}.npy") for name in names)
   fixed = ("--prior=natural", "--method=dpir", "--steps=2", "--compilation_cache=", "--batch_size=1")
-  options = (f"--measurement={measured}", "--task=gaussian_blur", "--blur=disk:auto", f"--output={folder / 'out'}")
+  options = (f"--measurement={measured}", *task, f"--output={folder / 'out'}")
   return main.execute(["reconstruct", *fixed, *options, *flags])
 
 
@@ -84,6 +84,27 @@ def test_a_command_that_was_stopped_uses_what_it_found(estimated, used, tmp_path
   assert used[0][0] == first[0]
   np.testing.assert_array_equal(used[0][1], first[1])
   assert json.loads((tmp_path / "out" / "results.json").read_text())["images"][0]["noise"]["sigma"] == first[0]
+
+
+@pytest.mark.parametrize(
+  "flags, said", [(("--sigma=channels",), "sigma 0.1,0.2,0.3"), (("--noise=poisson",), "rate 0.0784, read 0.2")]
+)
+def test_noise_that_varies_within_a_picture_is_estimated_once(flags, said, tmp_path, monkeypatch, capsys):
+  estimated = []
+
+  def estimate(key, prior, y, kind):
+    estimated.append(kind)
+    theta = {"channels": [0.01, 0.04, 0.09], "brightness": [0.2, 0.04]}[kind]
+    return uneven_noise.Estimate(np.asarray(theta, np.float32), np.float32(100), np.float32(0))
+
+  monkeypatch.setattr(uneven_noise, "estimate", estimate)
+  undo = stop_at(monkeypatch, FIRST + 1)
+  assert run(tmp_path, *flags, names="a", task=("--task=denoising", "--method=mmse", "--steps=1")) == 143
+  undo()
+  capsys.readouterr()
+  assert run(tmp_path, *flags, names="a", task=("--task=denoising", "--method=mmse", "--steps=1")) == 0
+  assert len(estimated) == 1
+  assert f"a: {said}, as it was found before; see " in capsys.readouterr().err
 
 
 def test_a_stop_between_two_measurements_keeps_the_first(estimated, tmp_path, monkeypatch, capsys):

@@ -94,7 +94,7 @@ def measure_uneven(prior, truths, kind, noise) -> tuple[np.ndarray, np.ndarray, 
   errors, pictures = [], []
   for number, truth in enumerate(truths):
     y = simulate(jax.random.key(number), operator, noise, truth).y
-    found = uneven_noise.noise_of(uneven_noise.estimate(jax.random.key(1), prior, y, kind), kind)
+    found = uneven_noise.noise_of(uneven_noise.estimate(jax.random.key(1), prior, y, kind).theta, kind)
     errors.append(np.abs(numbers(found) / numbers(noise) - 1.0))
     one = Gaussian(noise_level.estimate(jax.random.key(1), prior, operator, y).sigma)
     fitted = MMSE(rounds=ROUNDS)

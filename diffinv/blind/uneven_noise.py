@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffinv.blind import noise_level
 from diffinv.methods import mmse
@@ -28,7 +29,7 @@ from diffinv.operators.base import Operator
 from diffinv.operators.pixels import Identity
 from diffinv.priors import AnyPrior
 
-CHANNELS, BRIGHTNESS = "channels", "brightness"
+KINDS = CHANNELS, BRIGHTNESS = "channels", "brightness"
 UPDATES = 10
 AVERAGED = 4  # the last so many are averaged
 DAMPING = 0.5  # part of an update that is taken: where little is dark, whole ones swing from side to side
@@ -152,22 +153,25 @@ def _solved(matrix, right) -> jax.Array:
   return jnp.maximum(found, jnp.stack([jnp.zeros_like(found[0]), jnp.maximum(LEAST_PART * found[0], LEAST)]))
 
 
-def noise_of(found: Estimate, kind: str) -> Gaussian | Poisson:
-  """Return the noise that was found."""
+def noise_of(theta: jax.Array | np.ndarray, kind: str) -> Gaussian | Poisson:
+  """Return the noise of these variances, [k]."""
   if kind == CHANNELS:
-    return Gaussian(jnp.sqrt(found.theta)[None, None, :])
-  rate = jnp.clip(4.0 / (PEAK * jnp.maximum(found.theta[0], 1e-12)), MIN_RATE, MAX_RATE)
-  return Poisson(rate, jnp.sqrt(found.theta[1]))
+    return Gaussian(jnp.sqrt(theta)[None, None, :])
+  rate = jnp.clip(4.0 / (PEAK * jnp.maximum(theta[0], 1e-12)), MIN_RATE, MAX_RATE)
+  return Poisson(rate, jnp.sqrt(theta[1]))
+
+
+def worded(theta: jax.Array | np.ndarray, kind: str) -> str:
+  """Return the noise of these variances, [k], in words."""
+  noise = noise_of(theta, kind)
+  if isinstance(noise, Gaussian):
+    return "sigma " + ",".join(f"{float(sigma):.3g}" for sigma in jnp.ravel(jnp.asarray(noise.sigma)))
+  return f"rate {float(noise.rate):.3g}, read {float(noise.read or 0.0):.3g}"
 
 
 def described(found: Estimate, kind: str) -> str:
   """Say in a line what was estimated and what it rests on."""
-  noise = noise_of(found, kind)
-  if isinstance(noise, Gaussian):
-    what = "sigma " + ",".join(f"{float(sigma):.3g}" for sigma in jnp.ravel(jnp.asarray(noise.sigma)))
-  else:
-    what = f"rate {float(noise.rate):.3g}, read {float(noise.read or 0.0):.3g}"
-  return f"{what}, the most likely under the prior, from {int(found.values):,} values"
+  return f"{worded(found.theta, kind)}, the most likely under the prior, from {int(found.values):,} values"
 
 
 @jax.jit

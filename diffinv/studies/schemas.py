@@ -139,6 +139,8 @@ class Found(TypedDict):
   key: str  # a digest of what it was estimated from
   name: str  # of the picture
   sigma: NotRequired[float]
+  channels: NotRequired[list[float]]  # variances of the noise, see `diffinv.blind.uneven_noise`
+  brightness: NotRequired[list[float]]  # the same of noise that grows with brightness
   blur: NotRequired[str]  # in words
   kernel: NotRequired[list[list[float]]]  # of it, [k, l]
 

@@ -72,16 +72,15 @@ def known(
     return dict.fromkeys((case.name for case in cases), Known(model))
   if task.given == "file":
     return _of_files(config, name, task, prior, cases, found)
-  if (kind := _uneven(config, name, task, cases[0])) is not None:
-    return {case.name: _found_uneven(config, name, task, prior, case, y, kind) for case, y in zip(cases, found)}
+  kind = _uneven(config, name, task, cases[0])
   sigma_unsaid = config.sigma is None and config.noise == "gaussian"
-  noise = None if sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
-  if noise is None:
+  noise = None if kind or sigma_unsaid or config.sigma == AUTO else measurement.noise_model(config, task)
+  if noise is None and kind is None:
     noise = _usual(config, name, task, prior, cases[0])
   weights = functools.cache(lambda: identity.fingerprint(prior))
   try:
     return {
-      case.name: _one(config, name, task, prior, case, y, noise, kept, weights)
+      case.name: _one(config, name, task, prior, case, y, noise, kind, kept, weights)
       for case, y in zip(cases, found, strict=True)
     }
   except KeyboardInterrupt as stop:
@@ -116,14 +115,6 @@ def _uneven(config, name, task, case) -> str | None:
   raise errors.UsageError(f"{option}: {why}, got `task={name}`; give a number")
 
 
-def _found_uneven(config, name, task, prior, case, y, kind) -> Known:
-  """Return the noise of one measurement that varies within it."""
-  values = _read(config, case, _simplest(config, name, task, case), y)
-  seen = uneven_noise.estimate(case_keys(case)[1], prior, values, kind)
-  progress.note(f"{case.name}: {uneven_noise.described(seen, kind)}")
-  return Known(uneven_noise.noise_of(seen, kind))
-
-
 def _read(config, case, simplest, y) -> Any:
   """Return a measurement in units of [-1, 1]; say where it does not look like one."""
   values = measurement.values(simplest, y, config.measurement_range)
@@ -151,8 +142,8 @@ def _simplest(config, name, task, case, mask=None) -> Any:
   return operator(config, name, task, case, found) if config.blur is None else operators.identity(case.shape)
 
 
-def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
-  """Return what is known of one measurement; `noise`: None to estimate it."""
+def _one(config, name, task, prior, case, y, noise, kind, kept, weights) -> Known:
+  """Return what is known of one measurement; `noise`: None to estimate it, `kind`: what it varies with, or None."""
   if config.blur is not None:  # tell before anything is estimated whether the task takes a kernel
     sharp = config.given._replace(kernel=np.ones((1, 1), np.float32))
     measurement.make_operator(name, task, case_keys(case)[0], case.shape, sharp)
@@ -164,14 +155,31 @@ def _one(config, name, task, prior, case, y, noise, kept, weights) -> Known:
   rounded = formats.rounding(case.path)
   key = _key(config, case, simplest, values, rounded, weights)
   if (before := kept.get(key)) is None:
-    row = _estimated(config, prior, case, simplest, values, noise, rounded)
+    if kind is None:
+      row = _estimated(config, prior, case, simplest, values, noise, rounded)
+    else:
+      row = _estimated_uneven(prior, case, values, kind)
     kept.put({"key": key, "name": case.name, **row})
   else:
     row, path = before
-    said = [f"sigma {row['sigma']:.3g}"] * ("sigma" in row) + [f"blur {row.get('blur')}"] * ("blur" in row)
-    progress.note(f"{case.name}: {', '.join(said)}, as it was found before; see {path}")
+    progress.note(f"{case.name}: {_said(row)}, as it was found before; see {path}")
   kernel = np.asarray(row["kernel"], np.float32) if "kernel" in row else None
-  return Known(Gaussian(row["sigma"]) if noise is None else noise, kernel, row.get("blur"), mask)
+  return Known(_noise(row) if noise is None else noise, kernel, row.get("blur"), mask)
+
+
+def _noise(row: Mapping[str, Any]) -> Any:
+  """Return the noise that was found, as `schemas.Found` has it."""
+  for kind in uneven_noise.KINDS:
+    if kind in row:
+      return uneven_noise.noise_of(np.asarray(row[kind], np.float32), kind)
+  return Gaussian(row["sigma"])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+  """Say what was found."""
+  said = [uneven_noise.worded(np.asarray(row[kind], np.float32), kind) for kind in uneven_noise.KINDS if kind in row]
+  said += [f"sigma {row['sigma']:.3g}"] if "sigma" in row else []
+  return ", ".join(said + ([f"blur {row['blur']}"] if "blur" in row else []))
 
 
 def _key(config, case, simplest, y, rounded, weights: Callable[[], str]) -> str:
@@ -207,6 +215,14 @@ def _estimated(config, prior, case, simplest, y, noise, rounded) -> dict[str, An
     row["kernel"] = np.asarray(found.taps).tolist()
     progress.note(f"{case.name}: blur {row['blur']}, of those tried what predicts the picture best")
   return row
+
+
+def _estimated_uneven(prior, case, y, kind) -> dict[str, Any]:
+  """Estimate the noise of one measurement that varies within it, as `schemas.Found` has it."""
+  stopping.check()
+  seen = uneven_noise.estimate(case_keys(case)[1], prior, y, kind)
+  progress.note(f"{case.name}: {uneven_noise.described(seen, kind)}")
+  return {kind: np.asarray(seen.theta).tolist()}
 
 
 def _unevenness(config, simplest, y, seen) -> str | None:
