@@ -97,9 +97,9 @@ class Trial:
       self._tried[key] = Tried(reading, mse / trivial, 10 * np.log10(4 / mse), 10 * np.log10(4 / trivial))
     return self._tried[key]
 
-  def knows(self, reading: Reading) -> bool:
-    """Tell whether a reading has been tried."""
-    return any(known == reading for known, _ in self._tried)
+  def readings(self) -> list[Reading]:
+    """Return the readings that have been tried, each once."""
+    return list(dict.fromkeys(reading for reading, _ in self._tried))
 
   def _apply(self, reading: Reading, params: Any, x: jax.Array, t: jax.Array) -> jax.Array:
     key = (reading.network, reading.reversed_channels, float(t), np.asarray(x).tobytes())
