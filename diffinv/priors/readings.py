@@ -7,8 +7,9 @@ on one another are tried together, the others one after another, and again until
 A network in EDM's preconditioning is told the noise itself: it has no schedule, and its pictures are those in [-1, 1].
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,6 @@ RESCALED_TO = 1000  # steps: networks trained with rescale_timesteps are told th
 PREDICTED = ("eps", "x0", "v")  # by networks that are told the index in a schedule, the likeliest first
 EDM = "edm"  # the prediction of networks that are told ln(sigma / alpha) / 4, or as much times RESCALED_TO
 SETTLED = ("schedule", "unit_range")  # questions that EDM answers
-CHEAP = 1e11  # parameters times pixels up to which every reading is tried
 ROUNDS = 3
 # Questions that are tried together; each group with the best answers to the others.
 TOGETHER = ("time_scale", "schedule", "prediction", "unit_range", "reversed_channels")
@@ -110,22 +110,49 @@ def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = T
   Raises:
     ValueError: none denoises, or several networks do so about as well.
   """
-  cheap = is_cheap(try_one)
-  if not cheap and len(allowed.network) > 1:
+  if not try_one.is_cheap and len(allowed.network) > 1:
     progress.note(f"{len(allowed.network)} networks are tried on bundled pictures, which may take minutes")
-  found = other = _search(try_one, allowed, cheap)
-  if space != allowed and (cheap or not try_one(found).error < trial.WELL):
-    other = _search(try_one, space, cheap, start=found)
-    found = _nearest(try_one, allowed, found, other)
-  tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
-  better = best if trial.is_better(best, tried) and trial.denoises(best) else None
-  if not trial.denoises(tried) and not unchecked:
-    raise ValueError(_refusal(tried, better))
-  rivals = {name: _rival(try_one, allowed, found, name) for name in _open(found)}
+  with _shown(try_one, space):
+    found, other = _found(try_one, space, allowed)
+    tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
+    better = best if trial.is_better(best, tried) and trial.denoises(best) else None
+    if not trial.denoises(tried) and not unchecked:
+      raise ValueError(_refusal(tried, better))
+    rivals = {name: _rival(try_one, allowed, found, name) for name in _open(found)}
   if not heads_said:
     _check_sure(tried, rivals["network"])
   _tell(tried, better, allowed.first(), rivals, heads_said)
   return Chosen(tried, max((r for r in rivals.values() if r is not None), key=lambda one: one.shown, default=None))
+
+
+def _found(try_one: Trial, space: Space, allowed: Space) -> tuple[Reading, Reading]:
+  """Return the best reading that is allowed, and the best that is possible where there is reason to look for it."""
+  found = other = _search(try_one, allowed)
+  if space != allowed and (try_one.is_cheap or not try_one(found).error < trial.WELL):
+    other = _search(try_one, space, start=found)
+    found = _nearest(try_one, allowed, found, other)
+  return found, other
+
+
+@contextlib.contextmanager
+def _shown(try_one: Trial, space: Space) -> Iterator[None]:
+  """Show how much of a long search is done; most end before it has tried everything."""
+  if try_one.is_cheap:
+    yield
+    return
+  most = _evaluations(space)
+  with progress.Bar(most) as bar:
+    report = bar.part(most, "trying readings of the network")
+    try_one.evaluated = lambda count: report(min(count, most - 1), most)
+    yield
+  try_one.evaluated = lambda count: None
+
+
+def _evaluations(space: Space) -> int:
+  """Return about how often networks are evaluated if everything is tried: what they predict changes no input."""
+  readings = _readings(space, space.first(), TOGETHER)
+  inputs = {one if one.prediction == EDM else one._replace(prediction="") for one in readings}
+  return len(trial.FEW) * (len(inputs) + len(space.network)) + 4 * len(trial.ALL)  # these of the best and its rivals
 
 
 def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
@@ -135,9 +162,9 @@ def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> R
   return near if try_one(near).error < MISLED * try_one(found).error else found
 
 
-def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:
+def _search(try_one: Trial, space: Space, start: Reading | None = None) -> Reading:
   """Return the best reading in a space, or the nearest to its first answers of those that do about as well."""
-  found = space.first() if start is None else start
+  found, cheap = space.first() if start is None else start, try_one.is_cheap
   for _ in range(ROUNDS):
     before = found
     for group in GROUPS:
@@ -149,14 +176,18 @@ def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = N
 
 
 def _improved(try_one: Trial, space: Space, found: Reading, group: Sequence[str]) -> Reading:
-  answers = itertools.product(*(getattr(space, name) for name in group))
-  others = [space.settled(found._replace(**dict(zip(group, some)))) for some in answers]
-  readings = [found, *filter(space.has, others)]
-  tried = [try_one(reading) for reading in dict.fromkeys(readings)]
+  tried = [try_one(reading) for reading in _readings(space, found, group)]
   best = min(tried, key=lambda one: one.error)
   clear = trial.CLEAR if "network" in group else CLEAR
   near = [one for one in tried if one is best or not trial.is_better(best, one, clear)]
   return min(near, key=lambda one: sum(a != b for a, b in zip(one.reading, found))).reading
+
+
+def _readings(space: Space, found: Reading, group: Sequence[str]) -> list[Reading]:
+  """Return a reading, and those that answer a group of questions in another way."""
+  answers = itertools.product(*(getattr(space, name) for name in group))
+  others = [space.settled(found._replace(**dict(zip(group, some)))) for some in answers]
+  return list(dict.fromkeys([found, *filter(space.has, others)]))
 
 
 def _ordered(try_one: Trial, space: Space, found: Reading) -> Reading:
@@ -173,17 +204,6 @@ def _rival(try_one: Trial, space: Space, found: Reading, question: str) -> Tried
   other = [reading for reading in try_one.readings() if getattr(reading, question) in answers]
   few = [try_one(reading) for reading in [one for one in same if one in other] or other]
   return try_one(min(few, key=lambda one: one.error).reading, trial.ALL) if few else None
-
-
-def is_cheap(try_one: Trial) -> bool:
-  """Tell whether evaluating a network takes so little that every reading may be tried."""
-  prior = try_one.prior
-  pixels = min(prior.image_shape[0] or trial.MOST, trial.MOST) ** 2
-  return pixels * sum(np.size(leaf) for leaf in _leaves(prior.params)) <= CHEAP
-
-
-def _leaves(params: Any) -> list[Any]:
-  return [leaf for value in params.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
 def _check_sure(tried: Tried, rival: Tried | None) -> None:
