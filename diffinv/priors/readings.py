@@ -152,7 +152,8 @@ def _evaluations(space: Space) -> int:
   """Return about how often networks are evaluated if everything is tried: what they predict changes no input."""
   readings = _readings(space, space.first(), TOGETHER)
   inputs = {one if one.prediction == EDM else one._replace(prediction="") for one in readings}
-  return len(trial.FEW) * (len(inputs) + len(space.network)) + 4 * len(trial.ALL)  # these of the best and its rivals
+  networks = 2 * len(space.network)  # as what else is found changes between rounds
+  return len(trial.FEW) * (len(inputs) + networks) + 4 * len(trial.ALL)  # these of the best and its rivals
 
 
 def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
