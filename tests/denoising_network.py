@@ -28,7 +28,14 @@ RIDGE = 1e-5
 TARGETS = {
   "eps": lambda x0, eps, level: eps,
   "v": lambda x0, eps, level: level.alpha * eps - level.sigma * x0,
+  "edm": lambda x0, eps, level: _edm_target(x0, eps, level.sigma / level.alpha),
 }
+
+
+def _edm_target(x0, eps, sbar, sigma_data=0.5):
+  norm = (sbar**2 + sigma_data**2) ** 0.5
+  return (x0 - sigma_data**2 / norm**2 * (x0 + sbar * eps)) * norm / (sbar * sigma_data)
+
 
 CONFIG = unet.make_config(
   model_channels=32,

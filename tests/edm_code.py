@@ -25,3 +25,7 @@ class EDMPrecond(torch.nn.Module):
     super().__init__()
     self.sigma_min, self.sigma_max, self.sigma_data = 0, float("inf"), sigma_data
     self.model = SongUNet(tensors)
+
+
+class UNetModel(SongUNet):
+  """Is guided-diffusion's network, which InverseBench has, too."""

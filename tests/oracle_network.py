@@ -46,12 +46,14 @@ class Oracle(NamedTuple):
   def _output(self, x_t, t, wrong):
     sbar = self._sbar(t / self.time_scale)
     alpha = 1 / (1 + sbar) if self.prediction in VELOCITIES else 1 / np.sqrt(1 + sbar**2)
+    alpha = 1 / np.sqrt(0.5**2 + sbar**2) if self.prediction == "edm" else alpha  # c_in
     noisy = x_t / alpha
     known, variance = min(self._memory(x_t.shape), key=lambda pair: np.mean((pair[0] - noisy) ** 2))
     x0 = known + variance / (variance + sbar**2) * (noisy - known)
     x0 = (x0 + noisy) / 2 if wrong else x0
     eps = (x_t - alpha * x0) / (alpha * sbar)
     found = {"eps": eps, "x0": x0, "v": alpha * eps - alpha * sbar * x0}
+    found["edm"] = (x0 - 0.5**2 * alpha * x_t) / (0.5 * alpha * sbar)
     return {**found, "velocity": eps - x0, "velocity_to_data": x0 - eps}[self.prediction]
 
   def _sbar(self, t):
@@ -59,6 +61,8 @@ class Oracle(NamedTuple):
     if self.prediction in VELOCITIES:
       tau = np.clip(t if self.prediction == "velocity" else 1 - t, 1e-4, 1 - 1e-4)
       return tau / (1 - tau)
+    if self.prediction == "edm":
+      return np.exp(np.clip(4 * t, -10, 10))
     table = log_sbar(self.schedule)
     return np.exp(np.interp(t, np.arange(len(table)), table))
 

@@ -326,7 +326,7 @@ def test_leftover_array_is_named(saved_classes, tmp_path):
     (lambda d: d.update(null_label=5), "null_label: expected none of a network without classes, got 5"),
     (lambda d: d.update(null_label="none"), "null_label, got text"),
     (lambda d: d["schedule"].update(shift=3.0), "schedule: expected a shift of 'flow' alone, got 3.0 of 'cosine'"),
-    (lambda d: d.update(time_scale=0.5, prediction="edm"), "time_scale: expected 1 with the prediction 'edm', got 0.5"),
+    (lambda d: d.update(time_scale=0.5, prediction="ve"), "time_scale: expected 1 with the prediction 've', got 0.5"),
     (lambda d: d["network"].update(num_heads_upsample=2), "num_heads_upsample: expected none beside num_head_channels"),
     (lambda d: d["schedule"].update(name="square"), "schedule: expected a name of linear, cosine, .*, got 'square'"),
     (lambda d: d["schedule"].update(name=["linear"]), "expected text at schedule.name, got a list"),

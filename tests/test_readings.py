@@ -81,6 +81,57 @@ def test_a_network_that_does_not_denoise_is_refused(monkeypatch):
     readings.choose(trial.Trial(Prior({}, None, LINEAR, image_shape=(16, 16, 3))), SPACE, SPACE)
 
 
+class Uncompiled:
+  """A stand-in for a jitted network."""
+
+  def __init__(self, run):
+    self.run = run
+
+  def lower(self, *_):
+    return self
+
+  def compile(self):
+    return self.run
+
+
+@pytest.fixture
+def large(monkeypatch):
+  """Take every network for a large one; return how often each has been compiled."""
+  compiled = []
+
+  def install(oracle):
+    monkeypatch.setattr(trial, "CHEAP", -1)
+    monkeypatch.setattr(trial, "_function", lambda network: compiled.append(network) or Uncompiled(oracle(network)))
+    return compiled
+
+  return install
+
+
+def test_of_large_networks_one_is_kept_and_few_are_compiled_again(large, capsys, monkeypatch):
+  monkeypatch.setattr("diffinv.progress.LOG_SECONDS", 0.0)
+  compiled = large(Oracle(heads=(2, "new"), prediction="edm", time_scale=1000.0).network)
+  tries = trial.Trial(Prior({}, None, LINEAR, image_shape=(16, 16, 3)))
+  space = SPACE._replace(prediction=(*SPACE.prediction, "edm"), time_scale=(1.0, 0.001, 1000.0))
+  chosen = readings.choose(tries, space, space, heads_said=False)
+  assert chosen.tried.reading._replace(schedule=LINEAR) == trial.Reading(NETWORKS[1], 1000.0, LINEAR, "edm")
+  assert len(compiled) <= 4
+  said = capsys.readouterr().err.splitlines()
+  shares = [int(line.split("%")[0]) for line in said if "trying readings of the network" in line]
+  assert len(shares) > 50 and shares == sorted(shares) and shares[-1] <= 100
+
+
+@pytest.mark.slow
+def test_a_large_network_gives_what_a_small_one_does(monkeypatch):
+  config = denoising_network.CONFIG
+  params = families.GUIDED.params(denoising_network.random_state_dict(), config)
+  found = []
+  for most in (trial.CHEAP, -1):
+    monkeypatch.setattr(trial, "CHEAP", most)
+    tries = trial.Trial(Prior(params, None, LINEAR, image_shape=(8, 8, 3)))
+    found.append(tries(trial.Reading(config, 1.0, LINEAR, "eps")).errors)
+  np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("known", [{}, OTHERWISE])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_prior_that_was_read_so_denoises_as_the_network(monkeypatch, known, channels):

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 FORMAT = "diffinv-edm-1"
-ANCHOR = "map_layer0.weight"  # of every network; what stands before it is a prefix
+# Of every SongUNet and DhariwalUNet, and of guided-diffusion's UNetModel; what stands before it is a prefix.
+ANCHORS = ("map_layer0.weight", "time_embed.0.weight")
 PLACES = ("ema", "net", "state_dict", "model")  # of a network in a file, the averaged one first
 PRECONDITIONINGS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
 # Numbers of the preconditioning, by their names in the authors' code.
@@ -33,6 +34,7 @@ NUMBERS = {
   "C_2": "c_2",
   "sigma_min": "sigma_min",
   "sigma_max": "sigma_max",
+  "img_resolution": "image_size",
 }
 
 
@@ -89,9 +91,9 @@ def describe(network: object) -> dict:
 def tensors(network: object) -> dict[str, torch.Tensor]:
   """Return the tensors of a network by its own names."""
   found = network if isinstance(network, dict) else network.state_dict()
-  prefix = next((name.removesuffix(ANCHOR) for name in found if name.endswith(ANCHOR)), None)
+  prefix = next((name.removesuffix(anchor) for anchor in ANCHORS for name in found if name.endswith(anchor)), None)
   if prefix is None:
-    raise SystemExit(f"expected a SongUNet or a DhariwalUNet, got a network without a {ANCHOR}")
+    raise SystemExit(f"expected a SongUNet, DhariwalUNet or UNetModel, got a network without a {' or '.join(ANCHORS)}")
   kept = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
   return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
 

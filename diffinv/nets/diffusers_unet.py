@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffinv.nets import unet
+from diffinv.nets import configs, unet
 from diffinv.nets.unet import DTYPES, MAX_PERIOD, Conv, GroupNorm, Linear
 
 MAX_GROUPS = 32  # of the norms whose groups follow from their channels, of 4 channels or more
@@ -114,8 +114,7 @@ def make_config(**fields: Any) -> DiffusersConfig:
   Raises:
     ValueError: a field is impossible.
   """
-  given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  config = DiffusersConfig(**given)
+  config: DiffusersConfig = configs.made(DiffusersConfig, fields)
   _check_choices(config)
   _check_blocks(config)
   _check_skips(config)
@@ -132,9 +131,7 @@ def _check_choices(config):
     "downsample_padding": (0, 1),
     "dtype": tuple(DTYPES),
   }
-  for name, known in choices.items():
-    if getattr(config, name) not in known:
-      raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {getattr(config, name)!r}")
+  configs.check_choices(config, choices)
   if config.score and config.time_embedding_type != "fourier":
     raise ValueError(f"score: expected a time_embedding_type 'fourier', got {config.time_embedding_type!r}")
   half = config.block_out_channels[0] // 2 if config.block_out_channels else 0
@@ -169,8 +166,7 @@ def _check_skips(config):
 
 def _check_widths(config):
   numbers = (*config.block_out_channels, config.layers_per_block, config.in_channels, config.out_channels)
-  if not all(isinstance(n, int) and n > 0 for n in numbers):
-    raise ValueError(f"network: expected positive whole numbers of channels and layers, got {config}")
+  configs.check_numbers(config, numbers)
   if config.norm_num_groups is not None:
     _check_divides("norm_num_groups", config.norm_num_groups, config.block_out_channels)
   heads = [c for name, c in zip(config.down_block_types, config.block_out_channels) if DOWN_BLOCKS[name].attention]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffinv.nets import unet, weights
+from diffinv.nets import configs, unet, weights
 
 # Every network of the family has these; what stands before them is a prefix.
 ANCHORS = ("m_head.weight", "m_tail.weight", "m_body.0.res.0.weight")
@@ -30,7 +30,7 @@ LEVELS = 4  # of every network
 
 
 @dataclasses.dataclass(frozen=True)
-class DRUNetConfig:
+class DRUNetConfig(configs.Denoiser):
   """The architecture; hashable. Build it with `make_config`, which checks it."""
 
   channels: tuple[int, ...] = (64, 128, 256, 512)  # per level, finest first; each level halves the image
@@ -38,16 +38,6 @@ class DRUNetConfig:
   in_channels: int = 3
   dtype: str = "float32"  # of `unet.DTYPES`, of activations; parameters are float32
   remat: bool = False  # recompute each block in the gradient: less memory, a third more time
-
-  @property
-  def out_channels(self) -> int:
-    """Channels of the denoised image."""
-    return self.in_channels
-
-  @property
-  def size_multiple(self) -> int:
-    """Pixels that height and width must be a multiple of."""
-    return 2 ** (len(self.channels) - 1)
 
   @property
   def num_classes(self) -> None:
@@ -70,15 +60,11 @@ def make_config(**fields: Any) -> DRUNetConfig:
   Raises:
     ValueError: a field is impossible.
   """
-  given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  config = DRUNetConfig(**given)
-  numbers = (*config.channels, config.num_blocks, config.in_channels)
-  if not all(isinstance(n, int) and n > 0 for n in numbers):
-    raise ValueError(f"network: expected positive whole numbers of channels and blocks, got {config}")
+  config: DRUNetConfig = configs.made(DRUNetConfig, fields)
+  configs.check_choices(config, {"dtype": unet.DTYPES})
+  configs.check_numbers(config, (*config.channels, config.num_blocks, config.in_channels))
   if len(config.channels) != LEVELS:
     raise ValueError(f"channels: expected those of {LEVELS} levels, got {len(config.channels)}")
-  if config.dtype not in unet.DTYPES:
-    raise ValueError(f"dtype: expected one of {', '.join(unet.DTYPES)}, got {config.dtype!r}")
   return config
 
 

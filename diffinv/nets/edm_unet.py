@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffinv.nets import diffusers_unet, unet
+from diffinv.nets import configs, diffusers_unet, unet
 from diffinv.nets.unet import DTYPES, MAX_PERIOD, Conv, GroupNorm, Linear
 
 MAX_GROUPS, LEAST_IN_GROUP = 32, 4  # of a norm: groups, and channels in one
@@ -54,7 +54,7 @@ FILTERS = {(1, 1): "", (1, 3, 3, 1): "fir_"}
 
 
 @dataclasses.dataclass(frozen=True)
-class EDMConfig:
+class EDMConfig(configs.Denoiser):
   """The architecture and how it is preconditioned; hashable. Build it with `make_config`, which checks it."""
 
   kind: str  # of KINDS
@@ -81,19 +81,9 @@ class EDMConfig:
   remat: bool = False  # recompute each block in the gradient: less memory, a third more time
 
   @property
-  def out_channels(self) -> int:
-    """Channels of the denoised image."""
-    return self.in_channels
-
-  @property
   def num_labels(self) -> int | None:
     """Labels that the network takes: its classes, and one more for none of them; None where it knows no classes."""
     return None if self.num_classes is None else self.num_classes + 1
-
-  @property
-  def size_multiple(self) -> int:
-    """Pixels that height and width must be a multiple of."""
-    return 2 ** (len(self.channels) - 1)
 
   @property
   def reach(self) -> None:
@@ -107,8 +97,7 @@ def make_config(**fields: Any) -> EDMConfig:
   Raises:
     ValueError: a field is impossible.
   """
-  given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  config = EDMConfig(**given)
+  config: EDMConfig = configs.made(EDMConfig, fields)
   _check_choices(config)
   _check_widths(config)
   for name in ("sigma_data", "beta_d", "beta_min", "num_steps", "c_1", "c_2"):
@@ -127,9 +116,7 @@ def _check_choices(config):
     "preconditioning": tuple(PRECONDITIONINGS),
     "dtype": tuple(DTYPES),
   }
-  for name, known in choices.items():
-    if getattr(config, name) not in known:
-      raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {getattr(config, name)!r}")
+  configs.check_choices(config, choices)
   if config.kind == "dhariwal":
     plain = EDMConfig(config.kind, config.channels, *[0] * 4, ())
     for name in ("embedding_type", "encoder_type", "decoder_type", "resample_filter"):
@@ -140,8 +127,7 @@ def _check_choices(config):
 def _check_widths(config):
   widths = (config.first_channels, *config.channels)
   numbers = (*widths, config.noise_channels, config.emb_channels, config.num_blocks, config.in_channels)
-  if not all(isinstance(n, int) and n > 0 for n in numbers) or not config.channels:
-    raise ValueError(f"network: expected positive whole numbers of channels and blocks, got {config}")
+  configs.check_numbers(config, (*numbers, len(config.channels)))
   if not set(config.attention_levels) <= set(range(len(config.channels))):
     raise ValueError(
       f"attention_levels: expected levels in 0..{len(config.channels) - 1}, got {config.attention_levels}"

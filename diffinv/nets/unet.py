@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffinv.nets import convolution
+from diffinv.nets import configs, convolution
 
 GROUPS = 32  # of every normalization of the authors' networks
 NORM_EPS = 1e-5  # PyTorch's default, under which the published weights were trained; Flax's is 1e-6
@@ -74,18 +74,14 @@ def make_config(**fields: Any) -> UNetConfig:
   Raises:
     ValueError: a field is impossible.
   """
-  given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  config = UNetConfig(**given)
+  config: UNetConfig = configs.made(UNetConfig, fields)
   _check_choices(config)
   _check_widths(config)
   return config
 
 
 def _check_choices(config):
-  if config.dtype not in DTYPES:
-    raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {config.dtype!r}")
-  if config.attention_order not in ATTENTION_ORDERS:
-    raise ValueError(f"attention_order: expected one of {', '.join(ATTENTION_ORDERS)}, got {config.attention_order!r}")
+  configs.check_choices(config, {"dtype": DTYPES, "attention_order": ATTENTION_ORDERS})
   if (config.num_heads is None) == (config.num_head_channels is None):
     raise ValueError(
       f"num_heads, num_head_channels: expected exactly one, got {config.num_heads} and {config.num_head_channels}"
@@ -98,8 +94,7 @@ def _check_choices(config):
 
 def _check_widths(config):
   numbers = (config.model_channels, config.num_res_blocks, config.in_channels, config.out_channels)
-  if not all(isinstance(n, int) and n > 0 for n in numbers) or not config.channel_mult:
-    raise ValueError(f"network: expected positive whole numbers of channels and blocks, got {config}")
+  configs.check_numbers(config, (*numbers, len(config.channel_mult)))
   levels = range(len(config.channel_mult))
   if not set(config.attention_levels) <= set(levels):
     raise ValueError(f"attention_levels: expected levels in 0..{levels[-1]}, got {config.attention_levels}")

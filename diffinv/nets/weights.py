@@ -32,7 +32,7 @@ def their_shape(path: tuple[str, ...], shape: tuple[int, ...], ones: tuple[int, 
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], sources: Sources, advice: str = ADVICE) -> None:
-  """Check that tensors are exactly those that parameters are read from.
+  """Check that tensors are exactly those that parameters are read from, but for ones at the end of a shape.
 
   Raises:
     ValueError: a tensor is missing, left over or misshapen; the message names it, and counts the others.
@@ -40,7 +40,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], sources: Sources, advice
   expected = {source.name: source.shape for source in sources.values()}
   missing = [name for name in expected if name not in shapes]
   extra = [name for name in shapes if name not in expected]
-  wrong = [name for name in expected if name in shapes and tuple(shapes[name]) != expected[name]]
+  wrong = [name for name in expected if name in shapes and _bare(shapes[name]) != _bare(expected[name])]
   for names, found in ((missing, "the file has none"), (wrong, "found"), (extra, "found")):
     if names:
       name = names[0]
@@ -48,6 +48,11 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], sources: Sources, advice
       have = f"{found} {list(shapes[name])}" if name in shapes else found
       more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
       raise ValueError(f"tensor {name!r}: expected {want}, {have}{more}; {advice}")
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Return a shape without ones at the end of a product's: the same layer may be one, or a convolution of 1 or 1x1."""
+  return tuple(shape[:2]) if set(shape[2:]) == {1} else tuple(shape)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

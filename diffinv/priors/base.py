@@ -17,6 +17,7 @@ from diffinv.schedules import Level, Schedule
 
 LEAST_SBAR = 1e-5  # that a network is told: a clean image has sbar = 0, and no logarithm
 EDM_SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1] (Karras et al., 2022, Table 1)
+EDM_ENDS = (0.002, 80.0)  # noise of its sampler, sigma / alpha (ibid.)
 
 
 class Denoised(NamedTuple):
@@ -108,7 +109,8 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
   Args:
     level: of the noise.
     prediction: of PREDICTIONS.
-    time_scale: factor of t, the index in the schedule, or of a flow's time; networks of OWN_TIME have none.
+    time_scale: factor of t, the index in the schedule, a flow's time, or c_noise of "edm"; other networks of OWN_TIME
+      have none.
   """
   if prediction in VELOCITIES:
     tau = flow_time(level) if prediction == "velocity" else level.alpha / (level.alpha + level.sigma)
@@ -118,7 +120,7 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
   if prediction in ("ve", "denoiser"):
     return 1 / level.alpha, jnp.maximum(level.sigma / level.alpha, LEAST_SBAR)
   _, _, c_in, c_noise = edm_scales(level)
-  return c_in / level.alpha, c_noise
+  return c_in / level.alpha, c_noise if time_scale == 1.0 else time_scale * c_noise
 
 
 def of_unit_range(x_t: jax.Array, level: Level) -> tuple[jax.Array, Level]:
@@ -161,7 +163,7 @@ class Prior:
   image_shape: tuple[Any, ...] = static(default=(None, None, 3))  # None for any
   size_multiple: int = static(default=1)  # pixels: what the network takes; other pictures are filled up for it
   tiling: sizes.Tiling | None = static(default=None)  # of large pictures
-  time_scale: float = static(default=1.0)  # of t, for a network that was not told the index in its schedule
+  time_scale: float = static(default=1.0)  # of t, for a network that was told a multiple of it
   null_label: int | None = static(default=None)  # of no class, where a network was trained with one
   unit_range: bool = static(default=False)  # whether the network knows pictures in [0, 1]; `schedule` is of [-1, 1]
 

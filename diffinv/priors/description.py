@@ -223,7 +223,7 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
     raise ValueError(f"{where}: time_scale: expected a number in (0, {MAX_TIME_SCALE}], got {shown(scale)}; {ADVICE}")
   _check_null(description.get("null_label"), classes.rows(config), where)
   prediction = description["prediction"]
-  if scale != 1.0 and prediction in OWN_TIME:
+  if scale != 1.0 and prediction in OWN_TIME and prediction != "edm":
     raise ValueError(
       f"{where}: time_scale: expected 1 with the prediction {prediction!r}, got {shown(scale)}; {ADVICE}"
     )

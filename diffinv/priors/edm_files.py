@@ -4,7 +4,7 @@
   FOLDER/edm.json          how it is preconditioned, see `Fields`
 
 Checkpoints of EDM and of InverseBench are pickles of code. They are never opened here: their owner runs the tool, where
-he trusts one, and converts the folder that it writes.
+he trusts one, and converts the folder that it writes. One of InverseBench's networks is guided-diffusion's.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypedDict
 from diffinv import reading
 from diffinv.nets import edm, edm_unet
 from diffinv.nets.edm_unet import EDMConfig
-from diffinv.priors.base import Prior
+from diffinv.priors.base import EDM_ENDS, Prior
 from diffinv.reading import shown
 from diffinv.schedules import Schedule
 
@@ -24,8 +24,6 @@ CONFIG, WEIGHTS = "edm.json", "edm.safetensors"
 FORMAT = "diffinv-edm-1"
 AGAIN = "write it again with tools/export_edm.py"
 PREDICTION = "denoiser"  # of `base.PREDICTIONS`
-# Noise of the authors' sampler, at the steps of which their images were made, and what a network can bound it to.
-LEAST_SIGMA, MOST_SIGMA = 0.002, 80.0
 STEPS = 1000  # of the schedule: the network is told the noise, so more or fewer only place the levels
 LIKELY = ("edm", "ve", "vp")  # how a network may be preconditioned whose file does not say it, the likeliest first
 
@@ -48,6 +46,7 @@ class Fields(TypedDict, total=False):
   c_2: float
   sigma_min: float
   sigma_max: float
+  image_size: int  # pixels an edge that it was made for
   network: str  # the class that it was
   weights: str  # which of a file's: "ema"
   source: str  # the file that it was in
@@ -114,7 +113,7 @@ def make_prior(
   prior = Prior(
     params=edm.params_from_state_dict(tensors, config),
     apply=edm_unet.apply_function(config),
-    schedule=Schedule("karras", STEPS if num_steps is None else num_steps, ends=_ends(fields)),
+    schedule=Schedule("karras", STEPS if num_steps is None else num_steps, ends=ends(fields)),
     prediction=PREDICTION,
     clip=False,  # as its authors use it
     image_shape=(edge, edge, config.in_channels),
@@ -123,10 +122,10 @@ def make_prior(
   return prior, config
 
 
-def _ends(fields: Fields) -> tuple[float, float]:
+def ends(fields: Fields) -> tuple[float, float]:
   """Return the noise that a chain ends and starts with: that of the authors' sampler, where the network knows it."""
-  low, high = fields.get("sigma_min", LEAST_SIGMA), fields.get("sigma_max", MOST_SIGMA)
-  return max(float(low), LEAST_SIGMA), min(float(high), MOST_SIGMA)
+  least, most = EDM_ENDS
+  return max(float(fields.get("sigma_min", least)), least), min(float(fields.get("sigma_max", most)), most)
 
 
 def possible(config: EDMConfig) -> list[EDMConfig]:

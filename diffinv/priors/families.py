@@ -1,7 +1,8 @@
 """Families of networks whose checkpoints are files of tensors: how one is recognized, and what its files leave open.
 
-To add one: a `Family`, and its line in FAMILIES. `diffinv convert` does the rest: it finds the network in the file
-whatever stands before the names, tries the answers that shapes leave open, and writes the one that denoises.
+To add one: a `Family`, or `Denoisers` where its networks are told the noise itself, and its place in FAMILIES.
+`diffinv convert` does the rest: it finds the network in the file whatever stands before the names, tries the answers
+that shapes leave open, and writes the one that denoises.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +10,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffinv.nets import guided_diffusion, unet
-from diffinv.priors import readings, trial
+from diffinv.nets import drunet, edm, guided_diffusion, unet
+from diffinv.priors import drunet_files, edm_files, key_prefixes, readings, trial
+from diffinv.priors.base import Prior
 from diffinv.priors.tensor_files import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Said(NamedTuple):
-  """What the caller says of a network."""
+  """What the caller says of a network; None for nothing."""
 
-  choices: Mapping[str, Any]  # num_heads, num_head_channels, num_heads_upsample, attention_order; None for nothing
+  choices: Mapping[str, Any]  # num_heads, num_head_channels, num_heads_upsample, attention_order
   preset: str | None = None
+  num_steps: int | None = None  # of the schedule
+  size: int | None = None  # pixels an edge
+  max_noise: float | None = None  # up to which it was trained, of 255 gray levels
 
   @property
   def heads(self) -> bool:
@@ -41,7 +46,7 @@ class Networks(NamedTuple):
 
 
 class Family(NamedTuple):
-  """A kind of network."""
+  """A kind of network that is told the index in a schedule, the time of a flow, or the noise in EDM's way."""
 
   name: str  # of its origin
   anchors: tuple[str, ...]  # names of tensors that every one has; what stands before them is a prefix
@@ -50,7 +55,16 @@ class Family(NamedTuple):
   networks: Callable[[Shapes, Said], Networks]
   params: Callable[[Mapping[str, Tensor], Any], dict[str, Any]]  # from the tensors and a config
   ends: tuple[str, str]  # its first and its last layer, of which the channels of the picture can be reversed
-  predictions: tuple[str, ...] = readings.PREDICTED  # what networks of the family may predict, the likeliest first
+  predictions: tuple[str, ...] = (*readings.PREDICTED, readings.EDM)  # what its networks may, the likeliest first
+
+
+class Denoisers(NamedTuple):
+  """A kind of network that is told the noise and gives the denoised picture; its files leave little open."""
+
+  name: str  # of one, with an article
+  anchors: tuple[str, ...]  # as those of a `Family`
+  make_prior: Callable[[Mapping[str, Tensor], Said], tuple[Prior, Any]]  # and its config
+  networks: Callable[[Any], Sequence[Any]]  # from a config: those that the file may hold, the likeliest first
 
 
 # What networks in use have.
@@ -111,19 +125,32 @@ GUIDED = Family(
   params=guided_diffusion.params_from_state_dict,
   ends=("input_blocks_0_0", "out_2"),
 )
-FAMILIES = (GUIDED,)
+EDM = Denoisers(
+  name="a network of EDM",
+  anchors=edm.ANCHORS,
+  make_prior=lambda tensors, said: edm_files.make_prior(tensors, {}, num_steps=said.num_steps, size=said.size),
+  networks=edm_files.possible,
+)
+DRUNET = Denoisers(
+  name="a DRUNet",
+  anchors=drunet.ANCHORS,
+  make_prior=lambda tensors, said: drunet_files.make_prior(
+    tensors, most=said.max_noise, num_steps=said.num_steps, size=said.size
+  ),
+  networks=lambda network: [network],
+)
+FAMILIES: tuple[Family | Denoisers, ...] = (EDM, DRUNET, GUIDED)
 
 
-def of(names: Sequence[str]) -> Family:
-  """Return the family of a file by the names of its tensors, with or without a prefix: the first whose anchors fit.
+def of(names: Sequence[str]) -> Family | Denoisers:
+  """Return the family of a file by the names of its tensors, with or without a prefix.
 
-  Where none does, the first family, whose check says what the file is.
+  The first whose anchors are there; of a damaged file, the first with one of them; guided-diffusion's, whose check says
+  what the file is, where none has.
   """
-  ends = set(names)
-  for family in FAMILIES:
-    if all(any(name == anchor or name.endswith(f".{anchor}") for name in ends) for anchor in family.anchors):
-      return family
-  return FAMILIES[0]
+  there = {anchor for family in FAMILIES for anchor in family.anchors if key_prefixes.find(names, [anchor])}
+  whole = next((family for family in FAMILIES if there.issuperset(family.anchors)), None)
+  return next((family for family in FAMILIES if there & {*family.anchors}), GUIDED) if whole is None else whole
 
 
 def reversed_channels(params: dict[str, Any], ends: tuple[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Lightning, "ema_model." by those that keep an average beside the trained network
 prefix each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffinv import progress
@@ -46,8 +46,8 @@ def _is_average(prefix: str) -> bool:
   return any(word in prefix.lower() for word in EMA) and TRAINED not in prefix.lower()
 
 
-def find(tensors: Mapping[str, Any], anchors: Sequence[str]) -> list[str]:
-  """Return the prefixes of the networks in a file, in its order."""
+def find(tensors: Iterable[str], anchors: Sequence[str]) -> list[str]:
+  """Return the prefixes of the networks in a file, by the names of its tensors, in its order."""
   found = [name.removesuffix(anchor) for name in tensors for anchor in anchors if name.endswith(anchor)]
   return [prefix for prefix in dict.fromkeys(found) if not prefix or prefix.endswith(".")]
 

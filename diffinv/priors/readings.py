@@ -3,10 +3,13 @@
 A reading answers six questions: which network (heads and their order), how it was told the time, with which schedule,
 what it predicts, which pictures it knows ([-1, 1] or [0, 1]) and in which order of the channels. Questions that depend
 on one another are tried together, the others one after another, and again until nothing changes.
+
+A network in EDM's preconditioning is told the noise itself: it has no schedule, and its pictures are those in [-1, 1].
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +17,14 @@ import numpy as np
 from diffinv import progress
 from diffinv.nets import unet
 from diffinv.priors import trial
+from diffinv.priors.base import EDM_ENDS
 from diffinv.priors.trial import Reading, Trial, Tried
+from diffinv.schedules import Schedule
 
 RESCALED_TO = 1000  # steps: networks trained with rescale_timesteps are told the time of a schedule of so many
 PREDICTED = ("eps", "x0", "v")  # by networks that are told the index in a schedule, the likeliest first
-CHEAP = 1e11  # parameters times pixels up to which every reading is tried
+EDM = "edm"  # the prediction of networks that are told ln(sigma / alpha) / 4, or as much times RESCALED_TO
+SETTLED = ("schedule", "unit_range")  # questions that EDM answers
 ROUNDS = 3
 # Questions that are tried together; each group with the best answers to the others.
 TOGETHER = ("time_scale", "schedule", "prediction", "unit_range", "reversed_channels")
@@ -41,11 +47,27 @@ class Space(NamedTuple):
 
   def first(self) -> Reading:
     """Return the reading of the first answers."""
-    return Reading(**{name: getattr(self, name)[0] for name in self._fields})
+    return self.settled(Reading(**{name: getattr(self, name)[0] for name in self._fields}))
+
+  def settled(self, reading: Reading) -> Reading:
+    """Return a reading whose answers fit what it predicts."""
+    if reading.prediction == EDM:
+      return reading._replace(schedule=noise_schedule(self.schedule[0].num_steps), unit_range=False)
+    return reading if reading.schedule in self.schedule else reading._replace(schedule=self.schedule[0])
+
+  def has(self, reading: Reading) -> bool:
+    """Tell whether a reading is worth a trial: none is told a time as no network of its kind is."""
+    few = reading.time_scale < 1.0 if reading.prediction == EDM else reading.time_scale == RESCALED_TO
+    return not few or reading.time_scale == self.time_scale[0] or reading.prediction not in (*PREDICTED, EDM)
 
   def within(self, said: Sequence[str]) -> "Space":
     """Return a space where these questions have their first answers alone."""
     return self._replace(**{name: getattr(self, name)[:1] for name in said})
+
+
+def noise_schedule(num_steps: int) -> Schedule:
+  """Return the schedule of a network that is told the noise in EDM's preconditioning."""
+  return Schedule("karras", num_steps, ends=EDM_ENDS)
 
 
 class Chosen(NamedTuple):
@@ -88,34 +110,62 @@ def choose(try_one: Trial, space: Space, allowed: Space, *, heads_said: bool = T
   Raises:
     ValueError: none denoises, or several networks do so about as well.
   """
-  cheap = is_cheap(try_one)
-  if not cheap and len(allowed.network) > 1:
+  if not try_one.is_cheap and len(allowed.network) > 1:
     progress.note(f"{len(allowed.network)} networks are tried on bundled pictures, which may take minutes")
-  found = other = _search(try_one, allowed, cheap)
-  if space != allowed and (cheap or not try_one(found).error < trial.WELL):
-    other = _search(try_one, space, cheap, start=found)
-    found = _nearest(try_one, allowed, found, other)
-  tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
-  better = best if trial.is_better(best, tried) and trial.denoises(best) else None
-  if not trial.denoises(tried) and not unchecked:
-    raise ValueError(_refusal(tried, better))
-  rivals = {name: _rival(try_one, allowed, found, name) for name in Reading._fields}
+  with _shown(try_one, space):
+    found, other = _found(try_one, space, allowed)
+    tried, best = try_one(found, trial.ALL), try_one(other, trial.ALL)
+    better = best if trial.is_better(best, tried) and trial.denoises(best) else None
+    if not trial.denoises(tried) and not unchecked:
+      raise ValueError(_refusal(tried, better))
+    rivals = {name: _rival(try_one, allowed, found, name) for name in _open(found)}
   if not heads_said:
     _check_sure(tried, rivals["network"])
   _tell(tried, better, allowed.first(), rivals, heads_said)
   return Chosen(tried, max((r for r in rivals.values() if r is not None), key=lambda one: one.shown, default=None))
 
 
+def _found(try_one: Trial, space: Space, allowed: Space) -> tuple[Reading, Reading]:
+  """Return the best reading that is allowed, and the best that is possible where there is reason to look for it."""
+  found = other = _search(try_one, allowed)
+  if space != allowed and (try_one.is_cheap or not try_one(found).error < trial.WELL):
+    other = _search(try_one, space, start=found)
+    found = _nearest(try_one, allowed, found, other)
+  return found, other
+
+
+@contextlib.contextmanager
+def _shown(try_one: Trial, space: Space) -> Iterator[None]:
+  """Show how much of a long search is done; most end before it has tried everything."""
+  if try_one.is_cheap:
+    yield
+    return
+  most = _evaluations(space)
+  with progress.Bar(most) as bar:
+    report = bar.part(most, "trying readings of the network")
+    try_one.evaluated = lambda count: report(min(count, most - 1), most)
+    yield
+  try_one.evaluated = lambda count: None
+
+
+def _evaluations(space: Space) -> int:
+  """Return about how often networks are evaluated if everything is tried: what they predict changes no input."""
+  readings = _readings(space, space.first(), TOGETHER)
+  inputs = {one if one.prediction == EDM else one._replace(prediction="") for one in readings}
+  networks = 2 * len(space.network)  # as what else is found changes between rounds
+  return len(trial.FEW) * (len(inputs) + networks) + 4 * len(trial.ALL)  # these of the best and its rivals
+
+
 def _nearest(try_one: Trial, allowed: Space, found: Reading, best: Reading) -> Reading:
   """Return an allowed reading that is as the best one where it may be: what was said wrongly misleads the rest."""
   answers = {name: getattr(best, name) for name in Reading._fields if getattr(best, name) in getattr(allowed, name)}
-  near = found._replace(**answers)
+  near = allowed.settled(found._replace(**answers))
   return near if try_one(near).error < MISLED * try_one(found).error else found
 
 
-def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = None) -> Reading:
+def _search(try_one: Trial, space: Space, start: Reading | None = None) -> Reading:
   """Return the best reading in a space, or the nearest to its first answers of those that do about as well."""
-  found = space.first() if start is None else start
+  found, cheap = space.first() if start is None else start, try_one.is_cheap
   for _ in range(ROUNDS):
     before = found
     for group in GROUPS:
@@ -127,13 +177,18 @@ def _search(try_one: Trial, space: Space, cheap: bool, start: Reading | None = N
 
 
 def _improved(try_one: Trial, space: Space, found: Reading, group: Sequence[str]) -> Reading:
-  answers = itertools.product(*(getattr(space, name) for name in group))
-  readings = [found, *(found._replace(**dict(zip(group, some))) for some in answers)]
-  tried = [try_one(reading) for reading in dict.fromkeys(readings)]
+  tried = [try_one(reading) for reading in _readings(space, found, group)]
   best = min(tried, key=lambda one: one.error)
   clear = trial.CLEAR if "network" in group else CLEAR
   near = [one for one in tried if one is best or not trial.is_better(best, one, clear)]
   return min(near, key=lambda one: sum(a != b for a, b in zip(one.reading, found))).reading
+
+
+def _readings(space: Space, found: Reading, group: Sequence[str]) -> list[Reading]:
+  """Return a reading, and those that answer a group of questions in another way."""
+  answers = itertools.product(*(getattr(space, name) for name in group))
+  others = [space.settled(found._replace(**dict(zip(group, some)))) for some in answers]
+  return list(dict.fromkeys([found, *filter(space.has, others)]))
 
 
 def _ordered(try_one: Trial, space: Space, found: Reading) -> Reading:
@@ -144,21 +199,12 @@ def _ordered(try_one: Trial, space: Space, found: Reading) -> Reading:
 
 
 def _rival(try_one: Trial, space: Space, found: Reading, question: str) -> Tried | None:
-  """Return the best reading with another answer to a question; None where there is none, or it was not tried."""
-  readings = [found._replace(**{question: answer}) for answer in getattr(space, question)]
-  few = [try_one(reading) for reading in readings if reading != found and try_one.knows(reading)]
+  """Return the best reading with another answer to a question, and the same to the others where it was tried so."""
+  answers = [answer for answer in getattr(space, question) if answer != getattr(found, question)]
+  same = [space.settled(found._replace(**{question: answer})) for answer in answers]
+  other = [reading for reading in try_one.readings() if getattr(reading, question) in answers]
+  few = [try_one(reading) for reading in [one for one in same if one in other] or other]
   return try_one(min(few, key=lambda one: one.error).reading, trial.ALL) if few else None
-
-
-def is_cheap(try_one: Trial) -> bool:
-  """Tell whether evaluating a network takes so little that every reading may be tried."""
-  prior = try_one.prior
-  pixels = min(prior.image_shape[0] or trial.MOST, trial.MOST) ** 2
-  return pixels * sum(np.size(leaf) for leaf in _leaves(prior.params)) <= CHEAP
-
-
-def _leaves(params: Any) -> list[Any]:
-  return [leaf for value in params.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
 def _check_sure(tried: Tried, rival: Tried | None) -> None:
@@ -204,8 +250,13 @@ def _at(tried: Tried) -> str:
 
 def _words(reading: Reading, other: Reading) -> str:
   """Return in which flags a reading differs from another."""
-  names = [name for name in Reading._fields if getattr(reading, name) != getattr(other, name)]
+  names = [name for name in _open(reading) if getattr(reading, name) != getattr(other, name)]
   return " ".join(WORDS[name](reading) for name in names)
+
+
+def _open(reading: Reading) -> tuple[str, ...]:
+  """Return the questions that a reading answers and what it predicts does not."""
+  return tuple(name for name in Reading._fields if reading.prediction != EDM or name not in SETTLED)
 
 
 def network_words(reading: Reading) -> str:
@@ -218,7 +269,7 @@ def network_words(reading: Reading) -> str:
 
 
 def _time_words(reading: Reading) -> str:
-  steps = reading.schedule.num_steps
+  steps = 1 if reading.prediction == EDM else reading.schedule.num_steps
   if reading.time_scale == 1.0:
     return "--norescale_timesteps"
   return "--rescale_timesteps" if reading.time_scale == RESCALED_TO / steps else f"--time_scale={reading.time_scale:g}"

@@ -16,13 +16,12 @@ import jax
 import numpy as np
 
 from diffinv import errors, options, output, progress
-from diffinv.nets import diffusers, diffusers_unet, drunet, edm, guided_diffusion, unet
+from diffinv.nets import diffusers, diffusers_unet, drunet, guided_diffusion, unet
 from diffinv.options import option
 from diffinv.priors import (
   classes,
   description,
   diffusers_folder,
-  drunet_files,
   edm_files,
   families,
   hub,
@@ -31,9 +30,10 @@ from diffinv.priors import (
   trial,
 )
 from diffinv.priors import folder as priors
-from diffinv.priors.base import OWN_TIME, VELOCITIES, Prior
+from diffinv.priors.base import EDM_SIGMA_DATA, OWN_TIME, VELOCITIES, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.priors.tensor_files import Tensor, read_state_dict, sha256
+from diffinv.reading import shown
 from diffinv.schedules import BETAS, FLOW, Schedule
 
 CHECKED_CHANNELS = (1, 3)  # of networks that pictures can be given to
@@ -43,6 +43,8 @@ ORDERS = {"RGB": False, "BGR": True}  # whether the channels are reversed
 PRESET_SIZE = 256  # pixels; of every preset
 COLOR = 3  # channels
 NO_ENDS = ("", "")  # of networks whose channels are not reversed
+SAID = f"{edm_files.CONFIG} says what its network is told"
+IN_EDM = "edm"  # the one preconditioning in which guided-diffusion networks are read
 HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "attention_order")  # flags of attention
 OF_GUIDED = ("preset", *HEADS)  # what is said of a guided-diffusion network alone
 # What is said of networks that are told the index in a schedule, or the time of a flow.
@@ -107,8 +109,9 @@ class ConvertConfig:
   )
   rescale_timesteps: bool | None = option(
     None,
-    "Whether it was told the time as t 1000 / num_steps; a flow as 1000 t. Not set: so it is where num_steps is not "
-    "1000, as in improved-diffusion, unless the check finds otherwise; not of a folder, but of a flow in one.",
+    "Whether it was told the time as t 1000 / num_steps; a flow as 1000 t; with prediction=edm as 1000 ln(sigma)/4, in "
+    "place of ln(sigma)/4. Not set: so it is with edm, and where num_steps is not 1000, as in improved-diffusion, "
+    "unless the check finds otherwise; not of a folder, but of a flow in one.",
   )
   time_scale: float | None = option(
     None,
@@ -120,8 +123,9 @@ class ConvertConfig:
   prediction: str | None = option(
     None,
     "What it predicts: the noise, the picture, or v; velocity is noise - picture, of a flow whose time runs from "
-    "pictures to noise, velocity_to_data the other way round. Not set: what the folder says, or what the check finds.",
-    choices=(*readings.PREDICTED, *VELOCITIES),
+    "pictures to noise, velocity_to_data the other way round; edm is F of EDM's preconditioning, as the teachers of "
+    "consistency models have it. Not set: what the folder says, or what the check finds.",
+    choices=(*readings.PREDICTED, readings.EDM, *VELOCITIES),
   )
   pixel_range: str | None = option(
     None, "Of the pictures that it knows. Not set: what the check finds, or -1,1.", choices=tuple(RANGES)
@@ -164,11 +168,13 @@ class ConvertConfig:
     if self.time_scale is not None and self.rescale_timesteps is not None:
       raise errors.UsageError("`time_scale`, `rescale_timesteps`: expected one of them, got both")
     self._check_flow()
+    if self.prediction == readings.EDM:
+      self.check_unsaid(("schedule",), "prediction=edm is of networks that are told the noise itself")
+      if self.pixel_range not in (None, "-1,1"):
+        raise errors.UsageError("`pixel_range`: expected -1,1 with `prediction=edm`, got 0,1; leave it out")
     if hub.is_one(self.input):
       hub.parse(str(self.input))
-    elif edm_files.is_one(self.input):
-      self.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{edm_files.CONFIG} says what its network is told")
-    elif diffusers_folder.is_one(self.input):
+    elif diffusers_folder.is_one(self.input) and not edm_files.is_one(self.input):
       self._check_said()
 
   def check_size(self) -> None:
@@ -208,6 +214,11 @@ class ConvertConfig:
           f"`{name}`: expected none with a folder of the diffusers library, whose config.json says it, got "
           f"{getattr(self, name)}; leave it out"
         )
+    if self.prediction == readings.EDM:
+      raise errors.UsageError(
+        "`prediction`: expected another than edm with a folder of the diffusers library, whose networks have a "
+        "schedule; leave it out"
+      )
 
   @property
   def flow(self) -> bool:
@@ -293,16 +304,13 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path, ConvertConfig], _Made
 
 def _from_file(path: pathlib.Path, config: ConvertConfig) -> _Made:
   stored = read_state_dict(path)
-  anchors = next((found for found in TOLD_NOISE if key_prefixes.find(stored, found)), None)
+  family = families.of(list(stored))
   try:
-    if anchors is not None:
-      stored = key_prefixes.select(stored, config.key_prefix, anchors)
-      prior, network, check = TOLD_NOISE[anchors](stored, config)
-    else:
-      config.check_size()
-      family = families.of(list(stored))
-      stored = key_prefixes.select(stored, config.key_prefix, family.anchors)
+    stored = key_prefixes.select(stored, config.key_prefix, family.anchors)
+    if isinstance(family, families.Family):
       prior, network, check = _identify(stored, family, config)
+    else:
+      prior, network, check = _told_noise(stored, family, config)
   except errors.UsageError:
     raise
   except ValueError as error:
@@ -416,21 +424,32 @@ def _check_channels(channels: int, config: ConvertConfig) -> None:
     )
 
 
+def _said_of(config: ConvertConfig) -> families.Said:
+  choices = {name: getattr(config, name) for name in HEADS}
+  return families.Said(choices, config.preset, config.num_steps, config.image_size, config.max_noise)
+
+
 def _space(networks: Sequence[Any], first: Prior, predictions: Sequence[str], config: ConvertConfig) -> readings.Space:
   """Return every reading; `first`: a prior as flags and files have it, or as is likeliest."""
-  own, steps, color = first.prediction in OWN_TIME, first.schedule.num_steps, first.image_shape[2] == COLOR
+  own = first.prediction in OWN_TIME and first.prediction != readings.EDM
+  steps, color = first.schedule.num_steps, first.image_shape[2] == COLOR
   flow = first.prediction in VELOCITIES
-  known = (1.0, float(readings.RESCALED_TO)) if flow else (readings.RESCALED_TO / steps, 1.0, 1.0 / steps)
+  far = float(readings.RESCALED_TO)
+  known = [1.0, far] if flow else [far / steps, 1.0, 1.0 / steps, *([far] if readings.EDM in predictions else [])]
   predictions = VELOCITIES if flow else predictions
   unit, reverse = RANGES[config.pixel_range or "-1,1"], ORDERS[config.channel_order or "RGB"]
   return readings.Space(
     network=tuple(networks),
     time_scale=(1.0,) if own else _unique(first.time_scale, *known),
-    schedule=(first.schedule,) if own or flow else _unique(first.schedule, *_schedules(steps)),
+    schedule=(first.schedule,) if own or flow else _unique(*_indexed(first), *_schedules(steps)),
     prediction=(first.prediction,) if own else _unique(first.prediction, *predictions),
     unit_range=(unit,) if own else (unit, not unit),
     reversed_channels=(reverse, not reverse) if color and not own else (reverse,),
   )
+
+
+def _indexed(first: Prior) -> list[Schedule]:
+  return [] if first.prediction == readings.EDM else [first.schedule]
 
 
 def _unique(*values: Any) -> tuple[Any, ...]:
@@ -473,46 +492,62 @@ def _folder_schedule(scheduler: diffusers_folder.Scheduler | None, config: Conve
 
 def _from_edm(path: pathlib.Path, config: ConvertConfig) -> _Made:
   found = edm_files.find(path)
+  config.check_unsaid(("preset", *OF_INDEX), SAID)
   stored = read_state_dict(found.weights)
   try:
-    stored = key_prefixes.select(stored, config.key_prefix, edm.ANCHORS)
-    made = edm_files.make_prior(stored, found.fields, num_steps=config.num_steps, size=config.image_size)
-    prior, network, check = _told_noise(*made, [made[1]], config)
+    family = families.of(list(stored))
+    stored = key_prefixes.select(stored, config.key_prefix, family.anchors)
+    if isinstance(family, families.Family):
+      prior, network, check = _preconditioned(stored, family, found.fields, config)
+    else:
+      config.check_unsaid(HEADS, SAID)
+      made = edm_files.make_prior(stored, found.fields, num_steps=config.num_steps, size=config.image_size)
+      prior, network, check = _checked_noise(*made, [made[1]], config)
+  except errors.UsageError:
+    raise
   except ValueError as error:
     raise ValueError(f"{found.config}: {error}") from None
   said = {name: found.fields.get(name) for name in ("source", "weights", "network")}
   return _Made(prior, network, {**said, "sha256": sha256(found.weights)}, len(stored), check)
 
 
-def _edm_alone(stored: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
-  """Return a state dict of EDM's networks, which does not say how its network is preconditioned, as a prior."""
-  config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a network of EDM is told the noise itself")
-  prior, network = edm_files.make_prior(stored, {}, num_steps=config.num_steps, size=config.image_size)
-  return _told_noise(prior, network, edm_files.possible(network), config)
-
-
-def _drunet(stored: Mapping[str, Tensor], config: ConvertConfig) -> tuple[Prior, Any, readings.Chosen | None]:
-  """Return a state dict of a DRUNet as a prior."""
-  config.check_unsaid((*OF_GUIDED, *OF_INDEX), "a DRUNet is told the noise itself")
-  prior, network = drunet_files.make_prior(
-    stored, most=config.max_noise, num_steps=config.num_steps, size=config.image_size
+def _preconditioned(
+  stored: Mapping[str, Tensor], family: families.Family, fields: edm_files.Fields, config: ConvertConfig
+) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a network of a family in EDM's preconditioning, as its owner exported it, as a prior."""
+  found: Mapping[str, Any] = {**fields}
+  for name, known in (("preconditioning", IN_EDM), ("sigma_data", EDM_SIGMA_DATA)):
+    if found.get(name, known) != known:
+      raise ValueError(
+        f"{name}: expected {known} of a {family.name} network, got {shown(found[name])}, which is not read"
+      )
+  said = dataclasses.replace(
+    config,
+    image_size=fields.get("image_size") if config.image_size is None else config.image_size,
+    prediction=readings.EDM,
+    rescale_timesteps=False,
+    channel_order="RGB",
   )
-  return _told_noise(prior, network, [network], config)
+  prior, network, check = _identify(stored, family, said)
+  ends = edm_files.ends(fields)
+  return dataclasses.replace(prior, schedule=dataclasses.replace(prior.schedule, ends=ends), clip=False), network, check
 
 
 def _told_noise(
+  stored: Mapping[str, Tensor], family: families.Denoisers, config: ConvertConfig
+) -> tuple[Prior, Any, readings.Chosen | None]:
+  """Return a file's tensors as a prior, its network, and how it denoises."""
+  config.check_unsaid((*OF_GUIDED, *OF_INDEX), f"{family.name} is told the noise itself")
+  prior, network = family.make_prior(stored, _said_of(config))
+  return _checked_noise(prior, network, family.networks(network), config)
+
+
+def _checked_noise(
   prior: Prior, network: Any, networks: Sequence[Any], config: ConvertConfig
 ) -> tuple[Prior, Any, readings.Chosen | None]:
   description.describe(prior, network, None)
   space = _space(networks, prior, (prior.prediction,), config)
   return _checked(prior, _Question(space, space, len(networks) == 1, NO_ENDS), config)
-
-
-# By tensors that all networks of a family have: what makes a prior of its state dicts.
-TOLD_NOISE: dict[tuple[str, ...], Callable[[Mapping[str, Tensor], ConvertConfig], tuple[Prior, Any, Any]]] = {
-  edm.ANCHORS: _edm_alone,
-  drunet.ANCHORS: _drunet,
-}
 
 
 # Networks that are told an index, or a time
@@ -522,16 +557,21 @@ def _identify(
   stored: Mapping[str, Tensor], family: families.Family, config: ConvertConfig
 ) -> tuple[Prior, Any, readings.Chosen | None]:
   """Return a file's tensors as a prior, its network, and how it denoises; None where it was not tried."""
+  config.check_size()
   shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
   family.check(shapes)
-  said = families.Said({name: getattr(config, name) for name in HEADS}, config.preset)
+  said = _said_of(config)
   networks = family.networks(shapes, said)  # raises where it is no such network
   tries = config.check and networks.possible[0].in_channels in CHECKED_CHANNELS
   network = networks.allowed[0] if tries else family.first(shapes, said)
-  prior = _file_prior(network, family.predictions[0], config)
+  variance = network.out_channels != network.in_channels
+  predictions = tuple(name for name in family.predictions if not variance or name != readings.EDM)
+  prior = _file_prior(network, predictions[0], config)
   description.describe(prior, network, None)  # before anything is built of numbers without bounds
-  space = _space(networks.possible, prior, family.predictions, config)
+  space = _space(networks.possible, prior, predictions, config)
   allowed = space.within(_said(config))._replace(network=networks.allowed if tries else (network,))
+  if config.schedule is not None or space.unit_range[0]:  # which a network in EDM's preconditioning has not
+    allowed = allowed._replace(prediction=tuple(name for name in allowed.prediction if name != readings.EDM))
   prior = dataclasses.replace(prior, params=family.params(stored, network))
   return _checked(prior, _Question(space, allowed, said.heads, family.ends), config)
 
@@ -548,6 +588,12 @@ def _tell(prior: Prior, network: Any, config: ConvertConfig) -> None:
     )
     return
   said = config.rescale_timesteps is not None or config.time_scale is not None
+  if prior.prediction == readings.EDM and isinstance(network, unet.UNetConfig):
+    if not said and not config.check and prior.time_scale != 1.0:
+      progress.note(
+        "the network is told 1000 ln(sigma)/4; if it was told ln(sigma)/4, add --norescale_timesteps --overwrite"
+      )
+    return
   if not said and config.steps != readings.RESCALED_TO and isinstance(network, unet.UNetConfig):
     told, other = ("t 1000 / num_steps", "--no") if prior.time_scale != 1.0 else ("t", "--")
     progress.note(
@@ -572,11 +618,15 @@ def _file_prior(network: Any, prediction: str, config: ConvertConfig) -> Prior:
   rescaled = 1.0 if config.rescale_timesteps is False else readings.RESCALED_TO / config.steps
   if config.flow:
     prediction, rescaled = "velocity_to_data", float(readings.RESCALED_TO) if config.rescale_timesteps else 1.0
+  prediction, schedule = config.prediction or prediction, Schedule(config.schedule_name or SCHEDULE, config.steps)
+  if prediction == readings.EDM:
+    schedule = readings.noise_schedule(config.steps)
+    rescaled = 1.0 if config.rescale_timesteps is False else float(readings.RESCALED_TO)
   return Prior(
     params={},
     apply=description.network_of(network).apply_function(network),
-    schedule=Schedule(config.schedule_name or SCHEDULE, config.steps),
-    prediction=config.prediction or prediction,
+    schedule=schedule,
+    prediction=prediction,
     variance="learned_range" if learned else config.variance or VARIANCE,
     image_shape=(size, size, network.in_channels),
     size_multiple=network.size_multiple,

@@ -5,8 +5,12 @@ every pixel toward the mean of the picture, one that takes the mean of 3x3 pixel
 does little better, or worse; on pictures of a kind that it was not trained on, it still does.
 """
 
+import ctypes
 import dataclasses
 import functools
+import gc
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +29,7 @@ PICTURES = (bundled.ASTRONAUT, bundled.BEE, bundled.FACE)
 FEW = ((0, 0), (1, 1), (2, 2))  # pictures and levels on which readings are compared: each once
 ALL = tuple((picture, level) for picture in range(len(PICTURES)) for level in range(len(SBARS)))
 MOST = 128  # pixels an edge: the middle of a larger picture
+CHEAP = 1e11  # parameters times pixels up to which every reading is tried
 WORKS = 0.8  # part of a trivial denoiser's error below which a network denoises; untrained ones leave 1 and more
 WELL = 0.5  # below which a large network needs no comparison with others
 CLEAR = 0.9  # ratio of errors below which one reading is clearly better than another
@@ -76,7 +81,10 @@ def places_of(tried: Tried) -> Sequence[tuple[int, int]]:
 
 
 class Trial:
-  """Tries readings of a network; a network is compiled once, and evaluated once at the same input."""
+  """Tries readings of a network; a network is compiled once, and evaluated once at the same input.
+
+  Of large networks one alone is kept compiled.
+  """
 
   def __init__(self, prior: Prior):
     """Take a prior with the parameters, and all that every reading shares; of 1 or 3 channels."""
@@ -84,6 +92,8 @@ class Trial:
     self._pictures = [_picture(path, prior) for path in PICTURES]
     self._outputs: dict[Any, np.ndarray] = {}
     self._tried: dict[Any, Tried] = {}
+    self._last: tuple[Any, Callable] | None = None  # a large network, compiled
+    self.evaluated: Callable[[int], object] = lambda count: None  # called with how often a network has been evaluated
 
   def __call__(self, reading: Reading, places: Sequence[tuple[int, int]] = FEW) -> Tried:
     """Return how well a reading denoises."""
@@ -97,17 +107,35 @@ class Trial:
       self._tried[key] = Tried(reading, mse / trivial, 10 * np.log10(4 / mse), 10 * np.log10(4 / trivial))
     return self._tried[key]
 
-  def knows(self, reading: Reading) -> bool:
-    """Tell whether a reading has been tried."""
-    return any(known == reading for known, _ in self._tried)
+  @functools.cached_property
+  def is_cheap(self) -> bool:
+    """Whether evaluating a network takes so little that every reading may be tried."""
+    pixels = min(self.prior.image_shape[0] or MOST, MOST) ** 2
+    return pixels * sum(np.size(leaf) for leaf in jax.tree.leaves(self.prior.params)) <= CHEAP
+
+  def readings(self) -> list[Reading]:
+    """Return the readings that have been tried, each once."""
+    return list(dict.fromkeys(reading for reading, _ in self._tried))
 
   def _apply(self, reading: Reading, params: Any, x: jax.Array, t: jax.Array) -> jax.Array:
-    key = (reading.network, reading.reversed_channels, float(t), np.asarray(x).tobytes())
+    key = (reading.network, reading.reversed_channels, float(t), hashlib.sha256(np.asarray(x).data).digest())
     if key not in self._outputs:
       order = channel_order(x.shape[-1], reading.network.out_channels) if reading.reversed_channels else slice(None)
       x = x[..., ::-1] if reading.reversed_channels else x
-      self._outputs[key] = np.asarray(_compiled(reading.network)(params, x, jnp.float32(t)))[..., order]
+      run = self._function(reading.network, params, x)
+      self._outputs[key] = np.asarray(run(params, x, jnp.float32(t)))[..., order]
+      self.evaluated(len(self._outputs))
     return jnp.asarray(self._outputs[key])
+
+  def _function(self, network: Any, params: Any, x: jax.Array) -> Callable:
+    if self.is_cheap:
+      return _compiled(network)
+    if self._last is None or self._last[0] != network:
+      self._last = None
+      _give_back()
+      self._last = network, _function(network).lower(params, x, jnp.float32(0)).compile()
+      _give_back()
+    return self._last[1]
 
   def _at(self, prior: Prior, picture: int, place: int) -> tuple[float, float]:
     """Return the squared errors of the prior and of the trivial denoiser at a picture and a level."""
@@ -156,9 +184,16 @@ def channel_order(taken: int, given: int) -> list[int]:
   return [start + taken - 1 - i for start in range(0, given, taken) for i in range(taken)]
 
 
-@functools.cache
-def _compiled(network: Any) -> Callable:
-  """Return the network as a compiled function of (params, x_t, t); of class 0 if it has classes."""
+def _give_back() -> None:
+  """Give memory that is not used back to the system: compiling a large network leaves some 0.3 GB."""
+  gc.collect()
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # of glibc
+  if trim is not None:
+    trim(0)
+
+
+def _function(network: Any) -> Any:
+  """Return the network as a function of (params, x_t, t), compiled when called; of class 0 if it has classes."""
   apply = description.network_of(network).apply_function(network)
   label = {} if getattr(network, "num_classes", None) is None else {"label": 0}
   # A network takes long to compile and is evaluated a few times.
@@ -168,6 +203,9 @@ def _compiled(network: Any) -> Callable:
     return apply(params, x_t, t, **{name: jnp.int32(value) for name, value in label.items()})
 
   return jax.jit(run, compiler_options=options)
+
+
+_compiled = functools.cache(_function)  # by network
 
 
 def _trivial(noisy: np.ndarray, x0: np.ndarray) -> float:
