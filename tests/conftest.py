@@ -39,6 +39,7 @@ def pytest_cmdline_main(config):
     config.option.numprocesses = "auto"
   if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses:
     config.option.dist = "loadfile"  # before xdist looks: what a file compiled serves all of it
+    config.option.loadscopereorder = False  # which would put files of few tests last, however long these take
     config.option.maxworkerrestart = "0"
 
 
