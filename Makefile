@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXTRAS := test lint docs dist
 PYTEST_WORKERS ?= auto
 SITE ?= out/site
 JOBS ?= 2
 
-.PHONY: demo test test-fast lint format docs dist clean
+.PHONY: demo test test-fast lint format docs dist install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/diffinv compare --prior=photo --size=192 --fit=resize --tasks=inpaint_random,super_resolution,denoising \
@@ -40,26 +42,23 @@ dist: $(VENV)/.installed-dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tools/check_distribution.py --folder=dist
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+# All that the targets need, in one go.
+install: $(VENV)/.created
+	$(PIP) --editable '.[test,lint,docs,dist]'
+	touch $(VENV)/.installed
+	touch $(EXTRAS:%=$(VENV)/.installed-%)
+
+$(VENV)/.created: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diffinv needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+$(VENV)/.installed: $(VENV)/.created
+	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	touch $@
-
-$(VENV)/.installed-dist: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
-	touch $@
-
-$(VENV)/.installed-lint: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+$(EXTRAS:%=$(VENV)/.installed-%): $(VENV)/.installed-%: $(VENV)/.installed
+	$(PIP) --editable '.[$*]'
 	touch $@
 
 clean:

@@ -39,6 +39,7 @@ def pytest_cmdline_main(config):
     config.option.numprocesses = "auto"
   if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses:
     config.option.dist = "loadfile"  # before xdist looks: what a file compiled serves all of it
+    config.option.loadscopereorder = False  # which would put files of few tests last, however long these take
     config.option.maxworkerrestart = "0"
 
 
@@ -46,14 +47,25 @@ def pytest_cmdline_main(config):
 LONG = (
   "operators",
   "methods_exact",
-  "compare",
+  "faults",
+  "distributed",
   "sampler",
-  "unet",
-  "training_run",
   "train",
+  "compare",
+  "training_run",
+  "unet",
+  "blind",
   "apps",
-  "study",
+  "harm",
   "evaluate",
+  "training_states",
+  "operators_more",
+  "trajectories",
+  "free",
+  "verify",
+  "checkpoint",
+  "study",
+  "readme",
 )
 
 
@@ -67,6 +79,9 @@ def pytest_collection_modifyitems(items):
 jax.config.update("jax_compilation_cache_dir", os.path.join(ROOT, ".pytest_cache", "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# No test takes the power away, and a disk needs milliseconds for each of some hundred thousand requests.
+os.fsync = lambda descriptor: None
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 TOOLS = ROOT / "tools"

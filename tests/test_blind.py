@@ -10,8 +10,9 @@ import diffinv
 import diffinv.data.held_out
 from diffinv import blind, noise, priors, problems
 from diffinv.blind import estimation, free, prediction, spectrum
+from diffinv.blind.estimation import SEARCHED
 from diffinv.operators.blur import CircularBlur
-from diffinv.operators.kernels import DiskKernel, GaussianKernel, MotionKernel
+from diffinv.operators.kernels import AUTO, DiskKernel, GaussianKernel, MotionKernel
 from diffinv.priors.gaussian import LINEAR
 from diffinv.priors.spectral import SpectralGaussian
 
@@ -174,13 +175,24 @@ def blurred(kernel, size=96):
   return problems.simulate(jax.random.key(3), operator, noise.Gaussian(jnp.float32(0.02)), jnp.asarray(x0)).y
 
 
+def make_coarse(monkeypatch):
+  """Let all families be tried in little time: fewer kernels to begin from, and a free one in a few small steps."""
+  for module in (estimation, free):
+    monkeypatch.setattr(module, "STEPS", 4)  # of a restoration
+  monkeypatch.setattr(estimation, "STARTS", 12)
+  coarse = {name: number._replace(spacing=2 * number.spacing) for name, number in SEARCHED["motion"].items()}
+  monkeypatch.setitem(SEARCHED, "motion", coarse)
+  monkeypatch.setattr(free, "SIZE", 9)
+  monkeypatch.setattr(free, "ADDED", (4.0, 2.0))
+
+
 @pytest.mark.parametrize(
   ("kernel", "family"),
-  [(GaussianKernel(2.0), "gaussian"), (DiskKernel(3.5), "disk"), (MotionKernel(11.0, 60.0), "auto")],
+  [(GaussianKernel(2.0), "gaussian"), (DiskKernel(3.5), "disk"), (MotionKernel(11.0, 55.0), AUTO)],
 )
 def test_numbers_of_a_photograph_are_found(kernel, family, monkeypatch):
-  monkeypatch.setattr(free, "SIZE", 13)  # a free kernel, one of `auto`, in a few small steps
-  monkeypatch.setattr(free, "ADDED", (8.0, 4.0, 2.0))
+  if family == AUTO:
+    make_coarse(monkeypatch)
   found = blind.estimate_blur(diffinv.load_prior("photo"), blurred(kernel), 0.02, family, jax.random.key(0))
   assert found.kernel.family == kernel.family
   for name, value in found.numbers.items():

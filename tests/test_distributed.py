@@ -175,7 +175,7 @@ def test_two_processes_of_a_slurm_job_restore_pictures_as_one(alone, tmp_path):
 
 
 TRAIN = (
-  *("--data=faces", "--size=8", "--channels=8", "--multipliers=1", "--middle_blocks=1", "--embedding=16"),
+  *("--size=8", "--channels=8", "--multipliers=1", "--middle_blocks=1", "--embedding=16"),
   *("--held_out=4", "--warmup_steps=5", "--batch_size=4", "--log_every=1", "--optimizer=adamw", "--devices=1"),
   *("--steps=40", "--validate_every=40", "--sample_every=40", "--save_seconds=0"),
 )
@@ -186,10 +186,11 @@ def losses(folder):
   return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
 
 
-def test_two_processes_train_as_one_and_go_on_after_one_was_killed(tmp_path):
+def test_two_processes_train_as_one_and_go_on_after_one_was_killed(alone, tmp_path):
+  words = ("train", alone[0][2], *TRAIN)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as Optax needs it
-    assert main.execute(["train", *TRAIN, f"--output={tmp_path / 'one'}"]) == 0
-  words = ("train", *TRAIN, f"--output={tmp_path / 'two'}")
+    assert main.execute([*words, f"--output={tmp_path / 'one'}"]) == 0
+  words = (*words, f"--output={tmp_path / 'two'}")
   first, second = start(2, *words)
   for line in first.stdout:
     if line.startswith("step 3/"):

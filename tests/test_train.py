@@ -323,9 +323,10 @@ def test_a_tiny_network_beats_the_fitted_gaussian_on_faces():
   step = compiled_step(network, goal, how)
   state = train.init_state(small.initialize(jax.random.key(1), config), how)
   order = np.random.default_rng(0)
-  for _ in range(400):
+  steps = 250
+  for _ in range(steps):
     chosen = order.choice(512, 32, replace=False)
-    state, _ = step(state, jax.random.key(2), pool[chosen], np.float32(400))
+    state, _ = step(state, jax.random.key(2), pool[chosen], np.float32(steps))
 
   key = jax.random.key(3)
   measured = jax.jit(functools.partial(train.validate, network=network, objective=goal))(

@@ -23,7 +23,7 @@ from diffinv.manifest import LOCK
 from diffinv.output import RESULTS
 from diffinv.priors import folder as checkpoint
 from diffinv.priors import state_dicts
-from diffinv.report import page
+from diffinv.report import figures, page
 from diffinv.studies import runs, tune
 from diffinv.studies.evaluation import denoising
 from diffinv.studies.evaluation.layout import Measured, Table
@@ -153,6 +153,8 @@ def quick():
     patch.setattr(tune, "sample_batch", no_chains)
     patch.setattr(denoising, "measure", no_measure)
     patch.setattr(tables, "run", lambda *args, **options: iter(()))
+    for name in ("cost", "coverage"):
+      patch.setattr(figures, name, lambda *args: "<svg></svg>")
     yield
 
 
@@ -267,10 +269,15 @@ def snapshot(folder, but=()):
     folders[:] = [name for name in folders if os.path.join(root, name) not in but]
     for name in (*folders, *names):
       path = os.path.join(root, name)
-      mode = os.lstat(path).st_mode
-      whole = stat.S_ISREG(mode) and os.path.getsize(path) < 2**24
-      found[path] = (mode, pathlib.Path(path).read_bytes() if whole else None)
+      status = os.lstat(path)
+      whole = stat.S_ISREG(status.st_mode) and status.st_size < 2**24
+      found[path] = (status.st_mode, _contents(path) if whole else None)
   return found
+
+
+def _contents(path):
+  with open(path, "rb") as file:
+    return file.read()
 
 
 def error_line(said):

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from diffinv.nets import configs, unet
+from diffinv.nets.attention import attend
 from diffinv.nets.unet import DTYPES, MAX_PERIOD, Conv, GroupNorm, Linear
 
 MAX_GROUPS = 32  # of the norms whose groups follow from their channels, of 4 channels or more
@@ -280,9 +281,7 @@ class Attention(nn.Module):
     tokens = x if self.groups is None else GroupNorm(self.groups, self.eps, name="group_norm")(x)
     tokens, split = jnp.reshape(tokens, (h * w, c)), (h * w, -1, self.head_dim or c)
     q, k, v = (jnp.reshape(Linear(c, name=f"to_{name}")(tokens), split) for name in "qkv")
-    scores = jnp.einsum("qhc,khc->hqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    attended = jnp.reshape(jnp.einsum("hqk,khc->qhc", weights, v), (h * w, c))
+    attended = jnp.reshape(attend(q, k, v), (h * w, c))
     return (x + jnp.reshape(Linear(c, name="to_out_0")(attended), (h, w, c))) / self.factor
 
 

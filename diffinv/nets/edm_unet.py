@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from diffinv.nets import configs, diffusers_unet, unet
+from diffinv.nets.attention import attend
 from diffinv.nets.unet import DTYPES, MAX_PERIOD, Conv, GroupNorm, Linear
 
 MAX_GROUPS, LEAST_IN_GROUP = 32, 4  # of a norm: groups, and channels in one
@@ -269,9 +270,7 @@ class Block(nn.Module):
     h, w, c = x.shape
     qkv = Linear(3 * c, name="qkv")(jnp.reshape(norm(x), (h * w, c)))
     q, k, v = jnp.unstack(jnp.reshape(qkv, (h * w, self.heads, c // self.heads, 3)), axis=3)
-    scores = jnp.einsum("qhc,khc->hqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    attended = jnp.reshape(jnp.einsum("hqk,khc->qhc", weights, v), (h * w, c))
+    attended = jnp.reshape(attend(q, k, v), (h * w, c))
     return (jnp.reshape(Linear(c, zero=True, name="proj")(attended), (h, w, c)) + x) * KINDS[self.kind].factor
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffinv.nets import configs, convolution
+from diffinv.nets.attention import attend
 
 GROUPS = 32  # of every normalization of the authors' networks
 NORM_EPS = 1e-5  # PyTorch's default, under which the published weights were trained; Flax's is 1e-6
@@ -302,9 +303,7 @@ class Attention(nn.Module):
       q, k, v = jnp.unstack(jnp.reshape(qkv, (h * w, self.num_heads, 3, -1)), axis=2)
     else:
       q, k, v = jnp.unstack(jnp.reshape(qkv, (h * w, 3, self.num_heads, -1)), axis=1)
-    scores = jnp.einsum("qhc,khc->hqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    attended = jnp.reshape(jnp.einsum("hqk,khc->qhc", weights, v), (h * w, c))
+    attended = jnp.reshape(attend(q, k, v), (h * w, c))
     return x + jnp.reshape(Linear(c, zero=True, name="proj_out")(attended), (h, w, c))
 
 

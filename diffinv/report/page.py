@@ -6,6 +6,7 @@ are there without scripts, too. The wording is in `diffinv/report/templates/`.
 """
 
 import base64
+import functools
 import hashlib
 import math
 import os
@@ -110,8 +111,9 @@ def write(
   return path
 
 
-def html(run: runs.Run) -> str:
-  """Return the page."""
+@functools.cache
+def _templates() -> jinja2.Environment:
+  """Return the templates, which are compiled once."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("diffinv.report"),
     autoescape=True,
@@ -120,9 +122,14 @@ def html(run: runs.Run) -> str:
     lstrip_blocks=True,
   )
   environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-  script = environment.get_template("report.js.j2").render()
+  return environment
+
+
+def html(run: runs.Run) -> str:
+  """Return the page."""
+  script = _templates().get_template("report.js.j2").render()
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-  page = environment.get_template("report.html.j2")
+  page = _templates().get_template("report.html.j2")
   return page.render(**context(run), script=markupsafe.Markup(script), script_hash=digest)
 
 
