@@ -13,7 +13,7 @@ _PUBLIC = {
   "OPERATORS": "diffinv.operators",
   "Evaluation": "diffinv.studies.evaluate",
   "Problem": "diffinv.problems",
-  "Restoration": "diffinv.studies.restore",
+  "Restoration": "diffinv.studies.restoration",
   "Results": "diffinv.studies.results",
   "Search": "diffinv.studies.tune",
   "Study": "diffinv.studies.study",

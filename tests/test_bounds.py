@@ -21,7 +21,7 @@ from diffinv.priors.state_dicts import ConvertConfig
 from diffinv.studies import search
 from diffinv.studies.draw import Drawing
 from diffinv.studies.evaluation.subject import Evaluation
-from diffinv.studies.restore import Restoration
+from diffinv.studies.restoration import Restoration
 from diffinv.studies.study import Study
 from diffinv.studies.tune import Search
 from diffinv.training.config import TrainConfig

@@ -25,10 +25,10 @@ from diffinv.data import images
 from diffinv.methods import METHODS, affine, check
 from diffinv.methods.averaged import Averaged
 from diffinv.schedules import Schedule
-from diffinv.studies import entrants, presets, settings
-from diffinv.studies import restore as restoring
+from diffinv.studies import entrants, jobs, presets, settings
 from diffinv.studies import tune as tuning
 from diffinv.studies.presets import AIMS, PRESETS, QUALITIES
+from diffinv.studies.restoration import Restoration
 
 SHAPE = (8, 8, 3)
 LINEAR = Schedule("linear", 1000)
@@ -265,7 +265,7 @@ def test_what_is_no_method_cannot_be_verified(name, capsys):
 def test_settings_that_were_chosen_for_other_steps_are_said_to_be(tmp_path, capsys, monkeypatch, picture, flags, said):
   (tmp_path / "s.json").write_text('{"dps": {"steps": "7", "default": {}}}')
   flags = [flag.format(settings=tmp_path / "s.json") for flag in flags]
-  config = restoring.Restoration(**dict(flag[2:].split("=") for flag in flags), input=(picture,), prior="photo")
-  restoring.plan(config)
+  config = Restoration(**dict(flag[2:].split("=") for flag in flags), input=(picture,), prior="photo")
+  jobs.plan(config)
   notes = [line for line in capsys.readouterr().err.splitlines() if "other steps" in line]
   assert [note.startswith(said or "-") for note in notes] == ([True] if said else [])

@@ -18,7 +18,8 @@ from diffinv.data import bundled, images
 from diffinv.methods import DiffPIR, base
 from diffinv.operators import LinearOperator
 from diffinv.pytree import pytree, static
-from diffinv.studies import restore, runs, settings
+from diffinv.studies import jobs, restore, runs, settings
+from diffinv.studies.restoration import Restoration
 from diffinv.studies.study import Study
 from diffinv.studies.tune import Search
 from diffinv.tasks import TASKS
@@ -295,21 +296,21 @@ def test_a_picture_is_decoded_once_between_plan_and_chains(photo, tmp_path, monk
     images.write(tmp_path / "in" / f"{name}.png", photo)
   decode, decoded = images.decode, []
   monkeypatch.setattr(images, "decode", lambda path, **more: decoded.append(path.name) or decode(path, **more))
-  config = restore.Restoration(input=str(tmp_path / "in"), task="denoising", prior="natural", steps=2, method="ddrm")
+  config = Restoration(input=str(tmp_path / "in"), task="denoising", prior="natural", steps=2, method="ddrm")
   restore.restore_all(config, tmp_path / "out")
   assert sorted(decoded) == ["a.png", "b.png"]
 
 
 @pytest.mark.slow
 def test_what_memory_has_no_room_for_is_read_for_the_plan_and_for_its_chain_alone(photo, tmp_path, monkeypatch):
-  monkeypatch.setattr(restore, "KEPT_BYTES", 0)
+  monkeypatch.setattr(jobs, "KEPT_BYTES", 0)
   (tmp_path / "in").mkdir()
   for name in "abcd":
     images.write(tmp_path / "in" / f"{name}.png", photo)
   decode, decoded = images.decode, []
   monkeypatch.setattr(images, "decode", lambda path, **more: decoded.append(path.name) or decode(path, **more))
   shape = {"task": "denoising", "prior": "natural", "steps": 2, "method": "ddrm", "batch_size": 1}
-  restore.restore_all(restore.Restoration(input=str(tmp_path / "in"), **shape), tmp_path / "out")
+  restore.restore_all(Restoration(input=str(tmp_path / "in"), **shape), tmp_path / "out")
   assert sorted(decoded) == ["a.png"] + [f"{name}.png" for name in "aabbccdd"]  # the first one for the memory, too
 
 

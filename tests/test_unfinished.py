@@ -15,7 +15,7 @@ from diffinv.data import images
 from diffinv.manifest import Manifest
 from diffinv.noise import Gaussian
 from diffinv.problems import Problem
-from diffinv.studies import restore, runs, unfinished
+from diffinv.studies import jobs, restoration, restore, runs, unfinished
 
 STEPS = 6  # each a block
 
@@ -250,8 +250,8 @@ def test_chains_whose_state_is_damaged_begin_anew_and_a_line_says_so(harm, said,
 def test_a_state_is_of_its_measurement_and_its_layout(changed, tmp_path):
   """The plan does not tell: a blur or a sigma that was found is not in it, and `batch_size` may change."""
   picture = command(tmp_path)[-1].partition("=")[2]
-  config = restore.Restoration(input=picture, task="denoising", prior="natural", method="dps", num_samples=4)
-  job = restore.plan(config)
+  config = restoration.Restoration(input=picture, task="denoising", prior="natural", method="dps", num_samples=4)
+  job = jobs.plan(config)
   run = runs.RunFolder(tmp_path / "out", restore.describe(job, tmp_path / "out"), kind=runs.RESTORATION)
   problem, _ = job.load(job.cases[0])
   digest = lambda job, problem: restore._kept(run, job, job.cases, [problem], 1)._digest

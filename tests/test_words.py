@@ -13,8 +13,8 @@ import diffinv
 from diffinv.apps import main
 from diffinv.data import formats, held_out, images
 from diffinv.operators import super_resolution
-from diffinv.studies import measurement, restore, settings
-from diffinv.studies.restore import Restoration
+from diffinv.studies import jobs, measurement, settings
+from diffinv.studies.restoration import Restoration
 from diffinv.studies.study import Study
 from diffinv.tasks import FACTORS, TASKS, WORDS
 
@@ -116,7 +116,7 @@ def test_a_word_has_the_settings_of_its_task(word, task):
   config = Restoration(
     task=word, measurement=("y",), method="dps", settings=TABLE, prior="natural", sigma=0.1, **GIVEN.get(word, {})
   )
-  assert restore.plan(config, given_y=y).method.scale == 2.0 + list(TASKS).index(task)
+  assert jobs.plan(config, given_y=y).method.scale == 2.0 + list(TASKS).index(task)
 
 
 def test_a_comparison_gives_a_task_of_ones_own_the_settings_that_it_names():

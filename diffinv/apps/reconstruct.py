@@ -23,8 +23,8 @@ from diffinv.apps import flags as flagging
 from diffinv.apps import shared
 from diffinv.apps.main import run_module
 from diffinv.launch import Launch, joined
-from diffinv.studies import marks, restore
-from diffinv.studies.restore import Restoration
+from diffinv.studies import marks, restore, restored
+from diffinv.studies.restoration import Restoration
 
 CONFIG = Restoration
 FLAGS = flags.FlagValues()
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     shared.print_shared(team)
     return
   print_report(results)
-  failed = restore.failures(results["images"])
+  failed = restored.failures(results["images"])
   if failed:
     name, reason = results["method"]["name"], next(iter(failed.values()))
     pictures = ", ".join(failed)
