@@ -18,7 +18,7 @@ from diffinv.apps import train as train_app
 from diffinv.priors import folder as checkpoint
 from diffinv.training import devices, network, run_folder
 from diffinv.training import plan as plans
-from diffinv.training.config import TrainConfig
+from diffinv.training.config import LATER, TrainConfig
 
 TINY = ["--data=faces", "--size=16", "--channels=8", "--multipliers=1,2", "--embedding=16", "--batch_size=8"]
 TINY += ["--steps=4"]
@@ -429,6 +429,16 @@ def test_a_plan_of_other_options_is_one_line(begun, tmp_path, capsys):
   about["settings"] = {**about["settings"], "optimiser": "muon"}
   (begun / "run.json").write_text(json.dumps(about))
   assert "--optimiser: expected 'muon', with which the run" in fails(capsys, tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_run_goes_on_that_began_before_an_option_was_there(begun, plan, tmp_path, capsys, name):
+  about = json.loads((begun / "run.json").read_text())
+  assert about["settings"].pop(name) == LATER[name]
+  (begun / "run.json").write_text(json.dumps(about))
+  assert plan("--steps=4").settings == about["settings"]
+  assert f"--{name}: expected {LATER[name]}, with which the run" in fails(capsys, tmp_path / "p", f"--{name}=7")
+  assert TrainConfig.of_prior(about).settings()[name] == LATER[name]
 
 
 def test_a_run_that_goes_on_takes_what_may_change_and_says_so(begun, plan, capsys):

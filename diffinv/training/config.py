@@ -59,6 +59,9 @@ SIZES: dict[str, dict[int, dict[str, Any]]] = {
 # Options that a network does not have.
 FOREIGN: dict[str, tuple[str, ...]] = {"small": (), "guided_diffusion": ("middle_blocks", "patch", "embedding")}
 
+# Options that came later, and what the runs before them did.
+LATER = {"candidates": 1}
+
 # Options that a run takes over from the prior that it starts from: what the network is, and how pictures are scaled.
 INHERITED = (
   *("network", "channels", "multipliers", "blocks", "middle_blocks", "patch", "attention", "head_channels"),
@@ -319,7 +322,7 @@ def _inherited(init: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[s
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return the settings of a run as they are called now; those of older runs have other names, and no network."""
   named = {"optimizer" if name == "optimiser" else name: value for name, value in settings.items()}
-  return named if "network" in named else {**named, "network": "small"}
+  return {**LATER, "network": "small", **named}
 
 
 def shared(cls: type, config: TrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from diffinv import errors, reading
 from diffinv.data import folder as folder_data
 from diffinv.data import held_out as held_out_data
 from diffinv.priors import folder as checkpoint
-from diffinv.training.config import TrainConfig
+from diffinv.training.config import LATER, TrainConfig
 from diffinv.training.data import Report
 from diffinv.training.devices import Devices
 from diffinv.training.pace import UNKNOWN_STEPS
@@ -82,7 +82,7 @@ def make_plan(
   found = None if restart else _read(folder / PLAN, needed=trained)
   plan = found or new
   if found is not None:
-    _check_settings(plan.settings, settings, folder, report)
+    _check_settings({**LATER, **plan.settings}, settings, folder, report)
     if str(commit) not in str(plan.commit):
       plan = dataclasses.replace(plan, commit=f"{plan.commit}, {commit}")
   return plan.fixed(_total_steps(plan.total_steps, config, report), config.validate_every)
