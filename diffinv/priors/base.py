@@ -109,18 +109,18 @@ def network_input(level: Level, prediction: str, time_scale: float = 1.0) -> tup
   Args:
     level: of the noise.
     prediction: of PREDICTIONS.
-    time_scale: factor of t, the index in the schedule, a flow's time, or c_noise of "edm"; other networks of OWN_TIME
-      have none.
+    time_scale: factor of t, the index in the schedule, a flow's time, or c_noise of "edm"; networks of TOLD_SIGMA have
+      none.
   """
   if prediction in VELOCITIES:
     tau = flow_time(level) if prediction == "velocity" else level.alpha / (level.alpha + level.sigma)
     return 1 / (level.alpha + level.sigma), time_scale * tau
   if prediction not in OWN_TIME:
     return jnp.ones_like(level.alpha), level.t if time_scale == 1.0 else time_scale * level.t
-  if prediction in ("ve", "denoiser"):
+  if prediction in TOLD_SIGMA:
     return 1 / level.alpha, jnp.maximum(level.sigma / level.alpha, LEAST_SBAR)
   _, _, c_in, c_noise = edm_scales(level)
-  return c_in / level.alpha, c_noise if time_scale == 1.0 else time_scale * c_noise
+  return c_in / level.alpha, time_scale * c_noise
 
 
 def of_unit_range(x_t: jax.Array, level: Level) -> tuple[jax.Array, Level]:
@@ -142,7 +142,8 @@ X0_FROM = {
   "velocity_to_data": lambda x_t, velocity, level: x0_from_velocity(x_t, -velocity, level),  # from noise to pictures
 }
 VELOCITIES = ("velocity", "velocity_to_data")  # predictions of flows, which are told their time
-OWN_TIME = ("edm", "ve", "denoiser")  # predictions of networks that are told the noise, not the index in the schedule
+TOLD_SIGMA = ("ve", "denoiser")  # predictions of networks that are told sigma itself
+OWN_TIME = ("edm", *TOLD_SIGMA)  # predictions of networks that are told the noise, not the index in the schedule
 PREDICTIONS = tuple(X0_FROM)
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 

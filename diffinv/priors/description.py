@@ -27,7 +27,7 @@ import msgspec
 from diffinv import errors, files, reading
 from diffinv.nets import diffusers_unet, drunet, edm_unet, small, unet
 from diffinv.priors import classes
-from diffinv.priors.base import OWN_TIME, PREDICTIONS, VARIANCES, Prior
+from diffinv.priors.base import OWN_TIME, PREDICTIONS, TOLD_SIGMA, VARIANCES, Prior
 from diffinv.reading import shown
 from diffinv.schedules import NAMES, Schedule
 
@@ -223,7 +223,7 @@ def parse(description: dict, where: str) -> tuple[Any, Schedule]:
     raise ValueError(f"{where}: time_scale: expected a number in (0, {MAX_TIME_SCALE}], got {shown(scale)}; {ADVICE}")
   _check_null(description.get("null_label"), classes.rows(config), where)
   prediction = description["prediction"]
-  if scale != 1.0 and prediction in OWN_TIME and prediction != "edm":
+  if scale != 1.0 and prediction in TOLD_SIGMA:
     raise ValueError(
       f"{where}: time_scale: expected 1 with the prediction {prediction!r}, got {shown(scale)}; {ADVICE}"
     )

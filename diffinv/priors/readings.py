@@ -144,8 +144,10 @@ def _shown(try_one: Trial, space: Space) -> Iterator[None]:
   with progress.Bar(most) as bar:
     report = bar.part(most, "trying readings of the network")
     try_one.evaluated = lambda count: report(min(count, most - 1), most)
-    yield
-  try_one.evaluated = lambda count: None
+    try:
+      yield
+    finally:
+      try_one.evaluated = lambda count: None
 
 
 def _evaluations(space: Space) -> int:

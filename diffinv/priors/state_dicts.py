@@ -30,7 +30,7 @@ from diffinv.priors import (
   trial,
 )
 from diffinv.priors import folder as priors
-from diffinv.priors.base import EDM_SIGMA_DATA, OWN_TIME, VELOCITIES, Prior
+from diffinv.priors.base import EDM_SIGMA_DATA, TOLD_SIGMA, VELOCITIES, Prior
 from diffinv.priors.description import MAX_NUMBER, MAX_SCHEDULE_STEPS
 from diffinv.priors.tensor_files import Tensor, read_state_dict, sha256
 from diffinv.reading import shown
@@ -431,7 +431,7 @@ def _said_of(config: ConvertConfig) -> families.Said:
 
 def _space(networks: Sequence[Any], first: Prior, predictions: Sequence[str], config: ConvertConfig) -> readings.Space:
   """Return every reading; `first`: a prior as flags and files have it, or as is likeliest."""
-  own = first.prediction in OWN_TIME and first.prediction != readings.EDM
+  own = first.prediction in TOLD_SIGMA
   steps, color = first.schedule.num_steps, first.image_shape[2] == COLOR
   flow = first.prediction in VELOCITIES
   far = float(readings.RESCALED_TO)

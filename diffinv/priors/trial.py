@@ -122,12 +122,12 @@ class Trial:
     if key not in self._outputs:
       order = channel_order(x.shape[-1], reading.network.out_channels) if reading.reversed_channels else slice(None)
       x = x[..., ::-1] if reading.reversed_channels else x
-      run = self._function(reading.network, params, x)
+      run = self._runnable(reading.network, params, x)
       self._outputs[key] = np.asarray(run(params, x, jnp.float32(t)))[..., order]
       self.evaluated(len(self._outputs))
     return jnp.asarray(self._outputs[key])
 
-  def _function(self, network: Any, params: Any, x: jax.Array) -> Callable:
+  def _runnable(self, network: Any, params: Any, x: jax.Array) -> Callable:
     if self.is_cheap:
       return _compiled(network)
     if self._last is None or self._last[0] != network:

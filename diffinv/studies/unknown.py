@@ -169,17 +169,21 @@ def _one(config, name, task, prior, case, y, noise, kind, kept, weights) -> Know
 
 def _noise(row: Mapping[str, Any]) -> Any:
   """Return the noise that was found, as `schemas.Found` has it."""
-  for kind in uneven_noise.KINDS:
-    if kind in row:
-      return uneven_noise.noise_of(np.asarray(row[kind], np.float32), kind)
-  return Gaussian(row["sigma"])
+  varies = _varies(row)
+  return Gaussian(row["sigma"]) if varies is None else uneven_noise.noise_of(*varies)
 
 
 def _said(row: Mapping[str, Any]) -> str:
   """Say what was found."""
-  said = [uneven_noise.worded(np.asarray(row[kind], np.float32), kind) for kind in uneven_noise.KINDS if kind in row]
+  varies = _varies(row)
+  said = [] if varies is None else [uneven_noise.worded(*varies)]
   said += [f"sigma {row['sigma']:.3g}"] if "sigma" in row else []
   return ", ".join(said + ([f"blur {row['blur']}"] if "blur" in row else []))
+
+
+def _varies(row: Mapping[str, Any]) -> tuple[np.ndarray, str] | None:
+  """Return the variances of noise that varies within a picture, and what with; None of noise that does not."""
+  return next(((np.asarray(row[kind], np.float32), kind) for kind in uneven_noise.KINDS if kind in row), None)
 
 
 def _key(config, case, simplest, y, rounded, weights: Callable[[], str]) -> str:
