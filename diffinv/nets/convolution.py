@@ -44,6 +44,9 @@ convolve.defvjp(_save, _gradients)
 def gradient_by_products(size: int, x: jax.Array, cotangent: jax.Array) -> jax.Array:
   """Return sum_n x[n + offset] cotangent[n]^T for the size^2 offsets, `[size, size, c, d]`, one image at a time.
 
+  The offsets along a row are channels of one matrix: `size` products an image, of wide matrices. Other rows are parts
+  of the same matrix, and copy nothing.
+
   Args:
     size: of the kernel, odd.
     x: `[b, h, w, c]`.
@@ -56,15 +59,15 @@ def gradient_by_products(size: int, x: jax.Array, cotangent: jax.Array) -> jax.A
 
   def add_image(total, image):
     padded, cotangent = image
-    flat = jnp.reshape(cotangent, (height * width, features))
+    shifted = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
+    rows = jnp.reshape(shifted, ((height + 2 * reach) * width, size * channels))
+    flat = jnp.reshape(cotangent, (height * width, features)).T
 
-    def product(i, j):
-      shifted = jnp.reshape(padded[i : i + height, j : j + width], (height * width, channels))
-      return jnp.matmul(flat.T, shifted, preferred_element_type=total.dtype)
+    def product(i):
+      return jnp.matmul(flat, rows[i * width : (i + height) * width], preferred_element_type=total.dtype)
 
-    return total + jnp.stack([jnp.stack([product(i, j) for j in range(size)]) for i in range(size)]), None
+    return total + jnp.stack([product(i) for i in range(size)]), None
 
   dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
-  zero = jnp.zeros((size, size, features, channels), dtype)
-  total, _ = jax.lax.scan(add_image, zero, (padded, cotangent))
-  return jnp.swapaxes(total, 2, 3).astype(x.dtype)
+  total, _ = jax.lax.scan(add_image, jnp.zeros((size, features, size * channels), dtype), (padded, cotangent))
+  return jnp.reshape(total, (size, features, size, channels)).transpose(0, 2, 3, 1).astype(x.dtype)
