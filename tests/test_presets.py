@@ -167,21 +167,21 @@ def reconstruct(picture, folder, *flags):
 
 
 @pytest.mark.parametrize(
-  "flags, method, preset",
+  "flags, method, preset, averaged",
   [
-    ([], "dpir", "balanced"),
-    (["--quality=fast", "--steps=3"], "dpir", "fast"),
-    (["--quality=best", "--steps=2"], "dpir", "best"),
-    (["--aim=sample", "--steps=3", "--task=hdr"], "diffpir", "balanced_sample"),
-    (["--task=denoising"], "mmse", "balanced"),
-    (["--method=total_variation"], "total_variation", None),
+    ([], "dpir", "balanced", 2),
+    (["--quality=fast", "--steps=3"], "dpir", "fast", None),
+    (["--quality=best", "--steps=2"], "dpir", "best", 8),
+    (["--aim=sample", "--steps=3", "--task=hdr"], "diffpir", "balanced_sample", None),
+    (["--task=denoising"], "mmse", "balanced", None),
+    (["--method=total_variation"], "total_variation", None, None),
   ],
 )
-def test_reconstruct_takes_a_wish_or_a_method_of_any_kind(picture, tmp_path, capsys, flags, method, preset):
+def test_reconstruct_takes_a_wish_or_a_method_of_any_kind(picture, tmp_path, capsys, flags, method, preset, averaged):
   assert reconstruct(picture, tmp_path / "out", *flags) == 0
   found = json.loads((tmp_path / "out" / "results.json").read_text())
   assert found["method"]["name"] == method and found.get("preset") == preset
-  assert found["method"].get("averaged") == (8 if preset == "best" else None)
+  assert found["method"].get("averaged") == averaged
   assert capsys.readouterr().out.splitlines()[-1].startswith(method)
   assert (found["network_evaluations"] == 0) == (method == "total_variation")
 
