@@ -185,6 +185,16 @@ def test_the_sheet_shows_the_pictures(compared):
     assert find(canvas, wanted), name
 
 
+@pytest.mark.slow
+def test_a_method_that_no_task_suits_has_no_column(photos, tmp_path):
+  sizes = []
+  for methods in ("ddrm", "mmse,ddrm", "dps,ddrm"):
+    run(tmp_path / methods, f"--data={photos / 'a.png'}", "--tasks=inpaint_random", f"--methods={methods}")
+    sizes.append(load(tmp_path / methods / "sheet.png").shape)
+  alone, beside, two = sizes
+  assert alone == beside and two[0] == alone[0] and two[1] > alone[1]
+
+
 def find(canvas, wanted):
   """Tell whether an array is a window of another, [h, w, c]."""
   height, width = wanted.shape[:2]

@@ -346,8 +346,12 @@ def _in_pictures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
-  """Draw the contact sheets of the first pictures: rows are tasks; columns truth, measurement and methods."""
-  columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"])]
+  """Draw the contact sheets of the first pictures: rows are tasks; columns truth, measurement and methods.
+
+  A method that no task suits has no column.
+  """
+  shown = _shown(c)
+  columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"] if entry["name"] in shown)]
   for i, case in enumerate(c.cases[:SHEET_PICTURES]):
     stopping.check()
     rows = [(task.title, sheet_row(run, c, i, name)) for name, task in c.tasks.items()]
@@ -359,7 +363,13 @@ def sheet_row(run: runs.RunFolder, c: Comparison, i: int, task: str) -> list[she
   case, problem = c.cases[i], c.measure(task, i)
   measured = np.asarray(problem.operator.picture(problem.y))
   cells = [sheet.Cell(c.truths[i]), sheet.Cell(measured, (images.by(measured.shape),))]
-  return cells + [_sheet_cell(run, case, entrant) for entrant in c.entrants if entrant.task == task]
+  shown = _shown(c)
+  return cells + [_sheet_cell(run, case, e) for e in c.entrants if e.task == task and e.name in shown]
+
+
+def _shown(c: Comparison) -> set[str]:
+  """Name the methods that suit a task at least."""
+  return {entrant.name for entrant in c.entrants if not entrant.excuse}
 
 
 def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell:
