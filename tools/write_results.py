@@ -22,6 +22,7 @@ from PIL import Image
 
 from diffinv import Study, compare, errors, files, output, read_results, write_report
 from diffinv.data import images
+from diffinv.methods import METHODS
 from diffinv.studies import runs
 from diffinv.studies.compare import prepare
 from diffinv.studies.study import DEFAULT_TASKS
@@ -34,8 +35,9 @@ CHEAP_EVALUATIONS = 100  # without a gradient of the network: what counts as che
 PAGE = "results.md"
 PAGE_OF_RUN = "report.html"
 PANEL_INCHES, LEAST_INCHES, DPI = 2.6, 3.4, 130  # one panel alone has to have room for the words under it
-MARKERS = "osD^v<>PX*hpd"
-COLORS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy")  # as many as markers
+PRESET = "balanced"  # what `diffinv reconstruct` does when nothing else is said
+MARKERS = "osD^v<>PX*hpdH"
+COLORS = matplotlib.colormaps["tab20"].colors[::2] + ("black", "gold", "navy", "hotpink")  # as many as markers
 
 
 class Entry(NamedTuple):
@@ -47,11 +49,10 @@ class Entry(NamedTuple):
   averages: bool = False  # whether a mean of samples takes part
 
 
-def linear(prior: str, data: str, count: int) -> Study:
+def linear(prior: str, data: str, count: int, **choices: Any) -> Study:
   """Return a study of linear tasks."""
-  return Study(
-    prior=prior, data=data, num_images=count, tasks=DEFAULT_TASKS, set={f"{REFERENCE}.steps": REFERENCE_STEPS}
-  )
+  reference = {f"{REFERENCE}.steps": REFERENCE_STEPS}
+  return Study(prior=prior, data=data, num_images=count, tasks=DEFAULT_TASKS, set=reference, **choices)
 
 
 def nonlinear(task: str) -> Study:
@@ -68,8 +69,10 @@ def nonlinear(task: str) -> Study:
 
 
 STUDIES = {
-  "photo": Entry("Photographs, linear tasks", linear("photo", "photos", 8), "psnr", averages=True),
-  "faces": Entry("Faces, linear tasks", linear("faces", "faces", 16), "psnr", averages=True),
+  "photo": Entry(
+    "Photographs, linear tasks", linear("photo", "photographs", 8, size=64, methods=(*METHODS, PRESET)), "psnr"
+  ),
+  "faces": Entry("Faces, linear tasks", linear("faces", "faces", 16, methods=tuple(METHODS)), "psnr", averages=True),
   "phase": Entry(
     "Faces, phase retrieval on [-1, 1], the best of four samples by residual", nonlinear("phase_retrieval"), BEST
   ),
@@ -294,7 +297,9 @@ def differences(results: dict[str, Any], methods: Sequence[dict], marks: Sequenc
 
 def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   """Draw quality against network evaluations, a small picture for each task."""
-  panels, names = [], [method["name"] for method in results["methods"]]
+  solved = {entry["method"] for entry in results["summary"] if competes(entry)}
+  drawn = [method for method in results["methods"] if method["name"] in solved]
+  panels, names = [], [method["name"] for method in drawn]
   for task in results["tasks"]:
     entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]
     points = [(weight(*costs(e, results, mark)), value(e, mark), names.index(e["method"])) for e in entries]
@@ -307,7 +312,7 @@ def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     for x, y, number in points:
-      axes.plot(x, y, MARKERS[number], color=COLORS[number], label=results["methods"][number]["title"])
+      axes.plot(x, y, MARKERS[number], color=COLORS[number], label=drawn[number]["title"])
   figure.axes[0].set_ylabel("PSNR, dB", fontsize=8)
   handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
   figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
