@@ -12,7 +12,7 @@ JOBS ?= 2
 .PHONY: demo test test-fast lint format docs dist install clean
 
 demo: $(VENV)/.installed
-	$(BIN)/diffinv compare --prior=photo --size=192 --fit=resize --tasks=inpaint_random,super_resolution,denoising \
+	$(BIN)/diffinv compare --prior=photo --size=160 --fit=resize --tasks=inpaint_random,super_resolution \
 	  --methods=sdedit,score_ald,dps,balanced --output=out/demo --overwrite
 	$(BIN)/diffinv reconstruct --prior=faces --input=diffinv/data/face.png --task=inpaint_box --method=dps \
 	  --num_samples=4 --output=out/demo-faces --overwrite
