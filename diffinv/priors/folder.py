@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 KIND = "prior"  # of folder
-TILE = 1024  # pixels: at 64 channels some 0.5 GB for the layers of a window, a quarter more work than without tiles
+TILE = 1024  # pixels: at 64 channels some 0.5 GB for the layers of a window, a half more work at a reach of 112
 BUILDING = ".building"  # of the name of the folder in which one is written
 
 # Priors that need no file, made when they are asked for.
