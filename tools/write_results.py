@@ -180,6 +180,12 @@ def competes(entry: dict[str, Any]) -> bool:
   return bool(entry.get("count")) and not entry["failed"]
 
 
+def restoring(results: dict[str, Any]) -> list[dict[str, Any]]:
+  """Return the methods that restored a picture of some task."""
+  able = {entry["method"] for entry in results["summary"] if entry.get("count")}
+  return [method for method in results["methods"] if method["name"] in able]
+
+
 def cells(entry: dict[str, Any], mark: str) -> str:
   """Return `PSNR ± half an interval / SSIM`."""
   if entry.get("skipped"):
@@ -220,11 +226,9 @@ def table(results: dict[str, Any], mark: str) -> str:
     )
     for task in tasks
   }
-  for method in results["methods"]:
+  for method in restoring(results):
     entries = [by_run[task["name"], method["name"]] for task in tasks]
     solved = [entry for entry in entries if entry.get("count")]
-    if not solved:
-      continue
     spent = ", ".join(map(span, zip(*(costs(entry, results, mark) for entry in solved))))
     seconds = np.mean([value(entry, "seconds") for entry in solved])
     written = [
@@ -297,8 +301,7 @@ def differences(results: dict[str, Any], methods: Sequence[dict], marks: Sequenc
 
 def draw(results: dict[str, Any], mark: str, path: pathlib.Path) -> None:
   """Draw quality against network evaluations, a small picture for each task."""
-  solved = {entry["method"] for entry in results["summary"] if competes(entry)}
-  drawn = [method for method in results["methods"] if method["name"] in solved]
+  drawn = restoring(results)
   panels, names = [], [method["name"] for method in drawn]
   for task in results["tasks"]:
     entries = [e for e in results["summary"] if e["task"] == task["name"] and competes(e)]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   """Return softmax(q k^T / sqrt(c)) v for each head, `[n, heads, c]`; the softmax is of float32.
 
-  The values are those of `jax.nn.dot_product_attention`, which takes longer on a CPU, and cuDNN's flash attention on a
-  GPU only where that is asked for by name.
+  The values are those of `jax.nn.dot_product_attention`. That is slower on a CPU, and on a GPU it uses cuDNN's flash
+  attention only where that is asked for by name.
 
   Args:
     q: queries, `[n, heads, c]`.

@@ -350,26 +350,20 @@ def write_sheets(run: runs.RunFolder, c: Comparison) -> None:
 
   A method that no task suits has no column.
   """
-  shown = _shown(c)
-  columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"] if entry["name"] in shown)]
+  suited = {entrant.name for entrant in c.entrants if not entrant.excuse}
+  columns = ["truth", "measurement", *(entry["title"] for entry in c.plan["methods"] if entry["name"] in suited)]
   for i, case in enumerate(c.cases[:SHEET_PICTURES]):
     stopping.check()
-    rows = [(task.title, sheet_row(run, c, i, name)) for name, task in c.tasks.items()]
+    rows = [(task.title, sheet_row(run, c, i, name, suited)) for name, task in c.tasks.items()]
     images.write_pillow(run.new(runs.sheet(None if len(c.cases) == 1 else case.name)), sheet.sheet(columns, rows))
 
 
-def sheet_row(run: runs.RunFolder, c: Comparison, i: int, task: str) -> list[sheet.Cell]:
-  """Return the cells of one task: truth, measurement, the first sample of every method."""
+def sheet_row(run: runs.RunFolder, c: Comparison, i: int, task: str, methods: set[str]) -> list[sheet.Cell]:
+  """Return the cells of one task: truth, measurement, the first sample of each of the methods."""
   case, problem = c.cases[i], c.measure(task, i)
   measured = np.asarray(problem.operator.picture(problem.y))
   cells = [sheet.Cell(c.truths[i]), sheet.Cell(measured, (images.by(measured.shape),))]
-  shown = _shown(c)
-  return cells + [_sheet_cell(run, case, e) for e in c.entrants if e.task == task and e.name in shown]
-
-
-def _shown(c: Comparison) -> set[str]:
-  """Name the methods that suit a task at least."""
-  return {entrant.name for entrant in c.entrants if not entrant.excuse}
+  return cells + [_sheet_cell(run, case, e) for e in c.entrants if e.task == task and e.name in methods]
 
 
 def _sheet_cell(run: runs.RunFolder, case: Case, entrant: Entrant) -> sheet.Cell:
