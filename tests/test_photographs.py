@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffinv.data import cache, held_out, photographs, photos
+from diffinv.studies.evaluation.subject import Evaluation, Subject
 from diffinv.training import data as training_data
 from diffinv.training.config import TrainConfig
 
@@ -120,8 +121,15 @@ def test_training_is_on_one_split_and_is_validated_on_another(unpacked):
   assert [batch.shape for batch in opened.stream(0, 2)] == [(4, 32, 32, 3)] * 2
   np.testing.assert_array_equal(opened.held_out, held_out.held_out("photographs", held_out.VALIDATION, 6, 32)[1])
   assert sorted(opened.held_out_files) == sorted(p.file for p in photographs.table() if p.split != photographs.TRAINING)
-  assert lines[-1] == "data: 2 photographs; the validation is on 6 crops of others, by other people"
-  assert len(lines) == 2 and "cache_gigabytes=0" in lines[0]
+  assert opened.summary == "data: 2 photographs; the validation is on 6 crops of others, by other people"
+  assert len(lines) == 1 and "cache_gigabytes=0" in lines[0]
+
+
+def test_a_measured_prior_says_nothing_of_a_validation_that_is_not_held(unpacked, capsys):
+  training = TrainConfig(config="photo", size=32, batch_size=4, steps=1).resolved()
+  subject = Subject(Evaluation(prior="photo", fit_images=4), "photo", None, training)
+  assert [batch.shape for batch in subject.training_batches()] == [(4, 32, 32, 3)]
+  assert "validation" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("purpose, split", [("test", "test"), ("validation", "validation"), ("denoising", "test")])

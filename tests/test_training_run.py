@@ -168,6 +168,7 @@ def copy(run, output):
 def test_a_run_that_is_told_to_end_says_how_to_go_on(stopped):
   output, said, code = stopped
   assert "the same command goes on from there" in said and "nothing was written" not in said and code == 143
+  assert "held out: the validation is on" in said
   assert not output.exists()
 
 
@@ -500,7 +501,7 @@ def test_each_held_out_file_gives_several_crops_and_none_to_train_on(colors):
   held_out = [int(name.removesuffix(".png")) for name in data.held_out_files]
   assert sorted(colors_of(data.held_out)) == sorted(3 * held_out)
   assert sorted(colors_of(data.held_out[:2])) == held_out  # one of each first
-  assert said == ["data: 20 files, 2 of them held out: the validation is on 6 crops"]
+  assert data.summary == "data: 20 files, 2 of them held out: the validation is on 6 crops" and said == []
   shown = {c for batch in data.stream(0, 9) for c in colors_of(np.asarray(batch, np.float32) / 127.5 - 1)}
   assert shown == set(range(20)) - set(held_out)
 
@@ -516,13 +517,13 @@ def test_crops_held_out_do_not_depend_on_the_seed(tmp_path, pictures, count):
 
 
 def test_the_whole_of_a_file_is_held_out_once(colors):
-  data, said = open_folder(colors(20), crop="resize")
-  assert len(data.held_out) == 2 and "on 2 crops" in said[-1]
+  data, _ = open_folder(colors(20), crop="resize")
+  assert len(data.held_out) == 2 and "on 2 crops" in data.summary
 
 
 def test_of_a_few_files_none_is_held_out_and_that_is_said(colors):
-  data, said = open_folder(colors(9), held_out=20)
-  assert said == ["data: 9 files, none held out: the validation is on 18 crops of the training images"]
+  data, _ = open_folder(colors(9), held_out=20)
+  assert data.summary == "data: 9 files, none held out: the validation is on 18 crops of the training images"
   assert sorted(colors_of(data.held_out)) == sorted(2 * list(range(9))) and data.held_out_files == []
 
 

@@ -34,6 +34,7 @@ class Data(NamedTuple):
   held_out_files: list[str]  # never trained on; of a folder, `held_out` begins with one crop of each
   skipped: Callable[[], dict[str, str]]  # files that could not be read, and why
   ahead: int = 0  # batches that are prepared before they are asked for
+  summary: str | None = None  # how many pictures train and how many validate, a line for people
 
 
 def open_data(config: TrainConfig, note: Callable[[str], None], team: Team = ALONE) -> Data:
@@ -116,9 +117,9 @@ def _photographs(config: TrainConfig, note: Callable[[str], None], team: Team) -
   names, crops = photographs.held_out(photographs.VALIDATION, config.held_out, config.size, cache)
   source = photographs.crops(size=config.size, cache=cache, **_cuts(config))
   kept = [photograph.file for photograph in photographs.table() if photograph.split != photographs.TRAINING]
-  note(f"data: {source.pictures} photographs; the validation is on {len(names)} crops of others, by other people")
+  summary = f"data: {source.pictures} photographs; the validation is on {len(names)} crops of others, by other people"
   ahead = folder_data.ahead(_workers(config))
-  return Data(_streamed(source, config, team), images.from_uint8(crops), kept, dict, ahead)
+  return Data(_streamed(source, config, team), images.from_uint8(crops), kept, dict, ahead, summary)
 
 
 def _cuts(config: TrainConfig) -> dict[str, Any]:
@@ -148,10 +149,10 @@ def _folder(config: TrainConfig, note: Callable[[str], None], team: Team) -> Dat
   held_out = _crops(held_source, first, len(kept or names), config)
   of = f"{len(kept)} of them held out" if kept else "none held out"
   whose = "" if kept else " of the training images"
-  note(f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}")
+  summary = f"data: {len(names)} files, {of}: the validation is on {len(held_out)} crops{whose}"
   source = make(training, seed=config.seed, flip=bool(config.flip), corrupt=everything.corrupt)
   ahead = folder_data.ahead(_workers(config))
-  return Data(_streamed(source, config, team), held_out, kept, lambda: source.corrupt, ahead)
+  return Data(_streamed(source, config, team), held_out, kept, lambda: source.corrupt, ahead, summary)
 
 
 def _crops(source: folder_data.Folder, first: int, files: int, config: TrainConfig) -> np.ndarray:

@@ -76,7 +76,7 @@ def train(
     return _follow(config, beside, devices, team, restart=restart, report=report)
   with stopping.deferred(), beside.held() as place:
     plan = run_folder.make_plan(config, place, devices, restart=restart, report=report)
-    data = training_data.open_data(config, training_data.notes(report), team)
+    data = _opened(config, report, team)
     stopping.check()
     functions = build(config, data.held_out, devices)
     state = functions.init()
@@ -104,7 +104,7 @@ def _follow(
   """Train as another process than the first, which writes; return the last weights."""
   with stopping.deferred():
     plan = run_folder.make_plan(config, beside, devices, restart=restart, report=report)
-    data = training_data.open_data(config, training_data.notes(report), team)
+    data = _opened(config, report, team)
     functions = build(config, data.held_out, devices)
     state = functions.init()
     team.meet()  # the first has put the folder in order
@@ -113,6 +113,15 @@ def _follow(
     team.meet()
     state = loop(config, run, data, functions, state, report=report, team=team)
   return network.make_prior(devices.own(state.ema), config)
+
+
+def _opened(config: TrainConfig, report: Report, team: Team) -> Data:
+  """Open the data, and say how many pictures train and how many validate."""
+  note = training_data.notes(report)
+  data = training_data.open_data(config, note, team)
+  if data.summary:
+    note(data.summary)
+  return data
 
 
 def _train(

@@ -161,7 +161,10 @@ class Subject:
   def _data(self) -> training_data.Data:
     # Held-out pictures of the sets come from elsewhere; those of a folder divide its files, as they did in training.
     training = dataclasses.replace(self.training, held_out=1) if self.in_set else self.training
-    return training_data.open_data(training, progress.note)
+    data = training_data.open_data(training, progress.note)
+    if data.summary and not self.in_set:
+      progress.note(data.summary)
+    return data
 
 
 def load(config: Evaluation) -> Subject:
