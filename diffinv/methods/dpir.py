@@ -25,8 +25,8 @@ s_k / (2 sqrt(lambda)), along each singular vector.
 A diffusion model denoises x as alpha x at the level whose sigma / alpha is s. Differs from the authors' code: sigma and
 images are on [-1, 1], so that their first level, 49 / 255, is a `start` of 0.38; z_0 is the smoothest image that
 explains y, for every linear operator, where the code interpolates y in a way of its own for each; from so good a start,
-fewer levels are needed, from 0.2; and from step to step the input of D is mirrored (`views`,
-`diffinv.methods.mirrored`), not turned by right angles, too.
+fewer levels are needed, from 0.2; and from step to step D takes another mirror image or negative (`views`,
+`diffinv.methods.ensemble`), none turned by right angles.
 """
 
 import jax
@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffinv import schedules
-from diffinv.methods import affine, base, mirrored, proximal
+from diffinv.methods import affine, base, ensemble, proximal
 from diffinv.methods.affine import Affine
 from diffinv.methods.cases import Case, MixtureCase
 from diffinv.noise import Rounding
@@ -53,7 +53,7 @@ class DPIR(base.Chain):
   weight: jax.Array | float = 0.23  # lambda
   start: jax.Array | float = 0.2  # s_1, on [-1, 1]; at least the noise of y
   noise: jax.Array | float = 0.8  # c, part of the noise that D is told of and is given, in [0, 1]
-  views: int = static(default=1)  # mirror images that D sees in turn
+  views: int = static(default=1)  # of the picture that D sees in turn
   iterations: int = static(default=50)  # of conjugate gradients, where A has no closed form
 
   name, title = "dpir", "DPIR"
@@ -65,7 +65,7 @@ class DPIR(base.Chain):
     "weight": base.POSITIVE,
     "start": base.POSITIVE,
     "noise": base.PART,
-    "views": mirrored.VIEWS,
+    "views": ensemble.VIEWS,
     "iterations": base.COUNT,
   }
   search = {"weight": (0.12, 0.23, 0.46), "start": (0.2, 0.4, 0.8), "noise": (0.0, 0.6, 0.8, 1.0)}
@@ -93,7 +93,7 @@ class DPIR(base.Chain):
     x = proximal.proximal(problem, x_t, self.weight / sbar**2, iterations=self.iterations)  # Eq. 6a
     fresh = jnp.where(now.sigma > 0, self.noise * sbar, 0.0)
     level = schedules.level_at(prior.schedule, sbar)
-    x0 = mirrored.denoise(prior, level.alpha * (x + fresh * z), level, nxt.t, self.views)  # Eq. 6b
+    x0 = ensemble.denoise(prior, level.alpha * (x + fresh * z), level, nxt.t, self.views)  # Eq. 6b
     return x0, {"residual_norm": base.residual_norm(problem, x0)}
 
   def finish(self, state, prior, problem):

@@ -7,8 +7,8 @@ Bias", JASA 106(496), 2011):
   E[x0 | y] = D(alpha y),   sigma / alpha = sigma_y
 
 Nothing has less squared error on average, if D is exact; samples have twice as much. What is approximate: the network
-alone. Its errors on a picture and on its mirror image are not the same: the result is the mean over `views` of them,
-one evaluation each (`diffinv.methods.mirrored`).
+alone. Its errors on a picture, its mirror image and its negative are not the same: the result is the mean over `views`
+of them, one evaluation each (`diffinv.methods.ensemble`).
 
 The chain has a step for each view, or fewer where the grid has fewer; the levels of the grid do not matter. That of y
 lies between those of the schedule: alpha and sigma are exact, and the index that some networks are told is
@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from diffinv import options, schedules
-from diffinv.methods import base, mirrored, proximal
+from diffinv.methods import base, ensemble, proximal
 from diffinv.methods import cases as laws
 from diffinv.noise import Gaussian, Poisson
 from diffinv.priors import AnyPrior
@@ -62,7 +62,7 @@ class Split(NamedTuple):
 class MMSE(base.Iteration):
   """The posterior mean (Tweedie); denoising alone; no gradient."""
 
-  views: int = static(default=1)  # mirror images to average over, at most, where noise has one sigma
+  views: int = static(default=1)  # of the picture to average over, at most, where noise has one sigma
   rounds: int = static(default=0)  # further evaluations, where noise varies from value to value; `fitted` sets them
 
   name, title = "mmse", "MMSE"
@@ -70,7 +70,7 @@ class MMSE(base.Iteration):
   entering = "y is x_t / α at the level of its own noise: E[x0 ∣ x_t]"
   identity_only = True
   deterministic = True
-  ranges = {"views": mirrored.VIEWS, "rounds": base.Range(0, base.MOST)}
+  ranges = {"views": ensemble.VIEWS, "rounds": base.Range(0, base.MOST)}
 
   def fitted(self, noise):
     """Return the method with the rounds that noise which varies from value to value takes."""
@@ -135,7 +135,7 @@ def _variance(problem, x) -> jax.Array:
 def at_level(prior: AnyPrior, r: jax.Array, sigma: jax.Array, k: jax.Array | int = 0, views: int = 1) -> jax.Array:
   """Return the mean of x0 given r = x0 + sigma n, or at the nearest level that the schedule has; by view `k`."""
   level = schedules.level_within(prior.schedule, sigma)
-  return mirrored.denoise(prior, level.alpha * r, level, k, views)
+  return ensemble.denoise(prior, level.alpha * r, level, k, views)
 
 
 def begun(prior: AnyPrior, y: jax.Array, variance: jax.Array, x: jax.Array) -> Split:

@@ -37,7 +37,7 @@ class Preset:
   @property
   def title(self) -> str:
     """The name in tables."""
-    return f"{self.quality.capitalize()}, {self.aim}"
+    return f"{self.quality.capitalize()} ({self.aim})"
 
   citation = "a choice of the prior's settings"
   entering = "as the method that it is on each task"
