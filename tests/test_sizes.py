@@ -44,6 +44,14 @@ def test_tiles_give_what_the_whole_picture_gives(shape, size):
   assert float(jnp.std(whole)) > 0.1
 
 
+def test_windows_are_as_few_as_their_greatest_size_allows_and_as_small_as_so_many_can_be():
+  seen = set()
+  see = lambda params, x, t: (seen.add(x.shape[:2]), x)[1]
+  jax.eval_shape(lambda x: sizes.tiled(see, {}, x, 0.3, Tiling(1024, 112)), jnp.zeros((4000, 3000, 3)))
+  # Of 1248 at most: four times 1168 and three times 1152, which overlap by 224, are 4000 and 3008.
+  assert seen == {(4000, 3000), (1168, 1152)}
+
+
 def test_a_reach_too_short_does_not_give_it():
   """The reach is what makes tiles exact, not luck."""
   apply, params = network()
@@ -104,7 +112,7 @@ def test_a_network_that_looks_at_the_whole_picture_has_no_reach():
 def test_eight_devices_share_the_tiles_of_one_picture_out():
   apply, params = network()
   mesh = devices.batch_mesh(8, sizes.TILES)
-  x, tiling = picture(148, 152), Tiling(16, CONFIG.reach)  # 100 tiles: not as many on each device
+  x, tiling = picture(148, 152), Tiling(16, CONFIG.reach)  # 49 tiles: not as many on each device
   value = lambda x, tiling: jnp.sum(jnp.sin(sizes.tiled(apply, params, x, 0.3, tiling)))
   one, eight = (
     jax.jit(jax.value_and_grad(lambda x, of=of: value(x, of)))(x) for of in (tiling, tiling._replace(mesh=mesh))

@@ -3,13 +3,15 @@
 A network of several scales takes heights and widths of a multiple. Pictures of other sizes are filled up with their
 reflection, evaluated and cut back. Only what lies beyond the picture is made up, and only the network sees it.
 
-A network that looks at a bounded neighborhood, `reach` pixels to each side, needs no more than this around a tile to
-give the same result there as in the whole picture. The windows of a large picture are evaluated one after the other,
-within the step of a chain: the chain is that of the whole picture, and the memory of the network's layers that of a
-window. A window at the picture's edge begins there, so that the network meets the edge where it is. Several devices
-may share the windows out among them.
+A network that looks at a bounded neighborhood, `reach` pixels to each side, gives the same result a reach away from
+where a window of the picture was cut as in the whole picture. The windows of a large picture are evaluated one after
+the other, within the step of a chain: the chain is that of the whole picture, and the memory of the network's layers
+that of a window. A window at the picture's edge begins there, so that the network meets the edge where it is. There are
+as few windows as their greatest size allows, and these are as small as so many can be. Several devices may share them
+out among them.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +27,8 @@ Apply = Callable[[Any, jax.Array, jax.Array], jax.Array]
 class Tiling(NamedTuple):
   """How large pictures are cut."""
 
-  size: int  # pixels: the edge of a tile, a multiple of the network's
-  reach: int  # pixels around a tile that its result depends on, a multiple of the network's
+  size: int  # pixels: a window's edge at most, less twice the reach; a multiple of the network's
+  reach: int  # pixels to each side that a result depends on, a multiple of the network's
   mesh: jax.sharding.Mesh | None = None  # devices, along TILES, that share the windows out; None for one
 
 
@@ -56,23 +58,22 @@ def filled(apply: Apply, params: Any, x: jax.Array, t: jax.Array, multiple: int,
 def tiled(apply: Apply, params: Any, x: jax.Array, t: jax.Array, tiling: Tiling | None) -> jax.Array:
   """Return the network's output for `x`, [h, w, c] of sizes that it takes, tile after tile where it is large."""
   cuts = None if tiling is None else [_cut(size, tiling) for size in x.shape[:2]]
-  if tiling is None or cuts is None or all(len(cut.tiles) == 1 for cut in cuts):
+  if tiling is None or cuts is None or all(len(cut.starts) == 1 for cut in cuts):
     return apply(params, x, t)
   rows, columns = cuts
   # Gradients keep the input of a window and compute its layers again.
   window = jax.checkpoint(lambda params, part, t: apply(params, part, t))
   channels = jax.eval_shape(apply, params, x, t)
 
-  def tile(params, x, t, corners):
-    (tile_y, start_y), (tile_x, start_x) = corners
+  def tile(params, x, t, corner):
+    (start_y, skipped_y), (start_x, skipped_x) = corner
     part = jax.lax.dynamic_slice(x, (start_y, start_x, 0), (rows.window, columns.window, x.shape[2]))
     found = window(params, part, t)
-    inside = (tile_y - start_y, tile_x - start_x, 0)
-    return jax.lax.dynamic_slice(found, inside, (rows.tile, columns.tile, found.shape[2]))
+    return jax.lax.dynamic_slice(found, (skipped_y, skipped_x, 0), (rows.tile, columns.tile, found.shape[2]))
 
-  def put(out, tile, corners):
-    (tile_y, _), (tile_x, _) = corners
-    return jax.lax.dynamic_update_slice(out, tile, (tile_y, tile_x, 0)), None
+  def put(out, tile, corner):
+    (start_y, skipped_y), (start_x, skipped_x) = corner
+    return jax.lax.dynamic_update_slice(out, tile, (start_y + skipped_y, start_x + skipped_x, 0)), None
 
   corners = [(row, column) for row in rows.corners() for column in columns.corners()]
   out = jnp.zeros(channels.shape, channels.dtype)
@@ -95,21 +96,28 @@ def _shared(tile, mesh):
 
 
 class _Cut(NamedTuple):
-  """One axis in tiles."""
+  """One axis in windows, which overlap by twice the reach at least.
 
-  tile: int
+  A tile is what of a window is kept, from the reach on. Its last pixels are wrong where the next window's tile, written
+  after it, covers them. The first is kept from its beginning, without them.
+  """
+
   window: int
-  tiles: tuple[int, ...]  # where each begins; the last may overlap the one before
-  starts: tuple[int, ...]  # where its window begins
+  tile: int
+  starts: tuple[int, ...]  # where each window begins
+  reach: int
 
   def corners(self):
-    return list(zip(self.tiles, self.starts, strict=True))
+    """Return where each window begins, and how much of it is skipped."""
+    return [(start, self.reach if start else 0) for start in self.starts]
 
 
 def _cut(size: int, tiling: Tiling) -> _Cut:
-  window = tiling.size + 2 * tiling.reach
-  if size <= window:
-    return _Cut(size, size, (0,), (0,))
-  tiles = tuple(min(begin, size - tiling.size) for begin in range(0, size, tiling.size))
-  starts = tuple(min(max(begin - tiling.reach, 0), size - window) for begin in tiles)
-  return _Cut(tiling.size, window, tiles, starts)
+  around = 2 * tiling.reach
+  number = max(1, -(-(size - around) // tiling.size))
+  if number == 1:
+    return _Cut(size, size, (0,), tiling.reach)
+  unit = math.gcd(tiling.size, tiling.reach)  # a multiple of the network's
+  window = -(-(size + around * (number - 1)) // (number * unit)) * unit
+  starts = tuple(min(i * (window - around), size - window) for i in range(number))
+  return _Cut(window, window - tiling.reach, starts, tiling.reach)
