@@ -31,7 +31,7 @@ from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 
 # The best picture in few evaluations; each error takes one restoration. With less noise a blur passes for softness.
-METHOD, STEPS = DPIR(noise=0.95), 8
+METHOD, STEPS = DPIR(noise=0.95), 12
 FIRST_ADDED = 4.0  # s over sigma where starts are compared: what edges do to fine details is beneath the noise
 ADDED = 2.0  # in the descent: the numbers of a blur show in details
 COMPARED = (2.0, 4.0, 8.0, 16.0)  # where families are compared, an octave of s apart: more of the integral
