@@ -11,8 +11,8 @@ import diffinv.data.held_out
 from diffinv import blind, noise, priors, problems
 from diffinv.blind import estimation, free, prediction, spectrum
 from diffinv.blind.estimation import SEARCHED
-from diffinv.operators.blur import CircularBlur
-from diffinv.operators.kernels import AUTO, DiskKernel, GaussianKernel, MotionKernel
+from diffinv.operators.blur import CircularBlur, motion_kernel
+from diffinv.operators.kernels import AUTO, DiskKernel, FreeKernel, GaussianKernel, MotionKernel
 from diffinv.priors.gaussian import LINEAR
 from diffinv.priors.spectral import SpectralGaussian
 
@@ -198,6 +198,16 @@ def test_numbers_of_a_photograph_are_found(kernel, family, monkeypatch):
   for name, value in found.numbers.items():
     np.testing.assert_allclose(value, getattr(kernel, name), rtol=0.2)
   np.testing.assert_allclose(found.taps.sum(), 1.0, rtol=1e-5)
+
+
+def test_the_path_of_a_camera_is_not_taken_for_a_blur_that_is_hardly_any(monkeypatch):
+  taps = motion_kernel(jax.random.key(0), size=15)
+  monkeypatch.setattr(estimation, "_families", lambda prior, family: ("gaussian", "free"))
+  monkeypatch.setattr(estimation, "screened", lambda y, sigma, family: [GaussianKernel(0.44)])  # where its search ends
+  monkeypatch.setattr(estimation, "ROUNDS", 0)
+  monkeypatch.setattr(free, "estimate", lambda *_: taps)
+  found = blind.estimate_blur(diffinv.load_prior("photo"), blurred(FreeKernel(taps)), 0.02, AUTO, jax.random.key(1))
+  assert found.kernel.family == "free"
 
 
 def test_the_same_key_gives_the_same_blur():
