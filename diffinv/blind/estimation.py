@@ -30,10 +30,10 @@ from diffinv.operators.kernels import AUTO, FAMILIES, FREE, FreeKernel, kernel_s
 from diffinv.priors import PicturePrior
 from diffinv.problems import Problem
 
-# The best picture in few evaluations; each error takes one restoration. With less noise a blur passes for softness, and
-# with as much a free kernel, which is rougher than the families', predicts worse than a blur that is hardly any.
+# The best picture in few evaluations; each error takes one restoration. With less noise a blur passes for softness; but
+# with as much, among families, a disk passes for a Gaussian, and any free kernel, being rough, for a wrong one.
 METHOD, STEPS = DPIR(noise=0.95), 12
-COMPARING = DPIR(noise=0.8)  # where families are compared
+FAMILY_METHOD, FREE_METHOD = DPIR(noise=0.9), DPIR(noise=0.8)  # where families are compared, and with a free kernel
 FIRST_ADDED = 4.0  # s over sigma where starts are compared: what edges do to fine details is beneath the noise
 ADDED = 2.0  # in the descent: the numbers of a blur show in details
 COMPARED = (2.0, 4.0, 8.0, 16.0)  # where families are compared, an octave of s apart: more of the integral
@@ -141,15 +141,25 @@ def estimate_blur(prior: PicturePrior, y: Any, sigma: float, family: str, key: j
     else:
       start = min(screened(y, sigma, name), key=lambda kernel: tried(kernel, FIRST_ADDED).predicted)
       found.append(descend(tried, start).kernel)
-  best: Any = found[0] if len(found) == 1 else min(found, key=lambda kernel: _evidence(tried, kernel))
+  best = _likeliest(tried, found)
   return Estimate(np.asarray(best.taps(kernel_size(best))), best, tuple(trace))
 
 
-def _evidence(tried: Callable[..., Tried], kernel: Any) -> float:
+def _likeliest(tried: Callable[..., Tried], kernels: Sequence[Any]) -> Any:
+  """Return the kernel of most evidence: of the families', and then of that one and a free one."""
+  if len(kernels) == 1:
+    return kernels[0]
+  by = lambda method: lambda kernel: _evidence(tried, kernel, method)
+  best = min((kernel for kernel in kernels if kernel.family != FREE), key=by(FAMILY_METHOD))
+  rivals = [kernel for kernel in kernels if kernel.family == FREE]
+  return min((best, *rivals), key=by(FREE_METHOD)) if rivals else best
+
+
+def _evidence(tried: Callable[..., Tried], kernel: Any, method: DPIR) -> float:
   """Return -log p(y | k) from the errors of prediction at several s, up to a constant, in nats."""
   octave = 2.0 * np.log(2.0)  # of snr = 1 / s^2, over snr
   freedom = FREEDOM if kernel.family == FREE else 0.0
-  return octave * sum(tried(kernel, added, COMPARING).predicted for added in COMPARED) + freedom
+  return octave * sum(tried(kernel, added, method).predicted for added in COMPARED) + freedom
 
 
 def _families(prior: PicturePrior, family: str) -> Sequence[str]:
