@@ -9,12 +9,14 @@ A measurement has the file's own layout: units of the picture, of some luma bloc
 are those of pictures in [-1, 1]; a byte is 2 / 255 of it.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffinv.noise import Rounding
-from diffinv.operators.base import LinearOperator, image_shape
+from diffinv.operators.base import CG_STEPS, LinearOperator, conjugate_gradients, image_shape
 from diffinv.pytree import pytree, static
 
 EDGE = 8  # of a block, pixels
@@ -54,6 +56,15 @@ class BlockCosines(LinearOperator):
     luma = units[..., 0].transpose(0, 3, 1, 4, 2, 5).reshape(*self.kept.shape[:2], -1, EDGE, EDGE)
     chroma = _averaged(planes[..., 1:], self.sampling).transpose(0, 2, 4, 1, 3)
     return self.kept * _cosines(jnp.concatenate([luma, chroma], axis=2), forward=True)
+
+  def ridge(self, y, gamma):
+    """Return the same as any operator; of pictures with fewer values than blocks have, by (A^T A + gamma I)^-1 A^T y.
+
+    What no picture has of such a y, over a small gamma, would drown the rest in float32.
+    """
+    if math.prod(self.out_shape) <= math.prod(self.in_shape):
+      return super().ridge(y, gamma)
+    return conjugate_gradients(lambda x: self.adjoint(self(x)) + gamma * x, self.adjoint(y), CG_STEPS)
 
   @property
   def covered(self) -> tuple[int, int]:
