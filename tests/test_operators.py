@@ -315,14 +315,13 @@ def test_jit_equals_eager(name, method):
   close(jitted(operator, argument, *extra), getattr(operator, method)(argument, *extra), tolerance)
 
 
-@pytest.mark.parametrize("name", ["jpeg"])
 @pytest.mark.slow
-def test_pinv_by_cg_in_float32_is_that_in_float64_of_what_no_picture_has(name):
-  y = normal(0, build(name, OBLONG).out_shape)
-  got = build(name, OBLONG).pinv(y)
+def test_pinv_of_jpeg_keeps_its_digits_where_no_picture_has_the_measurement():
+  y = normal(0, build("jpeg", OBLONG).out_shape)
+  got = build("jpeg", OBLONG).pinv(y)
   with jax.enable_x64(True):
-    exact = build(name, OBLONG, True).pinv(jnp.asarray(np.asarray(y), float))
-  assert norm(got - np.asarray(exact)) <= 1e-2 * norm(exact)
+    exact = build("jpeg", OBLONG, True).pinv(jnp.asarray(np.asarray(y), float))
+  close(np.asarray(got), np.asarray(exact, np.float32), 1e-3)
 
 
 @linear

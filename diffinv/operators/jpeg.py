@@ -58,9 +58,9 @@ class BlockCosines(LinearOperator):
     return self.kept * _cosines(jnp.concatenate([luma, chroma], axis=2), forward=True)
 
   def ridge(self, y, gamma):
-    """Return the same as any operator; of pictures with fewer values than blocks have, by (A^T A + gamma I)^-1 A^T y.
+    """Return A^T (A A^T + gamma I)^-1 y; as (A^T A + gamma I)^-1 A^T y where blocks have more values than the picture.
 
-    What no picture has of such a y, over a small gamma, would drown the rest in float32.
+    The part of such a y that no picture gives would grow by 1 / gamma, and drown the rest in float32.
     """
     if math.prod(self.out_shape) <= math.prod(self.in_shape):
       return super().ridge(y, gamma)
